@@ -1,0 +1,163 @@
+"""One table per hyperparameter: `param()` states it, `build()` turns any mapping into a checked frozen dataclass.
+
+Python, YAML files, `--set` and the sampler all come through `build`, so a value that gets in is legal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cmh.errors import ConfigError
+
+Value = bool | int | float | str
+Config = typing.TypeVar("Config")
+
+_MISSING = object()
+
+
+@dataclasses.dataclass(frozen=True)
+class Param:
+    """A hyperparameter: its default, legal values and help text; `paper` is the published value."""
+
+    name: str
+    kind: type
+    default: Value
+    paper: Value
+    help: str
+    low: float | None
+    high: float | None
+    above: float | None
+    below: float | None
+    choices: tuple[str, ...] | None
+
+    def check(self, value: object) -> Value:
+        """The value in its own type, or ValueError with the rule that it breaks."""
+        converted = self._convert(value)
+        if self.choices is not None and converted not in self.choices:
+            raise ValueError(f"{self.name} is {value!r}, but must be one of {', '.join(self.choices)}")
+        if isinstance(converted, (int, float)) and not isinstance(converted, bool) and not self._in_range(converted):
+            raise ValueError(f"{self.name} is {value!r}, but must be {self.rule()}")
+        return converted
+
+    def rule(self) -> str:
+        """The legal values in words, for messages and listings."""
+        if self.choices is not None:
+            return "one of " + ", ".join(self.choices)
+        if self.kind is bool:
+            return "true or false"
+        if self.kind is str:
+            return "a text"
+        bounds = [
+            f"{sign} {_plain(bound)}"
+            for sign, bound in ((">=", self.low), (">", self.above), ("<=", self.high), ("<", self.below))
+            if bound is not None
+        ]
+        noun = "an integer" if self.kind is int else "a number"
+        return " ".join([noun, *([" and ".join(bounds)] if bounds else [])])
+
+    def _convert(self, value: object) -> Value:
+        wrong = ValueError(f"{self.name} is {value!r}, but must be {self.rule()}")
+        if self.kind in (bool, str):
+            if isinstance(value, self.kind):
+                return typing.cast(Value, value)
+            raise wrong
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise wrong
+        try:
+            number = float(value)  # YAML 1.1 reads 1e-3 as a string
+        except ValueError:
+            raise wrong from None
+        if self.kind is float:
+            return number
+        if not number.is_integer():
+            raise wrong
+        return int(value) if isinstance(value, int) else int(number)
+
+    def _in_range(self, value: float) -> bool:
+        return (
+            math.isfinite(value)
+            and (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+
+def param(
+    default: Any,
+    help: str,
+    *,
+    paper: Any = _MISSING,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Iterable[str] | None = None,
+) -> Any:
+    """A dataclass field that is a hyperparameter.
+
+    `low`/`high` are inclusive bounds, `above`/`below` exclusive ones. `paper` is the published value where
+    it differs from our default.
+    """
+    rules = {"low": low, "high": high, "above": above, "below": below}
+    table = {
+        **rules,
+        "help": help,
+        "paper": default if paper is _MISSING else paper,
+        "choices": None if choices is None else tuple(choices),
+    }
+    return dataclasses.field(default=default, metadata=table)
+
+
+def params(cls: type) -> dict[str, Param]:
+    """The hyperparameters of a Config class, in the order in which they are written."""
+    types = typing.get_type_hints(cls)
+    return {
+        field.name: Param(name=field.name, kind=types[field.name], default=field.default, **field.metadata)
+        for field in dataclasses.fields(cls)
+    }
+
+
+def defaults(cls: type) -> dict[str, Value]:
+    """The library's own values: what a field has if nobody sets it."""
+    return {name: item.default for name, item in params(cls).items()}
+
+
+def paper(cls: type) -> dict[str, Value]:
+    """The published values of all fields."""
+    return {name: item.paper for name, item in params(cls).items()}
+
+
+def build(cls: type[Config], values: Mapping[str, object], *, where: str = "") -> Config:
+    """`cls` with `values` checked and converted; what is absent takes its default.
+
+    Raises ConfigError that lists every unknown key and every bad value at once.
+    """
+    table = params(cls)
+    problems = [unknown(key, table) for key in values if key not in table]
+    checked: dict[str, Value] = {}
+    for name in table.keys() & values.keys():
+        try:
+            checked[name] = table[name].check(values[name])
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(*sorted(problems), heading=where)
+    return cls(**checked)
+
+
+def unknown(key: object, known: Iterable[str]) -> str:
+    """One line for a key that does not exist, with the likely one."""
+    names = sorted(known)
+    close = difflib.get_close_matches(str(key), names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+    return f"{key!r} is not known; {hint}"
+
+
+def _plain(number: float) -> str:
+    return f"{number:g}"

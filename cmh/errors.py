@@ -1,0 +1,56 @@
+"""Errors that a user can cause or cure. Anything else is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+
+class CmhError(Exception):
+    """Root of all errors that the commands show as one message (exit code 2, no traceback).
+
+    Parameters
+    ----------
+    problems: one line each: the thing, the value received, the rule, the likely cure.
+    heading: what was being done; shown above the problems.
+    """
+
+    def __init__(self, *problems: str, heading: str = "") -> None:
+        self.problems = problems
+        self.heading = heading
+        super().__init__(*problems)
+
+    def __str__(self) -> str:
+        if not self.heading and len(self.problems) == 1:
+            return self.problems[0]
+        lines = [f"  - {problem}" for problem in self.problems]
+        return "\n".join([f"{self.heading}:" if self.heading else "several problems:", *lines])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions with keyword arguments do not survive the way between Ray processes by themselves.
+        return (_rebuild, (type(self), self.problems, self.heading))
+
+
+def _rebuild(cls: type[CmhError], problems: tuple[str, ...], heading: str) -> CmhError:
+    return cls(*problems, heading=heading)
+
+
+class ConfigError(CmhError):
+    """A setting, a space file or an experiment file breaks a rule."""
+
+
+class DatasetError(CmhError):
+    """A dataset is unknown, missing or broken."""
+
+
+class StudyError(CmhError):
+    """A study folder cannot be used as asked."""
+
+
+class CheckpointError(CmhError):
+    """A checkpoint cannot be read."""
+
+
+class RecordError(CmhError):
+    """A records file cannot be read."""
+
+
+class NotFinite(CmhError):
+    """A loss or a code became NaN or infinite: the trial ends as failed (`nan`)."""
