@@ -118,7 +118,9 @@ def params(cls: type) -> dict[str, Param]:
     """The hyperparameters of a Config class, in the order in which they are written."""
     types = typing.get_type_hints(cls)
     return {
-        field.name: Param(name=field.name, kind=types[field.name], default=field.default, **field.metadata)
+        field.name: Param(
+            name=field.name, kind=types[field.name], default=typing.cast(Value, field.default), **field.metadata
+        )
         for field in dataclasses.fields(cls)
     }
 

@@ -52,5 +52,5 @@ class RecordError(CmhError):
     """A records file cannot be read."""
 
 
-class NotFinite(CmhError):
+class NotFiniteError(CmhError):
     """A loss or a code became NaN or infinite: the trial ends as failed (`nan`)."""

@@ -54,9 +54,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             if file.is_file():
                 _sync(file)
-        os.chmod(temporary, 0o777 & ~_umask())
-        with contextlib.suppress(FileExistsError, OSError):
-            os.rename(temporary, path)
+        temporary.chmod(0o777 & ~_umask())
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
