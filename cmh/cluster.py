@@ -1,0 +1,113 @@
+"""The one door to Ray: start or join a cluster quietly, and speak from inside a trial.
+
+Importing this module imports Ray (seconds): do it late.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+# Read by Ray when it is imported or when a RunConfig is made, so they must stand before the import.
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports its reason and no metric
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Ray's own snapshots are never read: the storage is the truth
+}
+for _name, _value in QUIET.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+
+from cmh.errors import StudyError  # noqa: E402
+
+
+@contextlib.contextmanager
+def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
+    """A Ray session: joined where `address` is given, else started here and stopped at the end.
+
+    Raises StudyError where the cluster cannot be reached.
+    """
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else n_cpus,
+            include_dashboard=None if address else False,
+            logging_level="ERROR",
+            log_to_driver=False,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"--address {address}" if address else "a local session"
+        raise StudyError(f"Ray did not start ({where}): {error}. Is the cluster up? Try `ray status`.") from error
+    try:
+        with _terminate_as_interrupt():
+            yield
+    finally:
+        ray.shutdown()
+
+
+def resources() -> tuple[float, float]:
+    """CPUs and GPUs of the session."""
+    total = ray.cluster_resources()
+    return total.get("CPU", 0.0), total.get("GPU", 0.0)
+
+
+def in_trial() -> bool:
+    """Whether this process runs a Ray Tune trial."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ray.is_initialized() and tune.get_context().get_trial_id() is not None
+
+
+def trial_cpus() -> int:
+    """CPUs that this trial was given, at least 1."""
+    given = tune.get_context().get_trial_resources()
+    return max(1, int(given.required_resources.get("CPU", 1)))
+
+
+def report(metrics: dict[str, object], checkpoint: bytes | None = None) -> None:
+    """Hand an epoch to Ray Tune; blocks until the driver has taken it."""
+    if checkpoint is None:
+        tune.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "checkpoint.pt").write_bytes(checkpoint)
+        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def stored_checkpoint() -> bytes | None:
+    """What `report` stored last for this trial, where Ray keeps the checkpoints."""
+    stored = tune.get_checkpoint()
+    if stored is None:
+        return None
+    with stored.as_directory() as folder:
+        return Path(folder, "checkpoint.pt").read_bytes()
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM stops like Ctrl-C; Ray's own handler would end the driver without saving."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

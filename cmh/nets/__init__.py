@@ -1,0 +1,1 @@
+"""Towers and heads that two or more papers share."""

@@ -1,0 +1,507 @@
+"""The one training loop: seed, build, train, validate, checkpoint, report. It knows no method.
+
+A method's module gives `Config`, `Method` and `KIND`. `Method(config, setup)` has `epoch(batches)`,
+`encode_image`, `encode_text`, `state_dict` and `load_state_dict`; it owns its epoch and calls `batches()` once
+for each pass over the training items that its paper makes.
+
+The same seed gives the same curve: weights are drawn after seeding, the order of items depends on (seed, epoch,
+pass) alone, and the global generator (dropout) is seeded anew at each epoch. So a run that goes on from a
+checkpoint, or in a worker that has run other trials, repeats what an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import gc
+import importlib
+import io
+import json
+import math
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cmh import config as configs
+from cmh import datasets, files, metrics
+from cmh.config import param
+from cmh.datasets import Arrays, SearchData, TestData
+from cmh.errors import CheckpointError, CmhError, ConfigError, NotFiniteError
+from cmh.losses import sign
+from cmh.seeding import derive
+
+ENCODE_ROWS = 4096  # items encoded at once: bounds memory, changes no code
+CHECKPOINT_SECONDS = 15.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a training run needs beside the method's hyperparameters."""
+
+    dataset: str = param("clipart", "built-in dataset")
+    features: str = param("efficientnet-lite0", "frozen image network")
+    bits: int = param(32, "length of the codes", low=1, high=4096)
+    epochs: int = param(30, "training epochs; schedules are laid out over them", low=1, high=1_000_000)
+    seed: int = param(0, "seed of weights, item order and buffers", low=0, high=2**62)
+    device: str = param("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU where the process has one")
+    threads: int = param(0, "torch threads; 0: as many as the trial's CPUs", low=0, high=1024)
+    folder: str = param("", "where config, curve, log and checkpoint go; empty: nowhere")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a method is built from, beside its Config. `labels` is None for unsupervised methods."""
+
+    bits: int
+    epochs: int
+    seed: int
+    device: torch.device
+    n_train: int
+    image_dim: int
+    text_dim: int
+    labels: Tensor | None  # (n_train, c) float 0/1
+
+
+class Batch:
+    """Training items: `index` (b,) into the training set, and their features, gathered when first asked for."""
+
+    def __init__(self, index: Tensor, image: Tensor, text: Tensor, device: torch.device) -> None:
+        self._rows, self._image, self._text, self._device = index, image, text, device
+        self.index = index.to(device)
+
+    @functools.cached_property
+    def image(self) -> Tensor:
+        """Image features `(b, d_image)` on the device."""
+        return self._image[self._rows].to(self._device, torch.float32)
+
+    @functools.cached_property
+    def text(self) -> Tensor:
+        """Text features `(b, d_text)` on the device."""
+        return self._text[self._rows].to(self._device, torch.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """One epoch as it is reported. MAP is tie-expected, over the whole validation database."""
+
+    epoch: int  # 1-based
+    val_map: float
+    val_map_i2t: float
+    val_map_t2i: float
+    val_map_best: float  # of val_map so far
+    best_epoch: int
+    best_i2t: float  # at the best epoch
+    best_t2i: float
+    seconds: float
+    terms: dict[str, float]
+
+    def best(self) -> tuple[float, int, float, float]:
+        """Best validation MAP so far, its epoch, and both directions there."""
+        return self.val_map_best, self.best_epoch, self.best_i2t, self.best_t2i
+
+    def metrics(self) -> dict[str, object]:
+        """Flat, as Ray Tune takes it."""
+        values = dataclasses.asdict(self)
+        return {**values.pop("terms"), **values}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A trained method with the weights of its best validation epoch, and how it got there."""
+
+    method: Any
+    curve: tuple[Epoch, ...]
+    seconds: float
+    device: torch.device
+    threads: int
+
+    @property
+    def best(self) -> Epoch:
+        """The first epoch with the highest validation MAP."""
+        return self.curve[self.curve[-1].best_epoch - 1]
+
+
+Report = Callable[[Epoch, Callable[[], bytes] | None], None]
+
+
+def split(module: ModuleType, values: Mapping[str, object]) -> tuple[Run, Any]:
+    """A flat mapping as (run settings, the method's Config).
+
+    Raises ConfigError that lists every unknown key and bad value of both.
+    """
+    run_table, table = configs.params(Run), configs.params(module.Config)
+    problems = [configs.unknown(key, {**run_table, **table}) for key in values if key not in {**run_table, **table}]
+    built: list[Any] = []
+    for cls, known in ((Run, run_table), (module.Config, table)):
+        try:
+            built.append(configs.build(cls, {key: value for key, value in values.items() if key in known}))
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigError(*problems, heading=f"settings of {module.__name__.rpartition('.')[2]}")
+    return built[0], built[1]
+
+
+def train(module_name: str, values: Mapping[str, object]) -> None:
+    """The body of every `trainable`: fit, and report each epoch to whoever runs it.
+
+    Inside a Ray Tune trial epochs go to Tune. With `folder` set (the study harness), failures become a report
+    with `failed` and `reason`, so that the worker lives on; without it checkpoints go to Tune and errors rise.
+    Outside Ray the curve is printed to stderr.
+    """
+    module = importlib.import_module(module_name)
+    run, config = split(module, values)
+    if "ray.tune" not in sys.modules or not _cluster().in_trial():
+        fit(module, run, config, datasets.load(run.dataset, features=run.features).search(), report=_say)
+        return
+    cluster = _cluster()
+    run = dataclasses.replace(run, threads=run.threads or cluster.trial_cpus())
+    if not run.folder:
+        data = datasets.load(run.dataset, features=run.features).search()
+        fit(module, run, config, data, report=_to_tune, resume=cluster.stored_checkpoint())
+        return
+    folder = Path(run.folder)
+    try:
+        device, threads = _prepare(run)
+        extra = {"device": describe(device, threads), "epochs": _epochs(module, run)}
+        data = datasets.load(run.dataset, features=run.features).search()
+        fit(module, run, config, data, report=lambda epoch, _: cluster.report({**epoch.metrics(), **extra}), folder=folder)
+    except Exception as error:
+        # Whatever a trial dies of stays its own: the reason goes to the study, the traceback to its folder.
+        kind, reason = _failure(error)
+        _note(folder, f"failed ({kind}): {reason}\n{traceback.format_exc()}")
+        cluster.report({"failed": kind, "reason": reason})
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def fit(
+    module: ModuleType,
+    run: Run,
+    config: Any,
+    data: SearchData,
+    *,
+    report: Report | None = None,
+    folder: Path | None = None,
+    resume: bytes | None = None,
+) -> Fitted:
+    """Train a method and choose its epoch on the validation split.
+
+    `report` is called after every epoch, and once more for the last one when a run goes on from a checkpoint
+    (whoever listened may not have stored it). Checkpoints go to `folder`, at least every CHECKPOINT_SECONDS of
+    training and at the end; without a folder the reporter may ask for one.
+
+    Raises NotFiniteError when a loss term or a code is not finite, CheckpointError when `resume` cannot be read.
+    """
+    device, threads = _prepare(run)
+    torch.manual_seed(derive(run.seed, "weights"))
+    epochs = _epochs(module, run)
+    image, text, labels = (_tensor(array, device) for array in _fields(data.train))
+    setup = Setup(
+        bits=run.bits,
+        epochs=epochs,
+        seed=run.seed,
+        device=device,
+        n_train=len(labels),
+        image_dim=image.shape[1],
+        text_dim=text.shape[1],
+        labels=None if module.KIND == "unsupervised" else labels.to(device, torch.float32),
+    )
+    method = module.Method(config, setup)
+    validate = _Ranking(data.validation_query, data.validation_database, device)
+    batch_size = getattr(config, "batch_size", ENCODE_ROWS)
+    identity = _identity(module, run, config, data)
+
+    curve: list[Epoch] = []
+    best_state: dict[str, Any] = {}
+    if resume is None and folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        resume = _read_checkpoint(folder, identity)
+    if resume is not None:
+        state = _load(resume, identity)
+        method.load_state_dict(_to_device(state["method"], device))
+        curve = [Epoch(**epoch) for epoch in state["curve"]]
+        best_state = state["best"]
+        if report is not None:
+            report(curve[-1], None)
+    if folder is not None:
+        _start_folder(folder, module, run, config, curve)
+
+    def save() -> bytes:
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "identity": identity,
+                "curve": [dataclasses.asdict(epoch) for epoch in curve],
+                "method": method.state_dict(),
+                "best": best_state,
+            },
+            buffer,
+        )
+        return buffer.getvalue()
+
+    seconds = curve[-1].seconds if curve else 0.0
+    started = saved = time.monotonic()
+    for number in range(len(curve) + 1, epochs + 1):
+        torch.manual_seed(derive(run.seed, "noise", number))
+        passes = _passes(image, text, batch_size, run.seed, number, device)
+        terms = method.epoch(passes)
+        if bad := [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]:
+            raise NotFiniteError(f"epoch {number}: {', '.join(bad)}")
+        i2t, t2i = (float(values.mean()) for values in validate(method))
+        val_map = (i2t + t2i) / 2
+        improved = not curve or val_map > curve[-1].val_map_best
+        if improved:
+            best_state = _to_device(method.state_dict(), torch.device("cpu"), copy=True)
+        best = (val_map, number, i2t, t2i) if improved else curve[-1].best()
+        curve.append(
+            Epoch(
+                epoch=number,
+                val_map=val_map,
+                val_map_i2t=i2t,
+                val_map_t2i=t2i,
+                val_map_best=best[0],
+                best_epoch=best[1],
+                best_i2t=best[2],
+                best_t2i=best[3],
+                seconds=seconds + time.monotonic() - started,
+                terms=terms,
+            )
+        )
+        due = number == epochs or time.monotonic() - saved >= CHECKPOINT_SECONDS
+        if due:
+            saved = time.monotonic()
+        if folder is not None:
+            _append_curve(folder, curve)
+            if due:
+                with files.new_file(folder / "checkpoint.pt") as temporary:
+                    temporary.write_bytes(save())
+        if report is not None:
+            report(curve[-1], save if due else None)
+    method.load_state_dict(_to_device(best_state, device))
+    return Fitted(method, tuple(curve), curve[-1].seconds, device, threads)
+
+
+def test(fitted: Fitted, data: TestData) -> tuple[dict[str, float], NDArray[np.float64], NDArray[np.float64]]:
+    """Test metrics of the chosen epoch, and the AP of every query: (metrics, i→t, t→i).
+
+    Whoever calls this opens the test split and must count it.
+    """
+    ranking = _Ranking(data.query, data.database, fitted.device)
+    i2t, t2i = ranking(fitted.method)
+    values = {"map_i2t": float(i2t.mean()), "map_t2i": float(t2i.mean())}
+    return {"map": (values["map_i2t"] + values["map_t2i"]) / 2, **values, **ranking.extras(fitted.method)}, i2t, t2i
+
+
+def chance(data: SearchData) -> float:
+    """Validation MAP of codes that say nothing: every item at the same distance, all orders equally likely."""
+    labels = [metrics.pack_labels(arrays.labels) for arrays in (data.validation_query, data.validation_database)]
+    codes = [np.zeros((len(words), 1), np.uint64) for words in labels]
+    return float(metrics.average_precision_packed(codes[0], codes[1], labels[0], labels[1], 1).mean())
+
+
+def describe(device: torch.device, threads: int) -> str:
+    """The device in words, for records."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {threads} thread{'s' * (threads > 1)}"
+
+
+def _epochs(module: ModuleType, run: Run) -> int:
+    """A closed-form method says how many epochs it can use."""
+    return int(min(run.epochs, getattr(module, "EPOCHS", run.epochs)))
+
+
+class _Ranking:
+    """AP of queries against a database in both directions; labels are packed once."""
+
+    def __init__(self, query: Arrays, database: Arrays, device: torch.device) -> None:
+        self.query, self.database, self.device = query, database, device
+        self.labels = metrics.pack_labels(query.labels), metrics.pack_labels(database.labels)
+
+    def __call__(self, method: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return self._rank(method, "image", "text"), self._rank(method, "text", "image")
+
+    def extras(self, method: Any) -> dict[str, float]:
+        """Further metrics with their usual names, each for both directions."""
+        values: dict[str, float] = {}
+        for name, asking, answering in (("i2t", "image", "text"), ("t2i", "text", "image")):
+            query, database = self._codes(method, asking, self.query), self._codes(method, answering, self.database)
+            arguments = (query, database, self.query.labels, self.database.labels)
+            precision, recall = metrics.precision_recall_within(*arguments, radius=2)
+            values[f"map_at_50_{name}"] = metrics.mean_average_precision(*arguments, k=50)
+            values[f"ndcg_at_100_{name}"] = metrics.ndcg(*arguments, k=100)
+            values[f"precision_radius_2_{name}"], values[f"recall_radius_2_{name}"] = precision, recall
+        return values
+
+    def _rank(self, method: Any, asking: str, answering: str) -> NDArray[np.float64]:
+        query, database = self._codes(method, asking, self.query), self._codes(method, answering, self.database)
+        packed = metrics.pack_codes(query), metrics.pack_codes(database)
+        return metrics.average_precision_packed(*packed, *self.labels, query.shape[1])
+
+    def _codes(self, method: Any, modality: str, items: Arrays) -> NDArray[np.int8]:
+        encode = method.encode_image if modality == "image" else method.encode_text
+        features = torch.from_numpy(items.image if modality == "image" else items.text)
+        codes = []
+        with torch.inference_mode():
+            for rows in features.split(ENCODE_ROWS):
+                outputs = encode(rows.to(self.device, torch.float32))
+                if not bool(torch.isfinite(outputs).all()):
+                    raise NotFiniteError(f"the {modality} codes hold NaN or infinite values")
+                codes.append(sign(outputs).to("cpu", torch.int8).numpy())
+        return np.concatenate(codes)
+
+
+def _passes(
+    image: Tensor, text: Tensor, batch_size: int, seed: int, epoch: int, device: torch.device
+) -> Callable[[], Iterator[Batch]]:
+    """Each call is one pass: every training item once, in an order of (seed, epoch, pass); the last batch may be short."""
+    count = 0
+
+    def one_pass() -> Iterator[Batch]:
+        nonlocal count
+        count += 1
+        draw = torch.Generator().manual_seed(derive(seed, "batches", epoch, count))
+        for index in torch.randperm(len(image), generator=draw).split(batch_size):
+            yield Batch(index.to(image.device), image, text, device)
+
+    return one_pass
+
+
+def _prepare(run: Run) -> tuple[torch.device, int]:
+    """Device and threads; every global setting that another trial in this process may have changed."""
+    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if run.device == "auto" else run.device
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    threads = run.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    metrics.set_threads(threads)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    return device, threads
+
+
+def _fields(items: Arrays) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    return items.image, items.text, items.labels
+
+
+def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:
+    """On a GPU a copy, on the CPU a view of the memory map, which all trials of a machine share."""
+    return torch.from_numpy(array).to(device)
+
+
+def _to_device(state: Any, device: torch.device, *, copy: bool = False) -> Any:
+    if isinstance(state, Tensor):
+        return state.detach().to(device, copy=copy)
+    if isinstance(state, dict):
+        return {key: _to_device(value, device, copy=copy) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(_to_device(value, device, copy=copy) for value in state)
+    return state
+
+
+def _identity(module: ModuleType, run: Run, config: Any, data: SearchData) -> dict[str, Any]:
+    """What must agree for a checkpoint to be gone on from."""
+    settings = {key: value for key, value in dataclasses.asdict(run).items() if key not in ("folder", "device")}
+    return {"method": module.__name__, "split": data.split_sha256, **settings, **dataclasses.asdict(config)}
+
+
+def _read_checkpoint(folder: Path, identity: dict[str, Any]) -> bytes | None:
+    """The folder's checkpoint, or None; one that cannot be used is set aside, since training again is exact."""
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        return None
+    raw = path.read_bytes()
+    try:
+        _load(raw, identity)
+    except CheckpointError as error:
+        path.replace(folder / "checkpoint.damaged")
+        _note(folder, f"{error}; set aside as checkpoint.damaged, training starts at epoch 1")
+        return None
+    return raw
+
+
+def _load(raw: bytes, identity: dict[str, Any]) -> dict[str, Any]:
+    try:
+        state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+        found, complete = state["identity"], {"curve", "method", "best"} <= state.keys() and state["curve"]
+    except Exception as error:  # torch raises many kinds for damaged bytes
+        reason = (str(error).splitlines() or ["no message"])[0]
+        raise CheckpointError(f"the checkpoint cannot be read ({type(error).__name__}: {reason})") from error
+    if found != identity:
+        keys = sorted(key for key in found.keys() | identity.keys() if found.get(key) != identity.get(key))
+        differences = [f"{key}: {found.get(key)!r} there, {identity.get(key)!r} here" for key in keys]
+        raise CheckpointError(*differences, heading="the checkpoint is of another run")
+    if not complete:
+        raise CheckpointError("the checkpoint lacks its curve or its weights")
+    return dict(state)
+
+
+def _start_folder(folder: Path, module: ModuleType, run: Run, config: Any, curve: list[Epoch]) -> None:
+    settings = {key: value for key, value in dataclasses.asdict(run).items() if key != "folder"}
+    values = {"method": module.__name__.rpartition(".")[2], **settings, "config": dataclasses.asdict(config)}
+    files.write_atomic(folder / "config.json", json.dumps(values, indent=2) + "\n")
+    if curve:
+        _note(folder, f"goes on after epoch {curve[-1].epoch}")
+    buffer = io.StringIO()
+    if curve:
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(curve[0].metrics())
+        writer.writerows(epoch.metrics().values() for epoch in curve)
+    files.write_atomic(folder / "curve.csv", buffer.getvalue())
+
+
+def _append_curve(folder: Path, curve: list[Epoch]) -> None:
+    row = curve[-1].metrics()
+    with (folder / "curve.csv").open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if len(curve) == 1:
+            writer.writerow(row)
+        writer.writerow(row.values())
+
+
+def _note(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    """(kind, one line) of what a trial died of; kinds: nan, oom, error."""
+    text = str(error) if isinstance(error, CmhError) else f"{type(error).__name__}: {error}"
+    line = " ".join(text.split())[:500]
+    if isinstance(error, NotFiniteError):
+        return "nan", line
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in line:
+        return "oom", line
+    return "error", line
+
+
+def _say(epoch: Epoch, _save: Callable[[], bytes] | None) -> None:
+    sys.stderr.write(
+        f"epoch {epoch.epoch}: val_map {epoch.val_map:.4f}"
+        f" (i2t {epoch.val_map_i2t:.4f}, t2i {epoch.val_map_t2i:.4f}), best {epoch.val_map_best:.4f}\n"
+    )
+
+
+def _to_tune(epoch: Epoch, save: Callable[[], bytes] | None) -> None:
+    _cluster().report(epoch.metrics(), save() if save is not None else None)
+
+
+def _cluster() -> ModuleType:
+    return importlib.import_module("cmh.cluster")
