@@ -52,5 +52,9 @@ class RecordError(CmhError):
     """A records file cannot be read."""
 
 
+class MetricError(CmhError):
+    """Codes, labels or settings that a metric cannot be computed from."""
+
+
 class NotFiniteError(CmhError):
     """A loss or a code became NaN or infinite: the trial ends as failed (`nan`)."""
