@@ -46,9 +46,9 @@ The CSV file also has standard deviations, interval ends, tie rule, split, commi
 
 def main(argv: list[str] | None = None) -> int:
     """Print the boards, write them where asked; the exit code."""
-    arguments = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± and → still shows the numbers
+    arguments = _parser().parse_args(argv)
     try:
         _run(arguments)
         sys.stdout.flush()
@@ -63,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.csv is not None and arguments.csv == arguments.markdown:
+        raise CmhError(f"--csv and --markdown both name {arguments.csv}; one would overwrite the other")
     roots = arguments.roots or [Path(name) for name in _ROOTS if Path(name).is_dir()]
     runs = rows.find(roots)
     if not runs:
@@ -74,8 +76,9 @@ def _run(arguments: argparse.Namespace) -> None:
     boards, notes = rows.boards(runs, papers.reported(papers.experiments()))
     for note in notes:
         sys.stderr.write(f"note: {note}\n")
-    sys.stdout.write(render.terminal(boards))
+    # the files first: the reader of the table may be gone before its end (`| head`)
     _write({arguments.csv: render.csv_text(boards), arguments.markdown: render.markdown(boards)})
+    sys.stdout.write(render.terminal(boards))
 
 
 def _write(texts: dict[Path | None, str]) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +130,7 @@ def boards(runs: Sequence[Run], reported: Reported) -> tuple[list[Board], list[s
     """
     notes: list[str] = []
     current = _without_earlier_winners(sorted(runs, key=_age), notes)
-    found = [_board(members, reported, notes) for members in _grouped(current, _board_key)]
-    return sorted(found, key=lambda board: (board.dataset, board.features, board.protocol, board.split_sha256)), notes
+    return [_board(members, reported, notes) for members in _grouped(current, _board_key)], notes
 
 
 def _age(run: Run) -> tuple[Any, ...]:
@@ -152,16 +151,16 @@ def _board_key(run: Run) -> tuple[str, ...]:
     )
 
 
-def _config_key(run: Run) -> Hashable:
+def _config_key(run: Run) -> tuple[Any, ...]:
     return tuple(sorted(run.record.config.items()))
 
 
-def _row_key(run: Run) -> Hashable:
+def _row_key(run: Run) -> tuple[Any, ...]:
     record = run.record
     return record.bits, record.method, record.selection, record.search_trials, record.epochs, _config_key(run)
 
 
-def _study_key(run: Run) -> Hashable:
+def _study_key(run: Run) -> tuple[Any, ...]:
     # With the folder: two searches that happen to have one name are two results, and neither hides the other.
     record = run.record
     return (
@@ -175,12 +174,12 @@ def _study_key(run: Run) -> Hashable:
     )
 
 
-def _grouped(runs: Iterable[Run], key: Callable[[Run], Hashable]) -> list[list[Run]]:
-    """Groups in a settled order (that of the keys' first members by key text), members in the given order."""
-    groups: dict[Hashable, list[Run]] = {}
+def _grouped(runs: Iterable[Run], key: Callable[[Run], tuple[Any, ...]]) -> list[list[Run]]:
+    """The groups by key, the members in the given order."""
+    groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(key(run), []).append(run)
-    return [groups[name] for name in sorted(groups, key=repr)]
+    return [groups[name] for name in sorted(groups, key=repr)]  # repr: configs mix types that do not compare
 
 
 def _without_earlier_winners(runs: Sequence[Run], notes: list[str]) -> list[Run]:
@@ -274,7 +273,7 @@ def _mean_ap(runs: Sequence[Run], name: str, notes: list[str]) -> NDArray[np.flo
     if len({i2t.size for i2t, _ in pairs}) > 1:
         notes.append(f"{name}: no p-value: its per-query files differ in the number of queries")
         return None
-    return np.mean([(i2t + t2i) / 2 for i2t, t2i in pairs], axis=0, dtype=np.float64)
+    return np.asarray(np.mean([(i2t + t2i) / 2 for i2t, t2i in pairs], axis=0))
 
 
 def _p(entry: _Entry, best: _Entry, notes: list[str]) -> float | None:
@@ -287,28 +286,36 @@ def _p(entry: _Entry, best: _Entry, notes: list[str]) -> float | None:
 
 
 def _row(entry: _Entry, rank: int, p: float | None, reported: Reported) -> Row:
-    latest = entry.latest
-    paper = reported.get((latest.method, latest.dataset, latest.bits), (None, None, None))
+    latest, seeds = entry.latest, entry.seeds
+    i2t, t2i, source = reported.get((latest.method, latest.dataset, latest.bits)) or (None, None, None)
     return Row(
-        latest.dataset,
-        latest.features,
-        latest.protocol,
-        latest.bits,
-        rank,
-        latest.method,
-        latest.selection,
-        len(entry.seeds),
-        *dataclasses.astuple(entry.i2t),
-        *dataclasses.astuple(entry.t2i),
-        *dataclasses.astuple(entry.mean),
-        p,
-        latest.search_trials,
-        latest.epochs,
-        max(record.search_seconds for record in entry.seeds) + sum(record.training_seconds for record in entry.seeds),
-        *paper,
-        entry.test_opened,
-        latest.tie_rule,
-        latest.split_sha256[:12],
-        latest.commit[:12],
-        latest.date,
+        dataset=latest.dataset,
+        features=latest.features,
+        protocol=latest.protocol,
+        bits=latest.bits,
+        rank=rank,
+        method=latest.method,
+        selection=latest.selection,
+        n_seeds=len(seeds),
+        **_columns("map_i2t", entry.i2t),
+        **_columns("map_t2i", entry.t2i),
+        **_columns("map_mean", entry.mean),
+        p_vs_best=p,
+        trials=latest.search_trials,
+        epochs=latest.epochs,
+        seconds=float(
+            max(record.search_seconds for record in seeds) + sum(record.training_seconds for record in seeds)
+        ),
+        reported_i2t=i2t,
+        reported_t2i=t2i,
+        reported_source=source,
+        test_opened=entry.test_opened,
+        tie_rule=latest.tie_rule,
+        split=latest.split_sha256[:12],
+        commit=latest.commit[:12],
+        date=latest.date,
     )
+
+
+def _columns(name: str, value: statistics.Estimate) -> dict[str, Any]:
+    return {name: value.mean, f"{name}_std": value.std, f"{name}_ci95_low": value.low, f"{name}_ci95_high": value.high}
