@@ -6,7 +6,11 @@ A leaderboard is a function of these lines (and of the per-query average precisi
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
+import reprlib
+import sys
+import types
 import typing
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ from cmh.errors import RecordError
 SCHEMA = 1
 PROTOCOL = "cmh-1"  # the eight rules of the protocol, docs in README; a change of any makes a new name
 SELECTIONS = ("validation", "paper", "fixed")
+METRICS = ("map", "map_i2t", "map_t2i")  # at least these, of validation and test
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,17 +76,29 @@ def read(folder: Path) -> list[Record]:
     Raises RecordError that lists every bad line.
     """
     path = folder / "records.jsonl"
-    if not path.exists():
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
+    if lines[-1] == b"":  # what follows the last line's end is not a line
+        lines.pop()
     records, problems = [], []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             records.append(_parse(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             problems.append(f"{path}:{number}: {error}")
     if problems:
         raise RecordError(*problems, heading="these records cannot be read")
     return records
+
+
+def moment(record: Record) -> datetime.datetime:
+    """When the record was made, comparable with any other; a date without a zone is UTC."""
+    when = datetime.datetime.fromisoformat(record.date)
+    return when if when.tzinfo else when.replace(tzinfo=datetime.UTC)
 
 
 def per_query(folder: Path, record: Record) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -90,40 +107,61 @@ def per_query(folder: Path, record: Record) -> tuple[NDArray[np.float64], NDArra
     Raises RecordError where the file is missing or damaged, or leaves the folder.
     """
     path = folder / record.per_query
-    if path.parent.resolve() != folder.resolve():
+    if record.per_query != path.name or path.is_symlink():
         raise RecordError(f"{folder}: per-query file {record.per_query!r} must lie in the folder of its record")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["i2t"], arrays["t2i"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            i2t, t2i = (np.asarray(arrays[name], dtype=np.float64) for name in ("i2t", "t2i"))
+    except Exception as error:  # foreign bytes fail in zipfile, zlib, struct or numpy, each with errors of its own
         raise RecordError(f"{path}: the per-query file cannot be read ({error})") from error
-    except Exception as error:  # zipfile has its own error class, which np.load lets through
-        if type(error).__name__ != "BadZipFile":
-            raise
-        raise RecordError(f"{path}: the per-query file is damaged ({error})") from error
+    if i2t.ndim != 1 or i2t.shape != t2i.shape or not i2t.size or not np.isfinite([i2t, t2i]).all():
+        raise RecordError(f"{path}: i2t and t2i must be two equally long rows of finite numbers")
+    return i2t, t2i
 
 
-def _parse(line: str) -> Record:
-    values = json.loads(line)
+def _parse(line: bytes) -> Record:
+    values = json.loads(line.decode(), parse_constant=_no_constant)
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
     if values.get("schema") != SCHEMA:
-        raise ValueError(f"schema is {values.get('schema')!r}, but this version reads {SCHEMA}")
-    types = typing.get_type_hints(Record)
-    if missing := sorted(types.keys() - values.keys()):
+        raise ValueError(f"schema is {reprlib.repr(values.get('schema'))}, but this version reads {SCHEMA}")
+    kinds = typing.get_type_hints(Record)
+    if missing := sorted(kinds.keys() - values.keys()):
         raise ValueError(f"without {', '.join(missing)}")
-    if extra := sorted(values.keys() - types.keys()):
+    if extra := sorted(values.keys() - kinds.keys()):
         raise ValueError(f"unknown {', '.join(extra)}")
-    for name, kind in types.items():
+    for name, kind in kinds.items():
         if not _fits(values[name], kind):
-            raise ValueError(f"{name} is {values[name]!r}, but must be {getattr(kind, '__name__', kind)}")
+            raise ValueError(f"{name} is {reprlib.repr(values[name])}, but must be {_words(kind)}")
     if values["selection"] not in SELECTIONS:
         raise ValueError(f"selection is {values['selection']!r}, but must be one of {', '.join(SELECTIONS)}")
-    return Record(**values)
+    for part in ("validation", "test"):
+        for name in METRICS:
+            if not 0 <= values[part].get(name, -1) <= 1:
+                raise ValueError(f"{part} {name} is {values[part].get(name)!r}, but must be a number from 0 to 1")
+    json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair could not be written to any table
+    record = Record(**values)
+    moment(record)
+    return record
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _fits(value: object, kind: Any) -> bool:
-    origin = typing.get_origin(kind) or kind
-    if origin is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, origin) and not (origin is int and isinstance(value, bool))
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, one) for one in typing.get_args(kind))
+    if typing.get_origin(kind) is dict:
+        inner = typing.get_args(kind)[1]
+        return isinstance(value, dict) and all(_fits(item, inner) for item in value.values())
+    if kind is float:
+        # the bound also keeps out whole numbers that are too large for a float, and infinity (1e999)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _words(kind: Any) -> str:
+    names = {int: "an integer", float: "a finite number", str: "a text"}
+    return names.get(kind, "a mapping of " + ("numbers" if float in typing.get_args(kind) else "plain values"))

@@ -1,0 +1,120 @@
+"""`python -m cmh.leaderboard`: the confirmed records of all studies and runs as leaderboards."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from pathlib import Path
+
+from cmh import files
+from cmh.board import papers, render, rows
+from cmh.errors import CmhError
+
+_ROOTS = ("studies", "runs")
+_MAKE = "python -m cmh.tune --method dcmh --space spaces/dcmh.yml"
+
+_DESCRIPTION = """\
+Collect the confirmed test runs (records.jsonl) below each ROOT and rank them. Runs are compared only within
+one dataset, split, feature family, protocol, tie rule and number of bits; the seeds of one configuration
+make one row. Search trials never become rows.
+"""
+
+_EPILOG = f"""\
+examples:
+  python -m cmh.leaderboard                                   all of studies/ and runs/
+  python -m cmh.leaderboard studies/dcmh-clipart-32           one study
+  python -m cmh.leaderboard --dataset clipart --csv board.csv --markdown board.md
+  {_MAKE}     makes records
+
+columns:
+  rank (#)          by mean; equal numbers have equal ranks
+  selection         where the hyperparameters come from: validation (tuned), paper, fixed
+  seeds (n)         training runs in the row; the latest run of a seed counts
+  i→t, t→i          MAP of image queries over texts and of text queries over images, mean over seeds
+  mean ± ci95       of both directions; ± half the 95 % t-interval over seeds, none for one seed
+  p vs best (p)     two-sided sign-flip test over the test queries against the first row of the table
+  trials × epochs   budget: trials of the search (0: none) and length of one run
+  seconds           spent on the search and on training all seeds
+  test opened       how often the test split had been opened for this configuration's study
+  reported          numbers of papers; their protocols differ, so they are neither ranked nor comparable
+
+The CSV file also has standard deviations, interval ends, tie rule, split, commit and date.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the boards, write them where asked; the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ± and → still shows the numbers
+    arguments = _parser().parse_args(argv)
+    try:
+        _run(arguments)
+        sys.stdout.flush()
+    except CmhError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head` has read enough; python must not complain when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.csv is not None and arguments.csv == arguments.markdown:
+        raise CmhError(f"--csv and --markdown both name {arguments.csv}; one would overwrite the other")
+    roots = arguments.roots or [Path(name) for name in _ROOTS if Path(name).is_dir()]
+    runs = rows.find(roots)
+    if not runs:
+        where = ", ".join(str(root) for root in roots or map(Path, _ROOTS))
+        missing = "" if roots else f" (there are no such folders in {Path.cwd()})"
+        raise CmhError(f"no records in {where}{missing}; this makes some: {_MAKE}")
+    if arguments.dataset is not None:
+        runs = rows.only(runs, arguments.dataset)
+    boards, notes = rows.boards(runs, papers.reported(papers.experiments()))
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
+    # the files first: the reader of the table may be gone before its end (`| head`)
+    _write({arguments.csv: render.csv_text(boards), arguments.markdown: render.markdown(boards)})
+    sys.stdout.write(render.terminal(boards))
+
+
+def _write(texts: dict[Path | None, str]) -> None:
+    problems = []
+    for path, text in texts.items():
+        if path is None:
+            continue
+        try:
+            files.write_atomic(path, text)
+        except OSError as error:
+            problems.append(f"{path}: cannot be written ({error.strerror})")
+        else:
+            sys.stderr.write(f"wrote {path}\n")
+    if problems:
+        raise CmhError(*problems)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m cmh.leaderboard",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "roots",
+        nargs="*",
+        type=Path,
+        metavar="ROOT",
+        help="folder of studies or runs, or one of them (default: studies and runs, where they exist)",
+    )
+    parser.add_argument("--dataset", metavar="NAME", help="only the boards of this dataset")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the rows as CSV")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the boards as Markdown")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
