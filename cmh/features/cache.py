@@ -1,0 +1,107 @@
+"""Computed arrays on disk, under a key of what they were computed from: made once, whole or not at all.
+
+`$CMH_CACHE` names the folder (default `$XDG_CACHE_HOME/cmh`, that is `~/.cache/cmh`). An entry is a folder of
+`.npy` files and a `meta.json` with their sizes and SHA-256; it appears by a rename. Deleting the cache is safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmh import files
+from cmh.errors import DatasetError
+
+HASHED_BELOW = 256 * 2**20  # larger files are checked by size alone: reading them all would cost seconds a start
+
+Arrays = dict[str, NDArray[np.generic]]
+
+
+def root() -> Path:
+    """The cache folder."""
+    given = os.environ.get("CMH_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmh"
+
+
+def key(*parts: str | int) -> str:
+    """A short name for what an entry was computed from."""
+    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:24]
+
+
+def entry(name: str, compute: Callable[[], Arrays]) -> Path:
+    """The folder of the entry `name` (a relative path), computed if it is absent or damaged.
+
+    Of several processes that ask at once one computes and the others wait. Raises DatasetError when the cache
+    folder cannot be written.
+    """
+    path = root() / name
+    try:
+        if not _sound(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = path.with_name(f".{path.name}.lock")
+            try:
+                with files.locked(lock, wait=False):
+                    _make(path, compute)
+            except BlockingIOError:
+                sys.stderr.write(f"waiting for another process that prepares {path}\n")
+                with files.locked(lock):
+                    if not _sound(path):
+                        _make(path, compute)
+    except OSError as error:
+        raise DatasetError(
+            f"the cache folder {root()} cannot be used ({error.strerror or error});"
+            " set CMH_CACHE to a folder on a disk with room"
+        ) from error
+    return path
+
+
+def _make(path: Path, compute: Callable[[], Arrays]) -> None:
+    # We hold the lock, so temporary folders of this entry are leftovers of a process that was killed.
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+    arrays = compute()
+    if path.exists():
+        shutil.rmtree(path)
+    with files.new_folder(path) as temporary:
+        meta = {}
+        for name, array in arrays.items():
+            file = temporary / f"{name}.npy"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(file, array, allow_pickle=False)
+            meta[f"{name}.npy"] = {"bytes": file.stat().st_size, "sha256": files.sha256(file)}
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def _sound(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    problem = _damage(path)
+    if problem:
+        sys.stderr.write(f"the cache entry {path} is damaged ({problem}); computing it again\n")
+    return not problem
+
+
+def _damage(path: Path) -> str:
+    try:
+        meta = json.loads((path / "meta.json").read_text())
+        for name, expected in meta.items():
+            file = path / name
+            size = file.stat().st_size
+            if size != expected["bytes"]:
+                return f"{name} has {size:,} bytes, but was written with {expected['bytes']:,}"
+            if size <= HASHED_BELOW and files.sha256(file) != expected["sha256"]:
+                return f"the bytes of {name} have changed"
+    except FileNotFoundError as error:
+        return f"{Path(str(error.filename)).name} is missing"
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return "meta.json cannot be read"
+    return ""
