@@ -48,6 +48,7 @@ def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
             address=address or "local",
             num_cpus=None if address else n_cpus,
             include_dashboard=None if address else False,
+            object_store_memory=None if address else 128 * 2**20,  # arrays are memory-mapped, not sent
             logging_level="ERROR",
             log_to_driver=False,
         )
@@ -59,12 +60,6 @@ def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
-
-
-def resources() -> tuple[float, float]:
-    """CPUs and GPUs of the session."""
-    total = ray.cluster_resources()
-    return total.get("CPU", 0.0), total.get("GPU", 0.0)
 
 
 def in_trial() -> bool:

@@ -175,7 +175,14 @@ def train(module_name: str, values: Mapping[str, object]) -> None:
         device, threads = _prepare(run)
         extra = {"device": describe(device, threads), "epochs": _epochs(module, run)}
         data = datasets.load(run.dataset, features=run.features).search()
-        fit(module, run, config, data, report=lambda epoch, _: cluster.report({**epoch.metrics(), **extra}), folder=folder)
+        fit(
+            module,
+            run,
+            config,
+            data,
+            report=lambda epoch, _: cluster.report({**epoch.metrics(), **extra}),
+            folder=folder,
+        )
     except Exception as error:
         # Whatever a trial dies of stays its own: the reason goes to the study, the traceback to its folder.
         kind, reason = _failure(error)

@@ -36,7 +36,9 @@ def folder() -> Path:
 def read() -> Source:
     """Tags, labels and split; photos when they are asked for. Raises DatasetError that says what is missing."""
     root = folder()
-    paths = {name: next((root / file for file in some if (root / file).is_file()), None) for name, some in MATRICES.items()}
+    paths = {
+        name: next((root / file for file in some if (root / file).is_file()), None) for name, some in MATRICES.items()
+    }
     missing = [f"{root / MATRICES[name][0]} ({MEANING[name]})" for name, path in paths.items() if path is None]
     if not (root / "images").is_dir():
         missing.append(f"{root / 'images'}/ (the photos im1.jpg … im25000.jpg)")

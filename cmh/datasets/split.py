@@ -56,6 +56,6 @@ def published(n: int, *, seed: int, n_query: int, n_train: int, n_validation: in
 
     The validation queries come from the rest, so the published test protocol stays untouched.
     """
-    order = np.random.RandomState(seed).permutation(n)  # noqa: NPY002 - the published split was drawn with it
+    order = np.random.RandomState(seed).permutation(n)
     train, rest = order[n_query : n_query + n_train], order[n_query + n_train :]
     return Split(order[:n_query], rest[:n_validation], train, rest[n_validation:])

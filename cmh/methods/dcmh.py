@@ -189,9 +189,7 @@ def _optimizer(config: Config, net: torch.nn.Module, lr: float) -> torch.optim.O
     return torch.optim.SGD(net.parameters(), lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
 
 
-def _schedule(
-    config: Config, optimizer: torch.optim.Optimizer, epochs: int
-) -> torch.optim.lr_scheduler.LRScheduler:
+def _schedule(config: Config, optimizer: torch.optim.Optimizer, epochs: int) -> torch.optim.lr_scheduler.LRScheduler:
     last = max(epochs - 1, 1)
     factors: dict[str, Callable[[int], float]] = {
         "linear": lambda epoch: 1 + (config.lr_end - 1) * min(epoch / last, 1),

@@ -22,6 +22,14 @@ from cmh.metrics.ranking import (
     precision_recall_within,
 )
 
+
+def set_threads(n: int) -> None:
+    """Threads of the compiled ranking kernel in this process; more than the machine has are not used."""
+    import numba
+
+    numba.set_num_threads(max(1, min(n, numba.config.NUMBA_NUM_THREADS)))
+
+
 __all__ = [
     "average_precision",
     "average_precision_from_histograms",
@@ -38,5 +46,6 @@ __all__ = [
     "precision_at",
     "precision_recall_curve",
     "precision_recall_within",
+    "set_threads",
     "unique_share",
 ]

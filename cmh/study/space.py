@@ -221,7 +221,9 @@ class _Reader:
         if spec == "none" or spec is None:
             return None, 30
         if not isinstance(spec, dict) or len(spec) != 1 or not set(spec) <= {"asha", "none"}:
-            self.problems.append(f"schedule is {spec!r}, but must be {{asha: {{first_rung, reduction, epochs}}}} or none")
+            self.problems.append(
+                f"schedule is {spec!r}, but must be {{asha: {{first_rung, reduction, epochs}}}} or none"
+            )
             return None, 30
         kind, values = next(iter(spec.items()))
         values = values or {}

@@ -82,7 +82,11 @@ class Store:
             warnings.simplefilter("ignore")
             storage = None if url is None else optuna.storages.RDBStorage(url, engine_kwargs=_engine(url))
             self.study = optuna.create_study(
-                storage=storage, study_name=name, direction="maximize", load_if_exists=True, sampler=_Seeded(space, seed)
+                storage=storage,
+                study_name=name,
+                direction="maximize",
+                load_if_exists=True,
+                sampler=_Seeded(space, seed),
             )
         self._live: dict[int, tuple[optuna.trial.Trial, dict[int, float]]] = {}
         trials = self.study.get_trials(deepcopy=False)
@@ -150,6 +154,14 @@ class Store:
         trial.set_user_attr("result", {**result, "failure": kind, "error": reason})
         self.study.tell(trial, state=TrialState.FAIL)
 
+    def add_seconds(self, seconds: float) -> None:
+        """Count wall-clock time spent on the search."""
+        self.study.set_user_attr("seconds", self.seconds() + seconds)
+
+    def seconds(self) -> float:
+        """Wall-clock time spent on the search so far, over all its starts."""
+        return float(self.study.user_attrs.get("seconds", 0.0))
+
     def history(self) -> list[tuple[int, dict[int, float], bool]]:
         """(number, curve, finished) of every trial that has reported, for the rungs."""
         trials = self.study.get_trials(deepcopy=False)
@@ -163,6 +175,10 @@ class Store:
         """Every started trial, by number."""
         trials = self.study.get_trials(deepcopy=False)
         return [self._row(trial) for trial in trials if trial.state != TrialState.WAITING]
+
+    def row(self, number: int) -> Row:
+        """One trial."""
+        return self._row(self.study.get_trials(deepcopy=False)[number])
 
     def _row(self, trial: FrozenTrial) -> Row:
         states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}

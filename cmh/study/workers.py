@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
 from cmh import methods
 from cmh.cluster import ray, tune
 from cmh.config import Value
 from cmh.errors import StudyError
+from cmh.study import confirm
 from cmh.study.storage import Proposal, Store
-
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler  # noqa: I001 - after cmh.cluster has set Ray's environment
-from ray.tune.search import Searcher
 
 METRIC = "val_map_best"
 RESULT_KEYS = ("best_epoch", "best_i2t", "best_t2i", "seconds", "device")
@@ -251,19 +252,55 @@ class _Rungs(ASHAScheduler):
         """Nothing: rungs keep what was reported."""
 
 
-def share(concurrent: int | None, cpus_per_trial: float, gpus_per_trial: float) -> Resources:
+def confirm_all(
+    method: str, values: list[dict[str, Value]], cpus: float, gpus_per_run: float, concurrent: int
+) -> Iterator[confirm.Tested]:
+    """Train and test each mapping on a worker, at most `concurrent` at once; yields as they finish.
+
+    A run whose worker dies is started again and goes on from its checkpoint.
+    """
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus_per_run, max_retries=2)(_confirm_one)
+    waiting = list(reversed(values))
+    running: list[Any] = []
+    while waiting or running:
+        while waiting and len(running) < concurrent:
+            running.append(task.remote(method, {"threads": max(1, int(cpus)), **waiting.pop()}))
+        done, running = ray.wait(running, num_returns=1)
+        try:
+            yield ray.get(done[0])
+        except ray.exceptions.RayTaskError as error:
+            raise StudyError(f"the confirmation failed: {error.cause}") from error
+        except ray.exceptions.RayError as error:
+            raise StudyError(
+                f"the confirmation failed: {type(error).__name__}; the same command tries again"
+            ) from error
+
+
+def _confirm_one(method: str, values: dict[str, Value]) -> confirm.Tested:
+    return confirm.run(method, values)
+
+
+def gpus(per_trial: float | None) -> float:
+    """GPUs a trial takes: as asked for, else one where the session has any."""
+    if per_trial is not None:
+        return per_trial
+    return 1.0 if ray.cluster_resources().get("GPU", 0.0) else 0.0
+
+
+def share(concurrent: int | None, cpus_per_trial: float, gpus_per_trial: float | None) -> Resources:
     """How many trials fit into the session at once.
 
     Raises StudyError where not even one does.
     """
     total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    fit = [cpus / cpus_per_trial] if cpus_per_trial else []
-    fit += [gpus / gpus_per_trial] if gpus_per_trial else []
+    per_trial = gpus(gpus_per_trial)
+    have_cpus, have_gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    fit = [have_cpus / cpus_per_trial] if cpus_per_trial else []
+    fit += [have_gpus / per_trial] if per_trial else []
     room = int(min(fit))
     if room < 1:
         raise StudyError(
-            f"a trial asks for {cpus_per_trial:g} CPUs and {gpus_per_trial:g} GPUs, but the session has"
-            f" {cpus:g} and {gpus:g}; lower --cpus-per-trial or --gpus-per-trial"
+            f"a trial asks for {cpus_per_trial:g} CPUs and {per_trial:g} GPUs, but the session has"
+            f" {have_cpus:g} and {have_gpus:g}; lower --cpus-per-trial or --gpus-per-trial"
         )
-    return Resources(cpus_per_trial, gpus_per_trial, min(room, concurrent or room))
+    return Resources(cpus_per_trial, per_trial, min(room, concurrent or room))

@@ -1,0 +1,147 @@
+"""What a study leaves: `study.yml`, `study.db`, `trials.csv`, `trials/`, `best.yml`, `records.jsonl`."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import cmh
+from cmh import config as configs
+from cmh import files
+from cmh.errors import ConfigError, StudyError
+from cmh.study.space import Space
+from cmh.study.storage import Row
+
+ROOM = 64 * 2**20  # a study on clip art needs some tens of MiB; below this a full disk is near
+COLUMNS = ("number", "state", "origin", "epochs", "val_map_best", "best_epoch", "val_map_i2t", "val_map_t2i")
+COLUMNS_END = ("rung", "seconds", "device", "failure", "error")
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The folder, made if absent, writable, with room, and ours alone while the block runs.
+
+    Raises StudyError that says what is in the way.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if free < ROOM:
+            raise StudyError(
+                f"{folder}: only {free // 2**20} MiB are free, but a study needs {ROOM // 2**20}; use --out"
+            )
+        files.write_atomic(folder / ".writable", "")
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise StudyError(f"{folder}: cannot be written ({error.strerror}); use --out for another folder") from error
+    owner = folder / ".owner"
+    try:
+        with files.locked(folder / ".lock", wait=False):
+            files.write_atomic(owner, f"process {os.getpid()} on {platform.node()}")
+            yield
+    except BlockingIOError:
+        holder = owner.read_text() if owner.exists() else "another process"
+        raise StudyError(f"{folder}: is in use by {holder}; wait for it or use another --out") from None
+
+
+def identity(
+    space: Space, dataset: Mapping[str, str], bits: int, seed: int, fixed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything that would mix results if it changed within a study."""
+    return {
+        "method": space.method,
+        "code": code_hash(space.method),
+        **dataset,
+        "bits": bits,
+        "epochs": space.epochs,
+        "seed": seed,
+        "fixed": dict(fixed),
+        "params": {item.name: item.text() + "".join(f", if {k} is {v}" for k, v in item.when) for item in space.ranges},
+        "start_from": [name for name, _ in space.start_from],
+        "sampler": space.sampler,
+        "schedule": "none" if space.asha is None else f"asha, {space.asha.first_rung}, {space.asha.reduction}",
+    }
+
+
+def check_identity(folder: Path, wanted: dict[str, Any], about: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this study already; writes `study.yml` where it holds none.
+
+    Raises StudyError that lists every difference to the study that is there.
+    """
+    path = folder / "study.yml"
+    if not path.exists():
+        if (folder / "study.db").exists():
+            raise StudyError(
+                f"{folder}: has a study.db without study.yml, so nobody knows whose it is; use another --out"
+            )
+        write_yaml(path, {"identity": wanted, **about})
+        return False
+    document = configs.load_yaml(path)
+    found = document.get("identity") if isinstance(document, dict) else None
+    if not isinstance(found, dict):
+        raise StudyError(f"{path}: is not a study description; use another --out")
+    differences = [
+        f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} asked for"
+        for key in dict.fromkeys([*wanted, *found])
+        if found.get(key) != wanted.get(key)
+    ]
+    if differences:
+        raise StudyError(
+            *differences,
+            "going on would mix results: use another --out, or delete the folder to start anew",
+            heading=f"{folder} holds a study of another request",
+        )
+    return True
+
+
+def write_trials(folder: Path, rows: list[Row], names: list[str]) -> None:
+    """`trials.csv`: one row a trial, derived from the storage."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*COLUMNS, *COLUMNS_END, *names])
+    for row in rows:
+        values = [getattr(row, name) for name in (*COLUMNS, *COLUMNS_END)] + [row.config.get(name) for name in names]
+        writer.writerow(["" if value is None else value for value in values])
+    files.write_atomic(folder / "trials.csv", buffer.getvalue())
+
+
+def write_yaml(path: Path, document: Mapping[str, Any]) -> None:
+    """A mapping as YAML, atomically, in its own order."""
+    files.write_atomic(path, yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=100))
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """`study.yml` of a study folder. Raises ConfigError where there is none."""
+    path = folder / "study.yml"
+    if not path.is_file():
+        raise ConfigError(f"{folder}: holds no study.yml, so it is not a study folder")
+    document = configs.load_yaml(path)
+    if not isinstance(document, dict) or not isinstance(document.get("identity"), dict):
+        raise ConfigError(f"{path}: is not a study description")
+    return document
+
+
+def code_hash(method: str) -> str:
+    """Of every file that decides what a trial of the method computes."""
+    root = Path(cmh.__file__).parent
+    names = [
+        f"methods/{method}.py",
+        "losses.py",
+        "training.py",
+        "seeding.py",
+        *sorted(str(file.relative_to(root)) for part in ("nets", "metrics") for file in (root / part).glob("*.py")),
+    ]
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update((root / name).read_bytes())
+    return digest.hexdigest()[:16]

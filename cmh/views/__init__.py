@@ -1,0 +1,1 @@
+"""What a person watches: views read studies and records, nobody reads them."""

@@ -1,0 +1,86 @@
+"""A search on a terminal: a bar over trials, and one line for each that has ended. Everything goes to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+from cmh.study.storage import Proposal, Row, Store
+
+
+class Progress:
+    """Follows a search; `bar` is off where stderr is not a terminal."""
+
+    def __init__(self, store: Store, limit: int, say: Callable[[str], None], terminal: bool) -> None:
+        self.store, self.say = store, say
+        rows = [row for row in store.rows() if row.state != "interrupted"]
+        asha = store.space.asha
+        self.rungs = dict.fromkeys(asha.rungs(store.space.epochs) if asha is not None else [], 0)
+        for row in rows:
+            self._count(row.curve)
+        self.best = max((row for row in rows if row.val_map_best is not None), key=_value, default=None)
+        self.running: dict[int, int] = {}
+        layout = "{desc} |{bar}| {n_fmt}/{total_fmt} trials [{elapsed}<{remaining}{postfix}]"
+        self.bar = tqdm(
+            total=limit, initial=len(rows), desc="search", disable=not terminal, bar_format=layout, dynamic_ncols=True
+        )
+        self._show()
+
+    def started(self, proposal: Proposal) -> None:
+        """A trial was handed to a worker."""
+        self.running[proposal.number] = max(proposal.curve, default=0)
+        self._show()
+
+    def reported(self, number: int, epoch: int, value: float) -> None:
+        """An epoch's validation MAP was stored."""
+        self.running[number] = epoch
+        if epoch in self.rungs:
+            self.rungs[epoch] += 1
+        self._show()
+
+    def ended(self, number: int) -> None:
+        """A trial is complete, pruned or failed."""
+        self.running.pop(number, None)
+        row = self.store.row(number)
+        if row.val_map_best is not None and (self.best is None or _value(row) > _value(self.best)):
+            self.best = row
+        self.say(line(row, searched=[item.name for item in self.store.space.ranges]))
+        self.bar.update()
+        self._show()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()
+
+    def _count(self, curve: dict[int, float]) -> None:
+        for epoch in curve:
+            if epoch in self.rungs:
+                self.rungs[epoch] += 1
+
+    def _show(self) -> None:
+        best = f"best {_value(self.best):.4f} (trial {self.best.number})" if self.best is not None else "best -"
+        running = " ".join(f"{number}@{epoch}" for number, epoch in sorted(self.running.items())) or "-"
+        rungs = " ".join(f"{rung}:{count}" for rung, count in self.rungs.items()) or "-"
+        self.bar.set_postfix_str(f"{best}, running {running}, rungs {rungs}")
+
+
+def line(row: Row, searched: list[str]) -> str:
+    """One line for an ended trial."""
+    state = {"pruned": f"pruned at {row.rung}", "failed": f"failed ({row.failure})"}.get(row.state, row.state)
+    score = "     -" if row.val_map_best is None else f"{row.val_map_best:.4f}"
+    if row.state == "failed":
+        detail = row.error
+    else:
+        values = [f"{name}={_short(row.config[name])}" for name in searched]
+        detail = row.origin if row.origin != "search" else " ".join(values)
+    seconds = "" if row.seconds is None else f"{row.seconds:.0f} s"
+    return f"trial {row.number:>3}  {state:<13} {score}  epoch {row.best_epoch or 0:>2}/{row.epochs:<3} {seconds:>5}  {detail}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else str(value)
+
+
+def _value(row: Row) -> float:
+    return row.val_map_best if row.val_map_best is not None else float("-inf")
