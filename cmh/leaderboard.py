@@ -75,7 +75,7 @@ def _run(arguments: argparse.Namespace) -> None:
         runs = rows.only(runs, arguments.dataset)
     boards, notes = rows.boards(runs, papers.reported(papers.experiments()))
     for note in notes:
-        sys.stderr.write(f"note: {note}\n")
+        sys.stderr.write(f"note: {render.printable(note)}\n")
     # the files first: the reader of the table may be gone before its end (`| head`)
     _write({arguments.csv: render.csv_text(boards), arguments.markdown: render.markdown(boards)})
     sys.stdout.write(render.terminal(boards))

@@ -78,10 +78,10 @@ def terminal(boards: Iterable[Board]) -> str:
     """The same, aligned for reading where it was asked for."""
     lines: list[str] = []
     for board in boards:
-        lines += [f"{board.dataset}, {board.features}", f"  {_about(board)}"]
+        lines += [printable(f"{board.dataset}, {board.features}"), printable(f"  {_about(board)}")]
         for bits, rows in _sections(board):
             sources = _sources(rows)
-            table = [_SHORT_HEADER, *([_short(cell) for cell in _cells(row, sources)] for row in rows)]
+            table = [_SHORT_HEADER, *(_shortened(_cells(row, sources)) for row in rows)]
             widths = [max(map(len, column)) for column in zip(*table, strict=True)]
             lines += ["", f"  {bits} bits"]
             for cells in table:
@@ -90,7 +90,7 @@ def terminal(boards: Iterable[Board]) -> str:
                     for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
                 ]
                 lines.append(f"  {'  '.join(aligned)}".rstrip())
-            lines += [f"  [{number}] {_printable(source)}" for source, number in sources.items()]
+            lines += [f"  [{number}] {printable(source)}" for source, number in sources.items()]
         lines += [""]
     return "\n".join(lines)
 
@@ -140,12 +140,15 @@ def _map(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _short(cell: str) -> str:
-    cell = _printable(cell).replace(" / ", "/")
-    return cell if len(cell) <= _WIDEST + 1 else cell[:_WIDEST] + "…"
+def _shortened(cells: Sequence[str]) -> list[str]:
+    short = [printable(cell).replace(" / ", "/") for cell in cells]
+    for place in _WORDS:
+        if len(short[place]) > _WIDEST:
+            short[place] = short[place][: _WIDEST - 1] + "…"
+    return short
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Names come from files: they must not break a line or steer a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
@@ -153,4 +156,4 @@ def _printable(text: str) -> str:
 def _escape(text: str) -> str:
     for sign in "\\|<*_`[":
         text = text.replace(sign, f"\\{sign}")
-    return _printable(text)
+    return printable(text)
