@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 
 # Read by Ray when it is imported or when a RunConfig is made, so they must stand before the import.
+__all__ = ["in_trial", "ray", "report", "session", "stored_checkpoint", "trial_cpus", "tune"]
+
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -49,7 +51,7 @@ def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
             num_cpus=None if address else n_cpus,
             include_dashboard=None if address else False,
             object_store_memory=None if address else 128 * 2**20,  # arrays are memory-mapped, not sent
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             log_to_driver=False,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -38,6 +38,8 @@ def append_line(path: Path, line: str) -> None:
     """Append one line to a small text file: whole or not at all, also with several writers."""
     with locked(path.with_name(f".{path.name}.lock")):
         old = path.read_bytes() if path.exists() else b""
+        if old and not old.endswith(b"\n"):
+            old += b"\n"
         write_atomic(path, old + line.rstrip("\n").encode() + b"\n")
 
 

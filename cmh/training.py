@@ -363,7 +363,7 @@ class _Ranking:
         features = torch.from_numpy(items.image if modality == "image" else items.text)
         codes = []
         with torch.inference_mode():
-            for rows in features.split(ENCODE_ROWS):
+            for rows in torch.split(features, ENCODE_ROWS):  # type: ignore[no-untyped-call]  # torch has no types here
                 outputs = encode(rows.to(self.device, torch.float32))
                 if not bool(torch.isfinite(outputs).all()):
                     raise NotFiniteError(f"the {modality} codes hold NaN or infinite values")
@@ -374,14 +374,15 @@ class _Ranking:
 def _passes(
     image: Tensor, text: Tensor, batch_size: int, seed: int, epoch: int, device: torch.device
 ) -> Callable[[], Iterator[Batch]]:
-    """Each call is one pass: every training item once, in an order of (seed, epoch, pass); the last batch may be short."""
+    """Each call is one pass: every item once, in an order of (seed, epoch, pass); the last batch may be short."""
     count = 0
 
     def one_pass() -> Iterator[Batch]:
         nonlocal count
         count += 1
         draw = torch.Generator().manual_seed(derive(seed, "batches", epoch, count))
-        for index in torch.randperm(len(image), generator=draw).split(batch_size):
+        order = torch.randperm(len(image), generator=draw)
+        for index in torch.split(order, batch_size):  # type: ignore[no-untyped-call]  # torch has no types here
             yield Batch(index.to(image.device), image, text, device)
 
     return one_pass

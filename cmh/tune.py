@@ -105,8 +105,6 @@ def _run(arguments: argparse.Namespace) -> int:
         for job in jobs:
             _plan(job, arguments)
         return 0
-    import shutil
-
     complete = True
     with contextlib.ExitStack() as stack:
         for job in jobs:
@@ -137,7 +135,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
         stack.enter_context(cluster.session(arguments.address))
         for job, control in zip(jobs, controls, strict=True):
-            complete &= _study(job, control, arguments, shutil.get_terminal_size().columns)
+            complete &= _study(job, control, arguments)
     _say(f"done in {time.monotonic() - started:.0f} s")
     return 0 if complete else 130
 
@@ -204,7 +202,8 @@ def _plan(job: _Job, arguments: argparse.Namespace) -> None:
     space = job.space
     store = Store(None, "plan", space, job.base, arguments.seed)
     lines = [
-        f"{job.folder}: {space.method} on {job.dataset.name}, {job.run['bits']} bits, {job.limit} trials of {space.epochs} epochs"
+        f"{job.folder}: {space.method} on {job.dataset.name}, {job.run['bits']} bits,"
+        f" {job.limit} trials of {space.epochs} epochs"
     ]
     rungs = space.asha.rungs(space.epochs) if space.asha is not None else []
     lines.append(f"rungs: {', '.join(map(str, rungs)) or 'none'}; sampler: {space.sampler}")
@@ -253,7 +252,7 @@ def _controls(job: _Job) -> dict[str, tuple[float, float, float]]:
     return {"chance": (floor, floor, floor), "ridge (control)": (best.val_map_i2t, best.val_map_t2i, best.val_map)}
 
 
-def _study(job: _Job, controls: Mapping[str, Any], arguments: argparse.Namespace, _columns: int) -> bool:
+def _study(job: _Job, controls: Mapping[str, Any], arguments: argparse.Namespace) -> bool:
     from cmh import config, methods
     from cmh.study import folder, workers
     from cmh.study.storage import Store, readable_errors
@@ -266,8 +265,8 @@ def _study(job: _Job, controls: Mapping[str, Any], arguments: argparse.Namespace
         resources = workers.share(arguments.max_concurrent, arguments.cpus_per_trial, arguments.gpus_per_trial)
         rungs = job.space.asha.rungs(job.space.epochs) if job.space.asha is not None else []
         _say(
-            f"{commands.short(job.folder)}: {job.limit} trials of up to {job.space.epochs} epochs, {resources.concurrent} at"
-            f" once; rungs {', '.join(map(str, rungs)) or 'none'}"
+            f"{commands.short(job.folder)}: {job.limit} trials of up to {job.space.epochs} epochs,"
+            f" {resources.concurrent} at once; rungs {', '.join(map(str, rungs)) or 'none'}"
         )
         began = time.monotonic()
         view = Progress(store, job.limit, _say, terminal)
@@ -380,7 +379,8 @@ def _confirm(
         )
         score = done[tested.seed].test
         _say(
-            f"seed {tested.seed}: test MAP i→t {score['map_i2t']:.4f}, t→i {score['map_t2i']:.4f}, mean {score['map']:.4f}"
+            f"seed {tested.seed}: test MAP i→t {score['map_i2t']:.4f}, t→i {score['map_t2i']:.4f},"
+            f" mean {score['map']:.4f}"
         )
     return [done[seed] for seed in seeds]
 
@@ -412,7 +412,7 @@ def _closing(
     if records:
         tests = {key: estimate([record.test[key] for record in records]) for key in ("map_i2t", "map_t2i", "map")}
         lines[-1] += "".join(f"{tests[key].mean:>8.4f}" for key in tests)
-        half = tests["map"].ci95_high
+        half = tests["map"].high
         if half is not None:
             lines[-1] += f" ± {half - tests['map'].mean:.4f}"
         opened = max(record.test_opened for record in records)

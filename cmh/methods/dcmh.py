@@ -13,8 +13,8 @@ Differences from the paper and from the authors' code (jiangqy/DCMH-CVPR2017 @67
 
 1. log(1 + e^θ) is computed as softplus(θ): the same value, without the overflow for θ > 88.
 2. A pass visits every item once. The released loop draws ⌊N/b⌋ batches independently and sees 63 % of the items.
-3. On frozen features the image net is one hidden layer of `hidden_image` units (4096, as wide as CNN-F's
-   fc7) and the hash layer; the paper fine-tunes CNN-F.
+3. The paper fine-tunes CNN-F under the hash layer. On frozen features the hash layer is all that is left of its
+   image net (`hidden_image: 0`, the paper's point here); our default adds one hidden layer.
 4. The column sums of F and G in the balance term are kept as running sums (same value, O(K) a step).
 5. sign(0) = +1; the released codes leave 0.
 6. The optimizer, the other schedules and weight decay are options. The paper's point is plain SGD with the
@@ -66,7 +66,7 @@ class Config:
     momentum: float = param(0.0, "momentum (sgd)", low=0, below=1)
     weight_decay: float = param(0.0, "weight decay on weights and biases", low=0, high=1)
     batch_size: int = param(128, "items a step", low=1, high=65536)
-    hidden_image: int = param(1024, "hidden units of the image net; 0: hash layer only", low=0, high=65536, paper=4096)
+    hidden_image: int = param(1024, "hidden units of the image net; 0: hash layer only", low=0, high=65536, paper=0)
     hidden_text: int = param(1024, "hidden units of the text net; 0: hash layer only", low=0, high=65536, paper=8192)
     weight_std: float = param(0.01, "standard deviation of the first weights and biases", above=0, high=1)
 
@@ -126,7 +126,7 @@ class Method:
                 eta=self.config.eta,
             )
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
             optimizer.step()
             column_sum = rest + own[index].sum(0)
             n_steps += 1
@@ -149,7 +149,11 @@ class Method:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next epoch depends on."""
-        parts = {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
+        parts: dict[str, dict[str, Any]] = {
+            "nets": dict(self.nets),
+            "optimizers": dict(self.optimizers),
+            "schedules": dict(self.schedules),
+        }
         states = {part: {name: it.state_dict() for name, it in items.items()} for part, items in parts.items()}
         return {**states, "buffers": self.buffers, "B": self.B}
 

@@ -27,7 +27,8 @@ def set_threads(n: int) -> None:
     """Threads of the compiled ranking kernel in this process; more than the machine has are not used."""
     import numba
 
-    numba.set_num_threads(max(1, min(n, numba.config.NUMBA_NUM_THREADS)))
+    most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]  # numba fills its config at run time
+    numba.set_num_threads(max(1, min(n, most)))
 
 
 __all__ = [

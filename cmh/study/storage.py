@@ -263,7 +263,8 @@ def _sampler(space: Space, seed: int) -> BaseSampler:
 
 def _suggest(trial: optuna.trial.Trial, item: Range) -> Value:
     if item.kind == "choice":
-        return trial.suggest_categorical(item.name, item.choices)
+        choice: Value = trial.suggest_categorical(item.name, item.choices)  # type: ignore[assignment]  # never None
+        return choice
     if item.kind == "int":
         return trial.suggest_int(item.name, int(item.low), int(item.high), log=item.log)
     return trial.suggest_float(item.name, item.low, item.high, log=item.log)

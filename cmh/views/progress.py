@@ -75,7 +75,8 @@ def line(row: Row, searched: list[str]) -> str:
         values = [f"{name}={_short(row.config[name])}" for name in searched]
         detail = row.origin if row.origin != "search" else " ".join(values)
     seconds = "" if row.seconds is None else f"{row.seconds:.0f} s"
-    return f"trial {row.number:>3}  {state:<13} {score}  epoch {row.best_epoch or 0:>2}/{row.epochs:<3} {seconds:>5}  {detail}"
+    epochs = f"epoch {row.best_epoch or 0:>2}/{row.epochs:<3}"
+    return f"trial {row.number:>3}  {state:<13} {score}  {epochs} {seconds:>5}  {detail}"
 
 
 def _short(value: object) -> str:
