@@ -363,7 +363,7 @@ class _Ranking:
         features = torch.from_numpy(items.image if modality == "image" else items.text)
         codes = []
         with torch.inference_mode():
-            for rows in torch.split(features, ENCODE_ROWS):  # type: ignore[no-untyped-call]  # torch has no types here
+            for rows in torch.split(features, ENCODE_ROWS):
                 outputs = encode(rows.to(self.device, torch.float32))
                 if not bool(torch.isfinite(outputs).all()):
                     raise NotFiniteError(f"the {modality} codes hold NaN or infinite values")
@@ -382,7 +382,7 @@ def _passes(
         count += 1
         draw = torch.Generator().manual_seed(derive(seed, "batches", epoch, count))
         order = torch.randperm(len(image), generator=draw)
-        for index in torch.split(order, batch_size):  # type: ignore[no-untyped-call]  # torch has no types here
+        for index in torch.split(order, batch_size):
             yield Batch(index.to(image.device), image, text, device)
 
     return one_pass
