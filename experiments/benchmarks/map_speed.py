@@ -83,9 +83,8 @@ def main() -> int:
 
     n_database = len(sides[1])
     print(f"{given.queries} queries × {n_database} items × {given.bits} bits × {labels.shape[1]} labels,")
-    print(
-        f"{given.threads} threads, median of {given.repeats} runs; relevant pairs {relevant_share(*packed[2:]):.3f}\n"
-    )
+    share = relevant_share(*packed[2:])
+    print(f"{given.threads} threads, median of {given.repeats} runs, {share:.0%} of the pairs relevant\n")
     print(f"{'':36}{'ms':>9}{'min':>9}{'times faster':>14}{'MAP':>10}")
     slowest = statistics.median(seconds["torch.sort in a loop over queries"])
     for name, times in seconds.items():

@@ -1,0 +1,24 @@
+"""What several test files need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Callable[[str], Path]:
+    """The path of a real data file, in `$CMH_TEST_DATA` or `shared/data` beside the checkout; skips if absent."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("CMH_TEST_DATA", beside))
+
+    def find(name: str) -> Path:
+        path = folder / name
+        if not path.exists():
+            pytest.skip(f"no real data: {name} is not in {folder}; set CMH_TEST_DATA")
+        return path
+
+    return find
