@@ -174,11 +174,11 @@ def _target(arguments: argparse.Namespace) -> _Target:
     if arguments.dataset:
         run["dataset"] = arguments.dataset
     changes = commands.settings(arguments.set)
-    own = {key: changes.pop(key) for key in ("epochs", "bits") if key in changes}
+    own: dict[str, Value] = {key: changes.pop(key) for key in ("epochs", "bits") if key in changes}
     from cmh import training
 
     module = methods.get(target.method)
-    checked = config.build(training.Run, {**run, **own}, where="run settings")
+    checked = config.build(training.Run, run | own, where="run settings")
     run |= {key: getattr(checked, key) for key in (*run, *own)}
     values = dataclasses.asdict(config.build(module.Config, {**target.config, **changes}, where="hyperparameters"))
     datasets.read(str(run["dataset"]))  # a missing dataset is said before anything is written
