@@ -21,7 +21,8 @@ Differences from the paper and from the authors' code (jiangqy/DCMH-CVPR2017 @67
    learning rates falling linearly from 10^−1.5 to 10^−6 over the run (TensorFlow code). The authors' MATLAB
    code instead falls logarithmically to 10^−3 (`schedule: log`, `lr_end: 0.0316`), decays weights by 5e-4,
    trains the text net first, centres the texts, and starts F, G and B at 0.
-7. The default values are ours: Adam, small γ and η. With γ = η = 1 the nets barely move in 30 epochs.
+7. The default values are ours: Adam, small γ and η, larger first weights (texts have few words, so N(0, 0.01²)
+   starts the text net near 0). With γ = η = 1 the nets barely move in 30 epochs.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Config:
     batch_size: int = param(128, "items a step", low=1, high=65536)
     hidden_image: int = param(1024, "hidden units of the image net; 0: hash layer only", low=0, high=65536, paper=0)
     hidden_text: int = param(1024, "hidden units of the text net; 0: hash layer only", low=0, high=65536, paper=8192)
-    weight_std: float = param(0.01, "standard deviation of the first weights and biases", above=0, high=1)
+    weight_std: float = param(0.05, "standard deviation of the first weights and biases", above=0, high=1, paper=0.01)
 
 
 class Method:
