@@ -24,7 +24,7 @@ from cmh.features import text
 
 ARCHIVE = Path(__file__).parent / "data" / "clipart64.zip"
 N_QUERY, N_VALIDATION = 500, 400
-VERSION = 1  # of how texts are made
+VERSION = 2  # of how texts are made
 
 
 def read() -> Source:
@@ -64,9 +64,9 @@ def stem(source: str) -> str:
 
 
 def label_words(labels: list[str]) -> set[str]:
-    """Label words, their parts, and both numbers of each."""
+    """Label words, their parts, both numbers of each, and `mapsym`, which is map_symbol in other letters."""
     parts = {part for label in labels for part in text.tokens(label)}
-    return parts | {f"{part}s" for part in parts} | {part.removesuffix("s") for part in parts}
+    return {"mapsym"} | parts | {f"{part}s" for part in parts} | {part.removesuffix("s") for part in parts}
 
 
 def words(title: str, tags: list[str], dropped: set[str]) -> list[str]:

