@@ -1,6 +1,7 @@
 """DCMH's loss against the authors' code, and against explicit loops over pairs.
 
-The golden file holds what the authors' code computes on inputs that its recipe regenerates; `$CMH_GOLDEN` names another.
+The golden file holds what the authors' code computes on inputs that its recipe regenerates;
+`$CMH_GOLDEN` may name another.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ REFUSED = {
     "set value": (["--set", "gamma=-1"], "gamma is '-1'"),
     "set form": (["--set", "gamma"], "must be KEY=VALUE"),
     "rung": (["--epochs", "1"], "first_rung is 3"),
-    "missing": (["--dataset", "mirflickr25k"], "what to download" if False else "MIRFlickr-25K is not complete here"),
+    "missing": (["--dataset", "mirflickr25k"], "MIRFlickr-25K is not complete here"),
 }
 
 

@@ -70,14 +70,14 @@ def test_same_seed_same_curve_in_another_process() -> None:
     assert json.loads(done.stdout) == [epoch.val_map for epoch in fit("dcmh-adam").curve]
 
 
-class _Killed(Exception):
+class _KilledError(Exception):
     pass
 
 
 def killer(after: int) -> Callable[[training.Epoch, Any], None]:
     def report(epoch: training.Epoch, _save: Any) -> None:
         if epoch.epoch == after:
-            raise _Killed
+            raise _KilledError
 
     return report
 
@@ -88,7 +88,7 @@ def test_going_on_from_a_checkpoint_is_exact(
     variant: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-    with pytest.raises(_Killed):
+    with pytest.raises(_KilledError):
         fit(variant, folder=tmp_path, report=killer(after))
     seen: list[int] = []
     resumed = fit(variant, folder=tmp_path, report=lambda epoch, _: seen.append(epoch.epoch))
