@@ -51,7 +51,7 @@ class Config:
     """Hyperparameters of DCMH."""
 
     gamma: float = param(0.01, "weight γ of the quantisation term |B − F|²", low=0, high=1e4, paper=1.0)
-    eta: float = param(1e-4, "weight η of the bit balance term |Fᵀ1|²", low=0, high=1e4, paper=1.0)
+    eta: float = param(1e-6, "weight η of the bit balance term |Fᵀ1|²", low=0, high=1e4, paper=1.0)
     optimizer: str = param("adam", "how the nets are trained", choices=["adam", "sgd"], paper="sgd")
     lr_image: float = param(1e-3, "learning rate of the image net at the start", above=0, high=10, paper=10**-1.5)
     lr_text: float = param(1e-3, "learning rate of the text net at the start", above=0, high=10, paper=10**-1.5)
@@ -65,7 +65,7 @@ class Config:
     )
     lr_decay: float = param(0.98, "factor on the learning rate each epoch (exponential)", above=0, high=1)
     momentum: float = param(0.0, "momentum (sgd)", low=0, below=1)
-    weight_decay: float = param(0.0, "weight decay on weights and biases", low=0, high=1)
+    weight_decay: float = param(1e-5, "weight decay on weights and biases", low=0, high=1, paper=0.0)
     batch_size: int = param(128, "items a step", low=1, high=65536)
     hidden_image: int = param(1024, "hidden units of the image net; 0: hash layer only", low=0, high=65536, paper=0)
     hidden_text: int = param(1024, "hidden units of the text net; 0: hash layer only", low=0, high=65536, paper=8192)
