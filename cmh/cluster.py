@@ -101,7 +101,7 @@ def _terminate_as_interrupt() -> Iterator[None]:
     """SIGTERM stops like Ctrl-C; Ray's own handler would end the driver without saving."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
