@@ -190,8 +190,10 @@ def step_loss(
 
 def _optimizer(config: Config, net: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
     if config.optimizer == "adam":
-        return torch.optim.Adam(net.parameters(), lr=lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(net.parameters(), lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        return torch.optim.Adam(net.parameters(), lr=lr, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.SGD(
+        net.parameters(), lr=lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+    )
 
 
 def _schedule(config: Config, optimizer: torch.optim.Optimizer, epochs: int) -> torch.optim.lr_scheduler.LRScheduler:
