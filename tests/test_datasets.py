@@ -1,0 +1,261 @@
+"""The built-in dataset, what a trial is given, and the cache under bad luck."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.io import savemat
+
+from cmh import datasets
+from cmh.datasets import clipart, mirflickr25k, split
+from cmh.errors import DatasetError
+from cmh.features import backbones, cache, text
+
+
+def numbered(_name: str, pictures: Iterable[bytes], progress: Callable[[int], object]) -> NDArray[np.float32]:
+    """In place of a network: each picture's feature is its row, so that a leak shows."""
+    rows = [np.full(4, row, np.float32) for row, _ in enumerate(pictures)]
+    progress(len(rows))
+    return np.stack(rows)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CMH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(backbones, "extract", numbered)
+    return tmp_path / "cache"
+
+
+def test_clipart_is_split_by_whole_groups() -> None:
+    source = datasets.read("clipart")
+    parts = source.split.query, source.split.validation, source.split.train
+    assert [len(part) for part in parts] == [500, 400, 2686]
+    assert sorted(np.concatenate(parts)) == list(range(3586))
+    assert len(source.label_names) == 32
+    assert source.labels.sum(1).min() >= 1
+    # Golden: a split that moves makes every earlier result another experiment's.
+    assert source.split.sha256().startswith("dcb9b5459eaa0902")
+
+
+def test_no_label_word_is_in_a_text() -> None:
+    source = datasets.read("clipart")
+    dropped = clipart.label_words(list(source.label_names))
+    assert {"animal", "animals", "united", "map", "symbol"} <= dropped
+    assert clipart.words("Cat animal", ["mammals", "map_symbol", "pet"], dropped) == ["cat", "pet"]
+
+
+def test_a_trials_data_hold_no_test_query(own_cache: Path) -> None:
+    dataset = datasets.load("clipart", progress=False)
+    query = set(datasets.read("clipart").split.query.tolist())
+    data = dataset.search()
+    for part in (data.train, data.validation_query, data.validation_database):
+        for array in (part.image, part.text, part.labels):
+            while array.base is not None and isinstance(array.base, np.ndarray):
+                array = array.base
+            assert len(array) == 3586 - 500
+        whole = part.image
+        while isinstance(whole.base, np.ndarray):
+            whole = whole.base
+        assert not query & set(whole[:, 0].astype(int).tolist())
+    test = dataset.test()
+    assert set(test.query.image[:, 0].astype(int).tolist()) == query
+    assert len(test.database.image) == 3086
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "meta"])
+def test_a_damaged_cache_is_said_and_made_again(
+    damage: str, own_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = datasets.load("clipart", progress=False).folder
+    path = folder / "search" / "image.npy"
+    raw = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "meta":
+        (folder / "meta.json").write_text("[")
+    else:
+        path.write_bytes(raw[:-100] if damage == "truncated" else raw[:-1] + bytes([raw[-1] ^ 1]))
+    again = datasets.load("clipart", progress=False)
+    assert "is damaged" in capsys.readouterr().err
+    assert (again.folder / "search" / "image.npy").read_bytes() == raw
+
+
+def test_a_cache_folder_that_cannot_be_used(own_cache: Path) -> None:
+    own_cache.write_text("a file")
+    with pytest.raises(DatasetError, match="set CMH_CACHE"):
+        datasets.load("clipart", progress=False)
+
+
+def test_a_killed_computation_leaves_nothing_and_two_processes_make_one(tmp_path: Path) -> None:
+    code = (
+        "import sys, time, pathlib, numpy as np\nfrom cmh.features import cache\n"
+        "def compute():\n"
+        "    with open(sys.argv[1], 'a') as f: f.write('x')\n"
+        "    time.sleep(float(sys.argv[2])); return {'a': np.ones(3)}\n"
+        "print(cache.entry('part/key', compute))"
+    )
+    count, environment = tmp_path / "count", {**os.environ, "CMH_CACHE": str(tmp_path / "cache")}
+
+    def start(seconds: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", code, str(count), seconds]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    first = start("60")
+    deadline = time.monotonic() + 30
+    while not count.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert not (tmp_path / "cache" / "part" / "key").exists()
+    both = [start("1"), start("1")]
+    outputs = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert len({out for out, _ in outputs}) == 1
+    assert count.read_text() == "xx"  # the killed one, and one of the two
+    assert json.loads((tmp_path / "cache" / "part" / "key" / "meta.json").read_text()).keys() == {"a.npy"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("clippart", "did you mean 'clipart'"), (".", "not supported yet"), ("zzz", "known: clipart")]
+)
+def test_unknown_datasets(name: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        datasets.read(name)
+
+
+def test_unknown_features() -> None:
+    with pytest.raises(DatasetError, match="did you mean 'efficientnet-lite0'"):
+        datasets.load("clipart", features="efficientnet-lite")
+
+
+def mirflickr(root: Path) -> dict[str, NDArray[np.generic]]:
+    folder = root / "mirflickr25k"
+    (folder / "images").mkdir(parents=True)
+    names = [f"im{number}.jpg" for number in range(12)]
+    for name in names:
+        (folder / "images" / name).write_bytes(name.encode())
+    cells = np.array([[np.array([name])] for name in names], dtype=object)
+    return {"FAll": cells, "YAll": np.eye(12, 6, dtype=np.uint8), "LAll": np.ones((12, 3), np.uint8)}
+
+
+@pytest.fixture
+def small_mirflickr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CMH_DATA", str(tmp_path))
+    monkeypatch.setattr(mirflickr25k, "FACTS", {"items": 12, "tags": 6, "labels": 3})
+    monkeypatch.setattr(mirflickr25k, "SPLIT", {"seed": 6, "n_query": 3, "n_train": 5, "n_validation": 2})
+    return tmp_path
+
+
+def save(root: Path, values: dict[str, NDArray[np.generic]]) -> None:
+    for name, array in values.items():
+        savemat(root / "mirflickr25k" / f"mirflickr25k-{name.lower()}.mat", {name: array})
+
+
+def test_mirflickr_is_read(small_mirflickr: Path, own_cache: Path) -> None:
+    save(small_mirflickr, mirflickr(small_mirflickr))
+    dataset = datasets.load("mirflickr25k", progress=False)
+    assert dataset.sizes == {"query": 3, "validation": 2, "train": 5, "other": 2}
+    data = dataset.search()
+    assert [len(part.image) for part in (data.train, data.validation_query, data.validation_database)] == [5, 2, 7]
+    assert len(dataset.test().database.image) == 9
+
+
+def test_mirflickr_says_all_that_is_missing(small_mirflickr: Path) -> None:
+    with pytest.raises(DatasetError) as error:
+        datasets.read("mirflickr25k")
+    for part in ("fall.mat", "yall.mat", "lall.mat", "images", "press.liacs.nl", "CMH_DATA"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("fault", ["shape", "absent", "escape", "variable", "garbage", "count"])
+def test_mirflickr_names_what_is_wrong(fault: str, small_mirflickr: Path) -> None:
+    values = mirflickr(small_mirflickr)
+    root = small_mirflickr / "mirflickr25k"
+    if fault == "shape":
+        values["YAll"] = np.zeros((12, 5), np.uint8)
+    elif fault == "absent":
+        (root / "images" / "im3.jpg").unlink()
+    elif fault == "escape":
+        values["FAll"][0, 0] = np.array(["../im0.jpg"])
+    elif fault == "count":
+        values["FAll"] = values["FAll"][:11]
+    save(small_mirflickr, values)
+    if fault == "variable":
+        savemat(root / "mirflickr25k-lall.mat", {"Labels": values["LAll"]})
+    elif fault == "garbage":
+        (root / "mirflickr25k-lall.mat").write_bytes(b"no matlab")
+    said = {
+        "shape": "YAll is",
+        "absent": "the first is im3.jpg",
+        "escape": "must lie directly",
+        "variable": "found Labels",
+        "garbage": "cannot be read as a MATLAB file",
+        "count": "FAll names 11",
+    }
+    with pytest.raises(DatasetError, match=said[fault]):
+        datasets.read("mirflickr25k")
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(0, 20), st.integers(0, 20), st.integers(0, 3))
+def test_groups_never_fall_on_two_sides(groups: list[int], n_query: int, n_validation: int, seed: int) -> None:
+    names = [str(group) for group in groups]
+    found = split.by_groups(names, n_query, n_validation, seed)
+    parts = [set(part.tolist()) for part in (found.query, found.validation, found.train)]
+    assert sorted(row for part in parts for row in part) == list(range(len(groups)))
+    assert len(parts[0]) <= n_query
+    assert len(parts[1]) <= n_validation
+    sides = [{names[row] for row in part} for part in parts]
+    assert not sides[0] & sides[1]
+    assert not (sides[0] | sides[1]) & sides[2]
+    assert found.sha256() == split.by_groups(names, n_query, n_validation, seed).sha256()
+
+
+@given(st.text(max_size=60))
+def test_tokens_are_lower_case_words(value: str) -> None:
+    for word in text.tokens(value):
+        assert len(word) > 1
+        assert word.isalpha() or any(not letter.isascii() for letter in word)
+
+
+def test_vocabulary_and_bag() -> None:
+    documents = [["a1", "cat", "cat"], ["cat", "dog"], ["dog", "emu"]]
+    words = text.vocabulary(documents)
+    assert words == ["cat", "dog"]
+    assert text.bag_of_words([["dog", "emu"], []], words).tolist() == [[0, 1], [0, 0]]
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CMH_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache.root() == Path("/somewhere/cmh")
+
+
+@pytest.mark.parametrize("side", [10, 40])
+def test_the_network_gives_finite_features(side: int) -> None:
+    import io
+
+    from PIL import Image
+
+    pictures = []
+    for number in range(backbones.BATCH + 1):
+        buffer = io.BytesIO()
+        Image.new("RGB", (side, side), (number, 0, 200)).save(buffer, "PNG")
+        pictures.append(buffer.getvalue())
+    done: list[int] = []
+    features = backbones.extract("efficientnet-lite0", pictures, done.append)
+    assert features.shape == (len(pictures), 1280)
+    assert np.isfinite(features).all()
+    assert sum(done) == len(pictures)
+    assert np.allclose(features[3], backbones.extract("efficientnet-lite0", pictures[3:4], done.append)[0], atol=1e-3)
