@@ -71,7 +71,7 @@ class Param:
             raise wrong
         try:
             number = float(value)  # YAML 1.1 reads 1e-3 as a string
-        except ValueError:
+        except (ValueError, OverflowError):
             raise wrong from None
         if self.kind is float:
             return number

@@ -162,7 +162,8 @@ def train(module_name: str, values: Mapping[str, object]) -> None:
     module = importlib.import_module(module_name)
     run, config = split(module, values)
     if "ray.tune" not in sys.modules or not _cluster().in_trial():
-        fit(module, run, config, datasets.load(run.dataset, features=run.features).search(), report=_say)
+        data = datasets.load(run.dataset, features=run.features).search()
+        fit(module, run, config, data, report=_say, folder=Path(run.folder) if run.folder else None)
         return
     cluster = _cluster()
     run = dataclasses.replace(run, threads=run.threads or cluster.trial_cpus())
@@ -426,7 +427,8 @@ def _to_device(state: Any, device: torch.device, *, copy: bool = False) -> Any:
 def _identity(module: ModuleType, run: Run, config: Any, data: SearchData) -> dict[str, Any]:
     """What must agree for a checkpoint to be gone on from."""
     settings = {key: value for key, value in dataclasses.asdict(run).items() if key not in ("folder", "device")}
-    return {"method": module.__name__, "split": data.split_sha256, **settings, **dataclasses.asdict(config)}
+    about = {"method": module.__name__, "data": data.sha256, "split": data.split_sha256}
+    return {**about, **settings, **dataclasses.asdict(config)}
 
 
 def _read_checkpoint(folder: Path, identity: dict[str, Any]) -> bytes | None:
@@ -447,7 +449,7 @@ def _read_checkpoint(folder: Path, identity: dict[str, Any]) -> bytes | None:
 def _load(raw: bytes, identity: dict[str, Any]) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-        found, complete = state["identity"], {"curve", "method", "best"} <= state.keys() and state["curve"]
+        found, complete = dict(state["identity"]), {"curve", "method", "best"} <= state.keys() and state["curve"]
     except Exception as error:  # torch raises many kinds for damaged bytes
         reason = (str(error).splitlines() or ["no message"])[0]
         raise CheckpointError(f"the checkpoint cannot be read ({type(error).__name__}: {reason})") from error

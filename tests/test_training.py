@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import torch
 from cmh import config as configs
 from cmh import datasets, methods, training
 from cmh.datasets import Arrays, SearchData
-from cmh.errors import ConfigError, NotFiniteError
+from cmh.errors import CheckpointError, ConfigError, NotFiniteError
 
 VARIANTS = {
     "dcmh-adam": ("dcmh", {"hidden_image": 16, "hidden_text": 16, "batch_size": 32}),
@@ -63,11 +64,15 @@ def test_same_seed_same_curve_after_another_run(variant: str) -> None:
     assert variant == "ridge" or values(fit(variant, seed=1)) != first
 
 
+def numbers(fitted: training.Fitted) -> list[list[float]]:
+    return [[epoch.val_map_i2t, epoch.val_map_t2i, *epoch.terms.values()] for epoch in fitted.curve]
+
+
 def test_same_seed_same_curve_in_another_process() -> None:
-    code = "import tests.test_training as t; print([e.val_map for e in t.fit('dcmh-adam').curve])"
+    code = "import json, tests.test_training as t; print(json.dumps({v: t.numbers(t.fit(v)) for v in t.VARIANTS}))"
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
-    assert json.loads(done.stdout) == [epoch.val_map for epoch in fit("dcmh-adam").curve]
+    assert json.loads(done.stdout) == {variant: numbers(fit(variant)) for variant in VARIANTS}
 
 
 class _KilledError(Exception):
@@ -100,18 +105,63 @@ def test_going_on_from_a_checkpoint_is_exact(
     assert len((tmp_path / "curve.csv").read_text().splitlines()) == 6
 
 
-@pytest.mark.parametrize("damage", ["truncated", "bytes", "other run"])
-def test_a_bad_checkpoint_is_set_aside(damage: str, tmp_path: Path) -> None:
+def test_ridge_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(_KilledError):
+        fit("ridge", folder=tmp_path, report=killer(1))
+    seen: list[int] = []
+    resumed, whole = fit("ridge", folder=tmp_path, report=lambda epoch, _: seen.append(epoch.epoch)), fit("ridge")
+    assert seen == [1]
+    assert values(resumed) == values(whole)
+    items = torch.from_numpy(tiny().train.text)
+    assert torch.equal(resumed.method.encode_text(items), whole.method.encode_text(items))
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda raw: raw[: len(raw) // 2],
+    "empty": lambda _: b"",
+    "bytes": lambda _: b"x" * 100,
+    "no state": lambda _: saved([1, 2]),
+    "no identity": lambda _: saved({"identity": 3, "curve": [], "method": {}, "best": {}}),
+}
+
+
+def saved(state: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_set_aside(damage: str, tmp_path: Path) -> None:
     whole = values(fit("dcmh-adam", folder=tmp_path))
     path = tmp_path / "checkpoint.pt"
-    raw = path.read_bytes()
-    if damage == "other run":
-        fit("dcmh-adam", folder=tmp_path, seed=9)
-    else:
-        path.write_bytes(raw[: len(raw) // 2] if damage == "truncated" else b"x" * 100)
+    bad = DAMAGES[damage](path.read_bytes())
+    path.write_bytes(bad)
     assert values(fit("dcmh-adam", folder=tmp_path)) == whole
-    assert "set aside" in (tmp_path / "log.txt").read_text()
+    log = (tmp_path / "log.txt").read_text()
+    assert "set aside as checkpoint.damaged, training starts at epoch 1" in log
+    assert "cannot be read" in log
+    assert (tmp_path / "checkpoint.damaged").read_bytes() == bad
+
+
+@pytest.mark.parametrize("change", ["seed", "data", "split"])
+def test_a_checkpoint_of_another_run_is_set_aside(change: str, tmp_path: Path) -> None:
+    data = tiny()
+    if change == "seed":
+        fit("ridge", data, folder=tmp_path, seed=9)
+    else:
+        field = {"data": "sha256", "split": "split_sha256"}[change]
+        fit("ridge", dataclasses.replace(data, **{field: "other"}), folder=tmp_path)
+    assert values(fit("ridge", data, folder=tmp_path)) == values(fit("ridge", data))
+    log = (tmp_path / "log.txt").read_text()
+    assert "the checkpoint is of another run" in log
+    assert f"{change}: " in log
     assert (tmp_path / "checkpoint.damaged").exists()
+
+
+def test_a_damaged_checkpoint_given_by_hand_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        fit("ridge", resume=b"x")
 
 
 def test_numbers_that_are_not_finite_stop_the_run() -> None:
@@ -119,17 +169,24 @@ def test_numbers_that_are_not_finite_stop_the_run() -> None:
         fit("dcmh-adam", tiny(scale=float("inf")))
     with pytest.raises(NotFiniteError):
         fit("dcmh-sgd", tiny(scale=1e18), lr_image=10)
+    with pytest.raises(NotFiniteError, match="image_residual = nan"):
+        fit("ridge", tiny(scale=float("nan")))
+    data = tiny()
+    queries = dataclasses.replace(data.validation_query, text=data.validation_query.text * np.float32("inf"))
+    with pytest.raises(NotFiniteError, match="the text codes"):
+        fit("ridge", dataclasses.replace(data, validation_query=queries))
 
 
 def test_all_bad_settings_at_once() -> None:
     module = methods.get("dcmh")
     with pytest.raises(ConfigError) as error:
-        training.split(module, {"bits": 0, "lr_imag": 1, "gamma": -1, "optimizer": "lion"})
+        training.split(module, {"bits": 0, "lr_imag": 1, "gamma": -1, "optimizer": "lion", "batch_size": 10**400})
     text = str(error.value)
     assert "bits is 0, but must be an integer >= 1" in text
     assert "did you mean 'lr_image'" in text
     assert "gamma is -1" in text
     assert "one of adam, sgd" in text
+    assert len(error.value.problems) == 5
 
 
 def test_a_device_that_is_not_there() -> None:
@@ -156,13 +213,58 @@ def test_an_items_code_does_not_hang_on_its_batch(variant: str) -> None:
     assert torch.equal(whole >= 0, single >= 0)
 
 
+@pytest.mark.parametrize("size", [1, 50, 60, 120, 999])
+def test_a_pass_visits_every_item_once(size: int) -> None:
+    device, train = torch.device("cpu"), tiny().train
+    image, text = torch.from_numpy(train.image), torch.from_numpy(train.text)
+    passes = training._passes(image, text, size, 0, 1, device)
+    orders = []
+    for _ in range(2):
+        batches = list(passes())
+        assert [len(batch.index) for batch in batches] == [min(size, 120 - start) for start in range(0, 120, size)]
+        assert all(torch.equal(batch.image, image[batch.index]) for batch in batches)
+        assert all(torch.equal(batch.text, text[batch.index]) for batch in batches)
+        orders.append(torch.cat([batch.index for batch in batches]).tolist())
+        assert sorted(orders[-1]) == list(range(120))
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_code_does_not_hang_on_the_other_modality(variant: str) -> None:
+    fitted, data = fit(variant), tiny()
+    image, text = torch.from_numpy(data.train.image), torch.from_numpy(data.train.text)
+    before = fitted.method.encode_image(image), fitted.method.encode_text(text)
+    fitted.method.encode_text(1e3 * text.flip(0))
+    assert torch.equal(fitted.method.encode_image(image), before[0])
+    fitted.method.encode_image(1e3 * image.flip(0))
+    assert torch.equal(fitted.method.encode_text(text), before[1])
+
+
+@pytest.mark.parametrize("n_labels", [1, 3])
+def test_chance_is_its_closed_form(n_labels: int) -> None:
+    """With R of n relevant and all orders equally likely, E[AP] = (H_n + (R − 1)/(n − 1) · (n − H_n)) / n."""
+    data = tiny()
+    keep = [
+        dataclasses.replace(part, labels=np.maximum(part.labels, n_labels == 1))
+        for part in (data.validation_query, data.validation_database)
+    ]
+    data = dataclasses.replace(data, validation_query=keep[0], validation_database=keep[1])
+    n = len(keep[1].labels)
+    harmonic = sum(1 / k for k in range(1, n + 1))
+    relevant = (keep[0].labels.astype(int) @ keep[1].labels.T.astype(int) > 0).sum(1)
+    expected = np.mean((harmonic + (relevant - 1) / (n - 1) * (n - harmonic)) / n)
+    assert training.chance(data) == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("variant", ["dcmh-adam", "ridge"])
 def test_it_learns(variant: str) -> None:
     assert fit(variant, epochs=30).best.val_map > 0.65
     assert training.chance(tiny()) < 0.45
 
 
-def test_methods_keep_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_keep_the_contract(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(datasets, "load", lambda *_, **__: SimpleNamespace(search=tiny))
     assert methods.names() == ["dcmh", "ridge"]
     for name in methods.names():
@@ -174,7 +276,12 @@ def test_methods_keep_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
         assert 1900 < module.YEAR < 2100
         for point in (configs.defaults(module.Config), configs.paper(module.Config)):
             assert dataclasses.asdict(configs.build(module.Config, point)) == point
-        module.trainable({"epochs": 1, "bits": 4, "threads": 1})
+        assert dataclasses.is_dataclass(module.Config)
+        assert {"epoch", "encode_image", "encode_text", "state_dict", "load_state_dict"} <= set(dir(module.Method))
+        folder = tmp_path / name
+        module.trainable({"epochs": 1, "bits": 4, "threads": 1, "folder": str(folder)})
+        assert {"config.json", "curve.csv", "checkpoint.pt"} <= {path.name for path in folder.iterdir()}
+        assert "epoch 1: val_map" in capsys.readouterr().err
 
 
 def test_an_unknown_method_names_the_likely_one() -> None:
