@@ -449,7 +449,8 @@ OTHER = {
 
 
 def test_every_public_function_is_tested_with_bad_input() -> None:
-    assert set(metrics.__all__) == FUNCTIONS.keys() | OTHER
+    # set_threads takes a count and no data
+    assert set(metrics.__all__) - {"set_threads"} == FUNCTIONS.keys() | OTHER
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
