@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         _run(arguments)
         sys.stdout.flush()
     except CmhError as error:
-        sys.stderr.write(f"{error}\n")
+        lines = str(error).split("\n")
+        sys.stderr.write("".join(f"{render.printable(line)}\n" for line in lines))  # names from files, as in the table
         return 2
     except KeyboardInterrupt:
         return 130
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if arguments.csv is not None and arguments.csv == arguments.markdown:
+    if arguments.csv and arguments.markdown and os.path.realpath(arguments.csv) == os.path.realpath(arguments.markdown):
         raise CmhError(f"--csv and --markdown both name {arguments.csv}; one would overwrite the other")
     roots = arguments.roots or [Path(name) for name in _ROOTS if Path(name).is_dir()]
     runs = rows.find(roots)

@@ -26,6 +26,7 @@ SCHEMA = 1
 PROTOCOL = "cmh-1"  # the eight rules of the protocol, docs in README; a change of any makes a new name
 SELECTIONS = ("validation", "paper", "fixed")
 METRICS = ("map", "map_i2t", "map_t2i")  # at least these, of validation and test
+_LOWEST = {"bits": 1, "search_trials": 0, "search_epochs": 0, "search_seconds": 0, "epochs": 0, "training_seconds": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +64,22 @@ class Record:
 
 
 def append(folder: Path, record: Record, i2t: NDArray[np.float64], t2i: NDArray[np.float64]) -> None:
-    """Write the per-query file, then the record: a record never points at nothing."""
+    """Write the per-query file, then the record: a record never points at nothing.
+
+    Raises RecordError, and writes nothing, where `read` or `per_query` would refuse what was written.
+    """
+    line = json.dumps(dataclasses.asdict(record), sort_keys=True)
+    try:
+        _parse(line.encode())
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{folder}: the record cannot be written: {error}") from error
+    _inside(folder, record)
+    if problem := _wrong_arrays(i2t, t2i):
+        raise RecordError(f"{folder / record.per_query}: {problem}")
     folder.mkdir(parents=True, exist_ok=True)
     with files.new_file(folder / record.per_query) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, i2t=i2t, t2i=t2i)
-    files.append_line(folder / "records.jsonl", json.dumps(dataclasses.asdict(record), sort_keys=True))
+    files.append_line(folder / "records.jsonl", line)
 
 
 def read(folder: Path) -> list[Record]:
@@ -106,18 +118,28 @@ def per_query(folder: Path, record: Record) -> tuple[NDArray[np.float64], NDArra
 
     Raises RecordError where the file is missing or damaged, or leaves the folder.
     """
-    path = folder / record.per_query
-    if record.per_query != path.name or path.is_symlink():
-        raise RecordError(f"{folder}: per-query file {record.per_query!r} must lie in the folder of its record")
+    path = _inside(folder, record)
     try:
         with path.open("rb") as file:
             arrays = np.load(file, allow_pickle=False)
             i2t, t2i = (np.asarray(arrays[name], dtype=np.float64) for name in ("i2t", "t2i"))
     except Exception as error:  # foreign bytes fail in zipfile, zlib, struct or numpy, each with errors of its own
         raise RecordError(f"{path}: the per-query file cannot be read ({error})") from error
-    if i2t.ndim != 1 or i2t.shape != t2i.shape or not i2t.size or not np.isfinite([i2t, t2i]).all():
-        raise RecordError(f"{path}: i2t and t2i must be two equally long rows of finite numbers")
+    if problem := _wrong_arrays(i2t, t2i):
+        raise RecordError(f"{path}: {problem}")
     return i2t, t2i
+
+
+def _inside(folder: Path, record: Record) -> Path:
+    path = folder / record.per_query
+    if record.per_query != path.name or path.is_symlink():
+        raise RecordError(f"{folder}: per-query file {record.per_query!r} must lie in the folder of its record")
+    return path
+
+
+def _wrong_arrays(i2t: NDArray[np.float64], t2i: NDArray[np.float64]) -> str:
+    fine = i2t.ndim == 1 and i2t.shape == t2i.shape and i2t.size and np.isfinite([i2t, t2i]).all()
+    return "" if fine else "i2t and t2i must be two equally long rows of finite numbers"
 
 
 def _parse(line: bytes) -> Record:
@@ -130,10 +152,13 @@ def _parse(line: bytes) -> Record:
     if missing := sorted(kinds.keys() - values.keys()):
         raise ValueError(f"without {', '.join(missing)}")
     if extra := sorted(values.keys() - kinds.keys()):
-        raise ValueError(f"unknown {', '.join(extra)}")
+        raise ValueError(f"unknown {', '.join(map(reprlib.repr, extra))}")
     for name, kind in kinds.items():
         if not _fits(values[name], kind):
             raise ValueError(f"{name} is {reprlib.repr(values[name])}, but must be {_words(kind)}")
+    for name, lowest in _LOWEST.items():
+        if values[name] < lowest:
+            raise ValueError(f"{name} is {values[name]!r}, but must be >= {lowest}")
     if values["selection"] not in SELECTIONS:
         raise ValueError(f"selection is {values['selection']!r}, but must be one of {', '.join(SELECTIONS)}")
     for part in ("validation", "test"):

@@ -292,10 +292,15 @@ def test_p_values_stand_in_all_rows_but_the_best(tmp_path: Path) -> None:
     assert worse.p_vs_best < 0.001
 
 
-def test_a_lost_per_query_file_costs_the_p_value_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["missing", "cut", "foreign"])
+def test_a_bad_per_query_file_costs_the_p_value_only(tmp_path: Path, damage: str) -> None:
     add(tmp_path / "a", record(0.6))
     add(tmp_path / "b", record(0.3, method="ssah"))
-    (tmp_path / "b" / "2025-01-01-0.npz").unlink()
+    path = tmp_path / "b" / "2025-01-01-0.npz"
+    content = {"cut": path.read_bytes()[:-30], "foreign": b"not numpy"}
+    path.unlink()
+    if damage in content:
+        path.write_bytes(content[damage])
     (board,), notes = board_of(tmp_path)
     assert [row.p_vs_best for row in board.rows] == [None, None]
     assert len(notes) == 1
@@ -345,9 +350,12 @@ def test_reported_numbers_neither_rank_nor_enter_our_columns(tmp_path: Path) -> 
 
 HEAD = "method: dcmh\ndataset: clipart\n"
 BAD_EXPERIMENTS = {
-    "method: [\n": r"bad\.yml:2: not YAML",
-    "when: 2001-99-99\n": r"bad\.yml: not YAML: month must be",
-    "\x01": r"bad\.yml: not YAML",
+    "method: [\n": r"bad\.yml:2: not valid YAML",
+    "when: 2001-99-99\n": r"bad\.yml: not valid YAML: month must be",
+    "\x01": r"bad\.yml: not valid YAML",
+    "method: dcmh\nmethod: ssah\n": r"bad\.yml:2: .*'method' stands twice",
+    "? [a]\n: 1\n": r"bad\.yml: not valid YAML",
+    "[" * 20_000: r"bad\.yml: not valid YAML: maximum recursion",
     "- 1\n": "must be a mapping with the keys method",
     HEAD + "reported: 3\n": "reported is 3, but must be a mapping",
     HEAD + "reported: {sorce: x}\n": "did you mean 'source'",
@@ -467,6 +475,18 @@ def test_a_target_that_cannot_be_written_is_one_message(alone: Path, capsys: pyt
     assert "none/board.md: cannot be written" in said
     assert leaderboard.main(["--csv", "board", "--markdown", "board"]) == 2
     assert "--csv and --markdown both name board" in capsys.readouterr().err
+    assert leaderboard.main(["--csv", "board", "--markdown", "runs/../board"]) == 2
+    assert not (alone / "board").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("none", "none: does not exist"), ("a\x1b" * 300, "cannot be read (File name too long)")]
+)
+def test_a_bad_root_is_one_message(alone: Path, capsys: pytest.CaptureFixture[str], name: str, said: str) -> None:
+    assert leaderboard.main([name]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "\x1b" not in err
 
 
 def test_an_interrupt_is_exit_130(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -492,7 +512,12 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
 def test_help_teaches_and_works_on_a_plain_terminal() -> None:
     command = [sys.executable, "-m", "cmh.leaderboard", "--help"]
     plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=plain)
+    seconds = []
+    for _ in range(3):  # the fastest of three: the machine may be busy
+        begin = time.perf_counter()
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=plain)
+        seconds.append(time.perf_counter() - begin)
+    assert min(seconds) < 1.5
     for word in ("examples:", "columns:", "p vs best", "test opened", "--markdown FILE"):
         assert word in ended.stdout
 

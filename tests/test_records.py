@@ -70,6 +70,24 @@ def test_a_record_and_its_queries_come_back(tmp_path: Path) -> None:
     assert t2i.tolist() == AP.tolist()
 
 
+@pytest.mark.parametrize(
+    ("changes", "i2t"),
+    [
+        ({"per_query": "../outside.npz"}, AP),
+        ({"per_query": ""}, AP),
+        ({"search_seconds": float("nan")}, AP),
+        ({"test": {"map": 0.5}}, AP),
+        ({"date": "today"}, AP),
+        ({}, AP * np.nan),
+        ({}, AP[:2]),
+    ],
+)
+def test_what_could_not_be_read_is_not_written(tmp_path: Path, changes: dict[str, Any], i2t: Any) -> None:
+    with pytest.raises(RecordError):
+        records.append(tmp_path / "study", record(**changes), i2t, AP)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_file_is_no_records(tmp_path: Path) -> None:
     assert records.read(tmp_path) == []
     (tmp_path / "records.jsonl").write_text("")
@@ -94,8 +112,11 @@ BAD = {
     "{}": "schema is None",
     line(schema=True): "schema is True, but must be an integer",
     json.dumps({"schema": 1, "method": "dcmh"}): "without bits, chosen_epoch, .*versions",
-    line(extra=1, other=2): "unknown extra, other",
+    line(extra=1, other=2): "unknown 'extra', 'other'",
     line(bits="32"): "bits is '32', but must be an integer",
+    line(**{"\x1b[31m": 1}): r"unknown '\\x1b\[31m'",
+    line(bits=0): "bits is 0, but must be >= 1",
+    line(search_seconds=-1.5): "search_seconds is -1.5, but must be >= 0",
     line(bits=True): "bits is True",
     line(bits=32.0): "bits is 32.0",
     line(method=7): "method is 7, but must be a text",

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import cmh
-from cmh.config import unknown
+from cmh.config import load_yaml, unknown
 from cmh.errors import ConfigError
 
 Results = dict[tuple[str, str, int], tuple[float | None, float | None, str]]
@@ -35,13 +33,11 @@ def reported(folder: Path) -> Results:
     problems: list[str] = []
     for path in sorted([*folder.glob("*.yml"), *folder.glob("*.yaml")]):
         try:
-            values = yaml.safe_load(path.read_bytes())
-        except OSError as error:
-            problems.append(f"{path}: cannot be read ({error.strerror})")
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2001-99-99
-            mark = getattr(error, "problem_mark", None)
-            line = f":{mark.line + 1}" if mark else ""
-            problems.append(f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}")
+            values = load_yaml(path)
+        except ConfigError as error:
+            problems += error.problems
+        except (ValueError, TypeError, RecursionError) as error:  # a date such as 2001-99-99, a list as a key
+            problems.append(f"{path}: not valid YAML: {error}")
         else:
             found, wrong = _results(values)
             problems += [f"{path}: {problem}" for problem in wrong]

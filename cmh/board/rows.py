@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,15 @@ def find(roots: Iterable[Path]) -> list[Run]:
     problems: list[str] = []
     folders: dict[Path, Path] = {}  # resolved → as the user named it
     for root in roots:
-        if not root.is_dir():
-            cause = "is a file; name the folder that holds it" if root.exists() else "does not exist"
+        try:
+            mode = root.stat().st_mode
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            cause = "does not exist" if missing else f"cannot be read ({getattr(error, 'strerror', None) or error})"
             problems.append(f"{root}: {cause}")
+            continue
+        if not stat.S_ISDIR(mode):
+            problems.append(f"{root}: is a file; name the folder that holds it")
             continue
 
         def unreadable(error: OSError) -> None:
