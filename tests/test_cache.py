@@ -90,7 +90,7 @@ def test_keys_differ_with_each_part() -> None:
         ("not JSON", r"meta\.json cannot be read"),
         ("not UTF-8", r"meta\.json cannot be read"),
         ("a list", r"meta\.json cannot be read"),
-        ("null", r"meta\.json cannot be read"),
+        ("null", r"meta\.json is empty"),
         ("no sizes", r"meta\.json cannot be read"),
         ("empty", r"meta\.json is empty"),
     ],
