@@ -40,9 +40,9 @@ class Param:
         """The value in its own type, or ValueError with the rule that it breaks."""
         converted = self._convert(value)
         if self.choices is not None and converted not in self.choices:
-            raise ValueError(f"{self.name} is {value!r}, but must be one of {', '.join(self.choices)}")
+            raise ValueError(f"{self.name} is {shown(value)}, but must be one of {', '.join(self.choices)}")
         if isinstance(converted, (int, float)) and not isinstance(converted, bool) and not self._in_range(converted):
-            raise ValueError(f"{self.name} is {value!r}, but must be {self.rule()}")
+            raise ValueError(f"{self.name} is {shown(value)}, but must be {self.rule()}")
         return converted
 
     def rule(self) -> str:
@@ -62,7 +62,7 @@ class Param:
         return " ".join([noun, *([" and ".join(bounds)] if bounds else [])])
 
     def _convert(self, value: object) -> Value:
-        wrong = ValueError(f"{self.name} is {value!r}, but must be {self.rule()}")
+        wrong = ValueError(f"{self.name} is {shown(value)}, but must be {self.rule()}")
         if self.kind in (bool, str):
             if isinstance(value, self.kind):
                 return typing.cast(Value, value)
@@ -165,8 +165,12 @@ def load_yaml(path: Path) -> Any:
         pass
 
     def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):  # !!map before something else
+            raise yaml.constructor.ConstructorError(None, None, "a mapping must stand here", node.start_mark)
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be one word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
             seen.add(key.value)
@@ -186,14 +190,26 @@ def load_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    # PyYAML lets these through: the 13th month, !!int x, an integer of 5,000 digits, 1,000 brackets
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {type(error).__name__}: {error}") from error
 
 
 def unknown(key: object, known: Iterable[str]) -> str:
     """One line for a key that does not exist, with the likely one."""
     names = sorted(known)
-    close = difflib.get_close_matches(str(key), names, n=1)
+    close = difflib.get_close_matches(key, names, n=1) if isinstance(key, str) else []
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
-    return f"{key!r} is not known; {hint}"
+    return f"{shown(key)} is not known; {hint}"
+
+
+def shown(value: object) -> str:
+    """A value in a message: its repr, shortened."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:150]}… ({len(text):,} characters)"
 
 
 def _plain(number: float) -> str:

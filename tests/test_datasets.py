@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -259,3 +260,64 @@ def test_the_network_gives_finite_features(side: int) -> None:
     assert np.isfinite(features).all()
     assert sum(done) == len(pictures)
     assert np.allclose(features[3], backbones.extract("efficientnet-lite0", pictures[3:4], done.append)[0], atol=1e-3)
+
+
+def test_clipart_series_and_texts() -> None:
+    with zipfile.ZipFile(clipart.ARCHIVE) as archive:
+        items = [json.loads(line) for line in archive.read("items.jsonl").splitlines()]
+    source = datasets.read("clipart")
+    parts = source.split.query, source.split.validation, source.split.train
+    sides = [{clipart.stem(items[row]["source"]) for row in part} for part in parts]
+    assert not sides[0] & sides[1]
+    assert not (sides[0] | sides[1]) & sides[2]
+    assert datasets.read("clipart").split.sha256() == source.split.sha256()
+    labels = list(source.label_names)
+    dropped = clipart.label_words(labels)
+    parts_of_labels = {part for label in labels for part in text.tokens(label)}
+    for item in items:
+        assert not parts_of_labels & set(clipart.words(item["title"], item["tags"], dropped))
+    matrix = source.text()
+    assert matrix.dtype == np.float32
+    assert set(np.unique(matrix)) == {0, 1}
+    assert matrix[source.split.train].any(0).all()  # the vocabulary knows training words only
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_tokens_of_joined_texts(one: str, two: str) -> None:
+    assert text.tokens(f"{one} {two}") == text.tokens(one) + text.tokens(two)
+    assert text.tokens(" ".join(text.tokens(one))) == text.tokens(one)
+
+
+def test_split_goldens() -> None:
+    groups = split.by_groups(["a", "b", "a", "c", "d"], 2, 1)
+    assert groups.sha256() == split.by_groups(["x", "y", "x", "z", "w"], 2, 1).sha256()  # names do not matter
+    assert groups.sha256() != split.by_groups(["a", "b", "a", "c", "d"], 2, 1, seed=2).sha256()
+    found = split.published(20015, seed=6, n_query=2000, n_train=10000, n_validation=1000)
+    order = np.random.RandomState(6).permutation(20015)
+    assert [len(part) for part in (found.query, found.validation, found.train, found.other)] == [
+        2000,
+        1000,
+        10000,
+        7015,
+    ]
+    assert (found.query == order[:2000]).all()
+    assert (found.train == order[2000:12000]).all()
+    assert len(np.unique(np.concatenate([found.query, found.validation, found.train, found.other]))) == 20015
+
+
+def test_mirflickr_lists_every_missing_file(small_mirflickr: Path) -> None:
+    root = small_mirflickr / "mirflickr25k"
+    save_to = mirflickr(small_mirflickr)
+    savemat(root / "labelList.mat", {"LAll": save_to["LAll"]})  # torchcmh's name counts too
+    with pytest.raises(DatasetError) as error:
+        datasets.read("mirflickr25k")
+    lines = error.value.problems
+    assert [line.split(" ")[0] for line in lines[:-1]] == [str(root / f"mirflickr25k-{n}all.mat") for n in ("f", "y")]
+
+
+def test_the_real_tags_and_labels_have_the_published_shapes(test_data: Callable[[str], Path]) -> None:
+    for name, columns in (("YAll", "tags"), ("LAll", "labels")):
+        values = np.asarray(mirflickr25k._matrix(test_data(f"mirflickr25k/mirflickr25k-{name.lower()}.mat"), name))
+        assert values.shape == (mirflickr25k.FACTS["items"], mirflickr25k.FACTS[columns])
+        assert set(np.unique(values)) == {0, 1}
+        assert values.any(0).all()

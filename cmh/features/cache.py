@@ -55,7 +55,7 @@ def entry(name: str, compute: Callable[[], Arrays]) -> Path:
             except BlockingIOError:
                 sys.stderr.write(f"waiting for another process that prepares {path}\n")
                 stack.enter_context(files.locked(lock))
-            if not path.is_dir() or not _sound(path):  # another process may have been first
+            if not path.is_dir() or _damage(path):  # another process may have been first
                 _make(path, compute)
     except OSError as error:
         raise DatasetError(
@@ -98,6 +98,8 @@ def _sound(path: Path) -> bool:
 def _damage(path: Path) -> str:
     try:
         meta = json.loads((path / "meta.json").read_text())
+        if not meta:
+            return "meta.json is empty"
         for name, expected in meta.items():
             file = path / name
             size = file.stat().st_size
@@ -107,6 +109,8 @@ def _damage(path: Path) -> str:
                 return f"the bytes of {name} have changed"
     except FileNotFoundError as error:
         return f"{Path(str(error.filename)).name} is missing"
+    except (NotADirectoryError, IsADirectoryError) as error:
+        return f"{Path(str(error.filename)).name}: {error.strerror}"
     except (ValueError, TypeError, KeyError, AttributeError):
         return "meta.json cannot be read"
     return ""

@@ -12,7 +12,7 @@ from typing import Any
 import cmh
 from cmh import config as configs
 from cmh import methods
-from cmh.config import Param, Value
+from cmh.config import Param, Value, shown
 from cmh.errors import ConfigError
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "grid", "qmc")
@@ -124,13 +124,14 @@ class _Reader:
 
     def read(self, method: str, epochs: int | None) -> Space | None:
         if not isinstance(self.document, dict):
-            self.problems.append(f"the file holds {self.document!r}, but must be a mapping with {', '.join(KEYS)}")
+            self.problems.append(f"the file holds {shown(self.document)}, but must be a mapping with {', '.join(KEYS)}")
             return None
         self.problems += [configs.unknown(key, KEYS) for key in self.document if key not in KEYS]
         if self.document.get("method", method) != method:
-            self.problems.append(f"method is {self.document['method']!r}, but --method asks for {method!r}")
+            self.problems.append(f"method is {shown(self.document['method'])}, but --method asks for {method!r}")
         if self.document.get("objective", "val_map") != "val_map":
-            self.problems.append(f"objective is {self.document['objective']!r}, but must be 'val_map' (the protocol)")
+            objective = shown(self.document["objective"])
+            self.problems.append(f"objective is {objective}, but must be 'val_map' (the protocol)")
         ranges = self._ranges()
         asha, own_epochs = self._schedule()
         epochs = epochs or own_epochs
@@ -149,7 +150,7 @@ class _Reader:
     def _ranges(self) -> tuple[Range, ...]:
         params = self.document.get("params")
         if not isinstance(params, dict) or not params:
-            self.problems.append(f"params is {params!r}, but must map at least one hyperparameter to its range")
+            self.problems.append(f"params is {shown(params)}, but must map at least one hyperparameter to its range")
             return ()
         ranges = []
         for name, spec in params.items():
@@ -165,26 +166,26 @@ class _Reader:
     def _range(self, param: Param, spec: object) -> Range:
         kinds = ("float", "int", "choice")
         if not isinstance(spec, dict) or sum(kind in spec for kind in kinds) != 1:
-            raise ValueError(f"is {spec!r}, but must be one of {{float: [low, high]}}, {{int: …}}, {{choice: [a, b]}}")
+            raise ValueError(f"is {shown(spec)}, but must be {{float: [low, high]}}, {{int: …}} or {{choice: [a, b]}}")
         if extra := [key for key in spec if key not in (*kinds, "log", "when")]:
             raise ValueError(configs.unknown(extra[0], (*kinds, "log", "when")))
         kind = next(kind for kind in kinds if kind in spec)
         when, log, ends = self._when(spec.get("when", {})), spec.get("log", False), spec[kind]
         if not isinstance(log, bool):
-            raise ValueError(f"log is {log!r}, but must be true or false")
+            raise ValueError(f"log is {shown(log)}, but must be true or false")
         if not isinstance(ends, list):
-            raise ValueError(f"{kind} is {ends!r}, but must be a list")
+            raise ValueError(f"{kind} is {shown(ends)}, but must be a list")
         if kind == "choice":
             values = tuple(param.check(value) for value in ends)
             if not values or len(set(values)) < len(values):
-                raise ValueError(f"choice is {ends!r}, but must list at least one value, each once")
+                raise ValueError(f"choice is {shown(ends)}, but must list at least one value, each once")
             if log:
                 raise ValueError("log is true, but a choice has no scale")
             return Range(param.name, kind, choices=values, when=when)
         if param.kind.__name__ != kind:
             raise ValueError(f"is searched as {kind}, but {param.name} is {param.rule()}")
         if len(ends) != 2:
-            raise ValueError(f"{kind} is {ends!r}, but must be [low, high]")
+            raise ValueError(f"{kind} is {shown(ends)}, but must be [low, high]")
         low, high = (float(param.check(end)) for end in ends)
         if not low < high:
             raise ValueError(f"{kind} is [{low:g}, {high:g}], but low must be < high; for one value use --set")
@@ -194,7 +195,7 @@ class _Reader:
 
     def _when(self, spec: object) -> tuple[tuple[str, Value], ...]:
         if not isinstance(spec, dict):
-            raise ValueError(f"when is {spec!r}, but must map a parameter to the value under which this one exists")
+            raise ValueError(f"when is {shown(spec)}, but must map a parameter to the value under which this exists")
         conditions = []
         for key, value in spec.items():
             if key not in self.table:
@@ -222,14 +223,14 @@ class _Reader:
             return None, 30
         if not isinstance(spec, dict) or len(spec) != 1 or not set(spec) <= {"asha", "none"}:
             self.problems.append(
-                f"schedule is {spec!r}, but must be {{asha: {{first_rung, reduction, epochs}}}} or none"
+                f"schedule is {shown(spec)}, but must be {{asha: {{first_rung, reduction, epochs}}}} or none"
             )
             return None, 30
         kind, values = next(iter(spec.items()))
-        values = values or {}
+        values = {} if values is None else values
         known = ("first_rung", "reduction", "epochs") if kind == "asha" else ("epochs",)
         if not isinstance(values, dict):
-            self.problems.append(f"schedule.{kind} is {values!r}, but must be a mapping with {', '.join(known)}")
+            self.problems.append(f"schedule.{kind} is {shown(values)}, but must be a mapping with {', '.join(known)}")
             return None, 30
         self.problems += [f"schedule.{kind}: {configs.unknown(key, known)}" for key in values if key not in known]
         epochs = self._whole(f"schedule.{kind}.epochs", values.get("epochs", 30), 1)
@@ -241,14 +242,14 @@ class _Reader:
     def _sampler(self) -> str:
         search = self.document.get("search", {"sampler": "tpe"})
         if not isinstance(search, dict) or set(search) != {"sampler"} or search["sampler"] not in SAMPLERS:
-            self.problems.append(f"search is {search!r}, but must be {{sampler: {' | '.join(SAMPLERS)}}}")
+            self.problems.append(f"search is {shown(search)}, but must be {{sampler: {' | '.join(SAMPLERS)}}}")
             return "tpe"
         return str(search["sampler"])
 
     def _starts(self, ranges: Iterable[Range]) -> tuple[tuple[str, tuple[tuple[str, Value], ...]], ...]:
         spec = self.document.get("start_from", ["paper", "default"])
         if not isinstance(spec, list):
-            self.problems.append(f"start_from is {spec!r}, but must be a list of paper, default or mappings")
+            self.problems.append(f"start_from is {shown(spec)}, but must be a list of paper, default or mappings")
             return ()
         starts = []
         for number, entry in enumerate(spec, start=1):
@@ -260,10 +261,10 @@ class _Reader:
                 except ConfigError as error:
                     self.problems += [f"start_from, {name}: {problem}" for problem in error.problems]
                     continue
-            elif entry in named:
-                name, point = str(entry), named[str(entry)]
+            elif isinstance(entry, str) and entry in named:
+                name, point = entry, named[entry]
             else:
-                self.problems.append(f"start_from: {entry!r} must be paper, default or a mapping of values")
+                self.problems.append(f"start_from: {shown(entry)} must be paper, default or a mapping of values")
                 continue
             point = {**point, **self.fixed}
             outside = [item for item in ranges if item.active(point) and not item.holds(point[item.name])]
@@ -278,9 +279,9 @@ class _Reader:
     def _whole(self, name: str, value: object, low: int) -> int:
         try:
             number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
-        except ValueError:
+        except (ValueError, OverflowError):
             number = math.nan
         if not number.is_integer() or number < low:
-            self.problems.append(f"{name} is {value!r}, but must be an integer >= {low}")
+            self.problems.append(f"{name} is {shown(value)}, but must be an integer >= {low}")
             return low
         return int(number)

@@ -1,0 +1,287 @@
+"""Search space files: every message, and that no document gets another answer than a space or a message."""
+
+from __future__ import annotations
+
+import copy
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cmh import methods
+from cmh.config import param
+from cmh.errors import ConfigError
+from cmh.study import space
+from cmh.study.space import Asha, Range, Space, _Reader
+
+
+@dataclass(frozen=True)
+class Config:
+    rate: float = param(0.1, "a rate", above=0, high=10, paper=5.0)
+    share: float = param(0.2, "a share", low=0, below=1)
+    units: int = param(8, "units", low=0, high=64)
+    nested: bool = param(False, "a switch")
+    mode: str = param("linear", "a mode", choices=["linear", "log"], paper="log")
+
+
+MODULE = types.ModuleType("made_up")
+MODULE.Config = Config  # type: ignore[attr-defined]
+
+GOOD: dict[str, Any] = {
+    "method": "made_up",
+    "params": {
+        "share": {"float": [0, 0.5], "when": {"mode": "log"}},
+        "rate": {"float": ["1e-3", 5], "log": True},
+        "units": {"int": [1, 64]},
+        "mode": {"choice": ["linear", "log"]},
+    },
+    "start_from": ["paper", "default", {"rate": "1e-1"}],
+    "search": {"sampler": "tpe"},
+    "schedule": {"asha": {"first_rung": 3, "reduction": 3, "epochs": 30}},
+    "objective": "val_map",
+    "trials": 10,
+}
+
+
+def read(document: object, fixed: dict[str, Any] | None = None, epochs: int | None = None) -> Space:
+    reader = _Reader(document, MODULE, fixed or {})
+    found = reader.read("made_up", epochs)
+    if reader.problems:
+        raise ConfigError(*reader.problems)
+    assert found is not None
+    return found
+
+
+def problems(document: object, **more: Any) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as error:
+        read(document, **more)
+    return error.value.problems
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    document = copy.deepcopy(GOOD)
+    *way, last = path.split(".")
+    place: Any = document
+    for key in way:
+        place = place[key]
+    place[last] = value
+    return document
+
+
+def test_a_good_file() -> None:
+    found = read(GOOD)
+    assert [item.name for item in found.ranges] == ["rate", "units", "mode", "share"]  # what hangs on mode, after it
+    assert found.ranges[0] == Range("rate", "float", 0.001, 5.0, log=True)
+    assert [item.text() for item in found.ranges] == ["[0.001, 5] log", "[1, 64]", "{linear, log}", "[0, 0.5]"]
+    assert (found.asha, found.epochs, found.sampler, found.trials) == (Asha(3, 3), 30, "tpe", 10)
+    assert [(name, values["rate"]) for name, values in found.starts()] == [
+        ("paper", 5.0),
+        ("default", 0.1),
+        ("point 3", 0.1),
+    ]
+    share = found.ranges[-1]
+    assert share.active({"mode": "log"})
+    assert not share.active({"mode": "linear"})
+    assert Asha(1, 3).rungs(10) == [1, 3, 9]
+
+
+def test_what_is_left_out_has_a_default() -> None:
+    found = read({"params": {"rate": {"float": [0.01, 9]}}})
+    assert (found.asha, found.epochs, found.sampler, found.trials) == (Asha(3, 3), 30, "tpe", 24)
+    assert [name for name, _ in found.starts()] == ["paper", "default"]
+    assert read({**GOOD, "schedule": {"asha": None}}).asha == Asha(3, 3)
+    for schedule in ("none", None, {"none": None}):
+        assert read({**GOOD, "schedule": schedule}).asha is None
+    assert read({**GOOD, "schedule": {"none": {"epochs": 7}}}).epochs == 7
+    assert read(GOOD, epochs=9).epochs == 9
+
+
+def test_fixed_values_leave_the_search() -> None:
+    found = read(GOOD, {"rate": 9.0})
+    assert "rate" not in [item.name for item in found.ranges]
+    assert [values["rate"] for _, values in found.starts()] == [9.0, 9.0, 9.0]
+
+
+def test_a_point_outside_an_inactive_range_is_no_problem() -> None:
+    document = changed("params.share.float", [0.3, 0.5])
+    document["start_from"] = ["default"]  # mode is linear there, so share is not searched
+    assert read(document).starts()
+    document["start_from"] = ["paper"]
+    assert problems(document)[0].startswith("start_from: share = 0.2 of paper lies outside [0.3, 0.5]")
+
+
+BAD: list[tuple[str, object, str]] = [
+    ("trails", 3, "'trails' is not known; did you mean 'trials'?"),
+    ("zzz", 3, "'zzz' is not known; known: method, objective"),
+    ("method", "dcmh", "method is 'dcmh', but --method asks for 'made_up'"),
+    ("objective", "test_map", "objective is 'test_map', but must be 'val_map'"),
+    ("params", {}, "params is {}, but must map at least one"),
+    ("params", None, "params is None, but must map"),
+    ("params", ["rate"], "params is ['rate'], but must map"),
+    ("params.rat", {"float": [1, 2]}, "params: 'rat' is not known; did you mean 'rate'?"),
+    ("params.rate", 3, "params.rate: is 3, but must be {float: [low, high]}"),
+    ("params.rate", {}, "params.rate: is {}, but must be"),
+    ("params.rate", {"float": [1, 2], "int": [1, 2]}, "but must be {float: [low, high]}"),
+    ("params.rate", {"float": [1, 2], "logs": True}, "params.rate: 'logs' is not known; did you mean 'log'?"),
+    ("params.rate.log", "yes", "params.rate: log is 'yes', but must be true or false"),
+    ("params.rate.float", 3, "params.rate: float is 3, but must be a list"),
+    ("params.rate.float", [], "params.rate: float is [], but must be [low, high]"),
+    ("params.rate.float", [1, 2, 3], "but must be [low, high]"),
+    ("params.rate.float", [2, 1], "params.rate: float is [2, 1], but low must be < high; for one value use --set"),
+    ("params.rate.float", [1, 1], "but low must be < high"),
+    ("params.rate.float", [1, 20], "params.rate: rate is 20, but must be a number > 0 and <= 10"),
+    ("params.rate.float", [0, 1], "params.rate: rate is 0, but must be a number > 0 and <= 10"),
+    ("params.rate.float", ["a", 1], "params.rate: rate is 'a', but must be a number"),
+    ("params.rate.float", [float("nan"), 1], "params.rate: rate is nan, but must be"),
+    ("params.rate.float", [1, 10**400], "but must be a number > 0 and <= 10"),
+    ("params.rate.float", [[1], 2], "params.rate: rate is [1], but must be"),
+    ("params.rate", {"int": [1, 2]}, "params.rate: is searched as int, but rate is a number > 0"),
+    ("params.units", {"float": [1, 2]}, "params.units: is searched as float, but units is an integer"),
+    ("params.mode", {"int": [1, 2]}, "params.mode: is searched as int, but mode is one of linear, log"),
+    ("params.nested", {"float": [0, 1]}, "params.nested: is searched as float, but nested is true or false"),
+    ("params.units.int", [1.5, 3], "params.units: units is 1.5, but must be an integer"),
+    ("params.share.log", True, "params.share: log is true, but low is 0; a log scale needs low > 0"),
+    ("params.mode.choice", [], "params.mode: choice is [], but must list at least one value, each once"),
+    ("params.mode.choice", ["log", "log"], "each once"),
+    ("params.units", {"choice": [8, "8"]}, "each once"),
+    ("params.mode.choice", ["cosine"], "params.mode: mode is 'cosine', but must be one of linear, log"),
+    ("params.mode.choice", "log", "params.mode: choice is 'log', but must be a list"),
+    ("params.mode.log", True, "params.mode: log is true, but a choice has no scale"),
+    ("params.share.when", "log", "params.share: when is 'log', but must map a parameter"),
+    ("params.share.when", {"mod": "log"}, "params.share: when: 'mod' is not known; did you mean 'mode'?"),
+    ("params.share.when", {"mode": "cosine"}, "params.share: mode is 'cosine', but must be one of linear, log"),
+    ("params.share.when", {"share": 0.1}, "params: the conditions of share go in a circle"),
+    ("params.mode.when", {"share": 0.1}, "params: the conditions of mode, share go in a circle"),
+    ("start_from", "paper", "start_from is 'paper', but must be a list"),
+    ("start_from", ["papers"], "start_from: 'papers' must be paper, default or a mapping"),
+    ("start_from", [["paper"]], "start_from: ['paper'] must be paper, default or a mapping"),
+    ("start_from", [None], "start_from: None must be paper"),
+    ("start_from", [{"rat": 1}], "start_from, point 1: 'rat' is not known; did you mean 'rate'?"),
+    ("start_from", [{"rate": 11}], "start_from, point 1: rate is 11, but must be a number > 0 and <= 10"),
+    ("start_from", [{"rate": 6}], "start_from: rate = 6.0 of point 1 lies outside [0.001, 5] log; widen"),
+    ("params.rate.float", [0.01, 1], "start_from: rate = 5.0 of paper lies outside [0.01, 1] log; widen the range"),
+    ("params.mode.choice", ["linear"], "start_from: mode = 'log' of paper lies outside {linear}"),
+    ("search", {"sampler": "bayes"}, "search is {'sampler': 'bayes'}, but must be {sampler: tpe | random"),
+    ("search", {"sampler": ["tpe"]}, "search is {'sampler': ['tpe']}, but must be"),
+    ("search", {"sampler": "tpe", "seed": 1}, "but must be {sampler: tpe"),
+    ("search", "tpe", "search is 'tpe', but must be"),
+    ("schedule", "asha", "schedule is 'asha', but must be {asha: {first_rung, reduction, epochs}} or none"),
+    ("schedule", {"hyperband": {}}, "schedule is {'hyperband': {}}, but must be"),
+    ("schedule", {}, "schedule is {}, but must be"),
+    ("schedule.asha", 3, "schedule.asha is 3, but must be a mapping with first_rung, reduction, epochs"),
+    ("schedule.asha", False, "schedule.asha is False, but must be a mapping"),
+    ("schedule", {"none": []}, "schedule.none is [], but must be a mapping with epochs"),
+    ("schedule.asha.firstrung", 3, "schedule.asha: 'firstrung' is not known; did you mean 'first_rung'?"),
+    ("schedule.asha.first_rung", 30, "schedule.asha.first_rung is 30, but must be < the 30 epochs of a trial"),
+    ("schedule.asha.first_rung", 0, "schedule.asha.first_rung is 0, but must be an integer >= 1"),
+    ("schedule.asha.reduction", 1, "schedule.asha.reduction is 1, but must be an integer >= 2"),
+    ("schedule.asha.epochs", "many", "schedule.asha.epochs is 'many', but must be an integer >= 1"),
+    ("schedule", {"none": {"epochs": 0}}, "schedule.none.epochs is 0, but must be an integer >= 1"),
+    ("trials", 0, "trials is 0, but must be an integer >= 1"),
+    ("trials", 2.5, "trials is 2.5, but must be an integer >= 1"),
+    ("trials", True, "trials is True, but must be"),
+    ("trials", None, "trials is None, but must be"),
+    ("trials", [3], "trials is [3], but must be"),
+    ("trials", float("inf"), "trials is inf, but must be"),
+    ("trials", 10**400, "characters), but must be an integer >= 1"),
+    ("trials", 10**5000, "trials is a number of thousands of digits, but must be"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"), BAD, ids=[f"{number}-{bad[0]}" for number, bad in enumerate(BAD)]
+)
+def test_each_problem_has_its_message(path: str, value: object, message: str) -> None:
+    found = problems(changed(path, value))
+    assert any(message in problem for problem in found), found
+    assert len(found) == 1 or path in ("params", "schedule.asha.epochs")
+
+
+@pytest.mark.parametrize("document", [None, [], "text", 3])
+def test_a_document_that_is_no_mapping(document: object) -> None:
+    assert "but must be a mapping with method, params" in problems(document)[0]
+
+
+def test_epochs_of_the_command_line_count() -> None:
+    assert "must be < the 3 epochs" in problems(GOOD, epochs=3)[0]
+
+
+def test_several_problems_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yml"
+    path.write_text(
+        "metod: dcmh\nparams:\n  gama: {float: [0, 1]}\n  eta: {float: [1, 0]}\n"
+        "search: {sampler: x}\nschedule: {asha: {reduction: 1}}\ntrials: 0\nstart_from: [x]\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        space.load(path, method="dcmh")
+    text = str(error.value)
+    assert text.startswith(f"{path}:\n  - ")
+    for part in ("'metod'", "did you mean 'gamma'", "low must be < high", "sampler", "reduction", "trials", "'x' must"):
+        assert part in text
+    assert len(error.value.problems) == 7
+
+
+def test_a_syntax_error_has_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yml"
+    path.write_text("params:\n  gamma: {float: [0, 1]}\n  gamma: {float: [0, 2]}\n")
+    with pytest.raises(ConfigError, match=r"bad\.yml:3: .*'gamma' stands twice"):
+        space.load(path, method="dcmh")
+
+
+BUILT_IN = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yml"))
+
+
+def test_there_are_built_in_spaces() -> None:
+    assert len(BUILT_IN) >= 2
+    assert {path.stem for path in BUILT_IN} == set(methods.names())
+
+
+@pytest.mark.parametrize("path", BUILT_IN, ids=[path.stem for path in BUILT_IN])
+def test_built_in_spaces_load(path: Path) -> None:
+    found = space.load(path, method=path.stem)
+    assert found.ranges
+    assert found.starts()
+
+
+def test_find(tmp_path: Path) -> None:
+    (tmp_path / "mine.yml").write_text("")
+    assert space.find(str(tmp_path / "mine.yml")) == tmp_path / "mine.yml"
+    assert space.find("dcmh").name == space.find("spaces/dcmh.yml").name == "dcmh.yml"
+    with pytest.raises(ConfigError, match="--space nowhere: no such file; built in: dcmh, ridge"):
+        space.find("nowhere")
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([10**400, -(10**400), "1e-3", "paper", "default", "none", "tpe", "log", "\0", "\ud800"])
+    | st.floats()
+    | st.text(max_size=5)
+    | st.dates()
+    | st.binary(max_size=3)
+)
+WORDS = st.sampled_from(
+    [*space.KEYS, *Config.__dataclass_fields__, "float", "int", "choice", "when", "asha", "none", "epochs", "sampler"]
+)
+TREES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS | SCALARS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(TREES, st.sampled_from(["", *space.KEYS, "params.rate", "params.rate.float", "params.mode.choice"]))
+def test_any_document_gives_a_space_or_a_config_error(tree: object, path: str) -> None:
+    document = changed(path, tree) if path else tree
+    try:
+        found = read(document)
+    except ConfigError:
+        return
+    assert found.ranges
+    assert found.trials >= 1
