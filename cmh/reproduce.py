@@ -260,6 +260,7 @@ def _of_study(folder: Path) -> _Target:
 def _of_trial(folder: Path, number: int) -> _Target:
     """A trial as the storage has it; the settings it shares with the others are in `study.yml`."""
     import csv
+    import json
 
     from cmh import config, methods
     from cmh.study.folder import read_study
@@ -274,7 +275,8 @@ def _of_trial(folder: Path, number: int) -> _Target:
     text = {name: row[name] for name in table if row.get(name)}
     raw = {name: {"True": True, "False": False}.get(value, value) for name, value in text.items()}
     values = dataclasses.asdict(config.build(methods.get(identity["method"]).Config, raw, where=str(path)))
-    run = {key: identity[key] for key in ("dataset", "features", "bits", "epochs")} | {"threads": 1}
+    written = json.loads((folder / "trials" / str(number) / "config.json").read_text())
+    run = {key: identity[key] for key in ("dataset", "features", "bits", "epochs")} | {"threads": written["threads"]}
     recorded = {int(identity["seed"]): {"val_map": float(row["val_map_best"])}} if row["state"] == "complete" else {}
     return _Target(
         name=f"{folder.resolve().name}-trial-{number}",

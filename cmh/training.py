@@ -307,10 +307,7 @@ def test(fitted: Fitted, data: TestData) -> tuple[dict[str, float], NDArray[np.f
 
     Whoever calls this opens the test split and must count it.
     """
-    ranking = _Ranking(data.query, data.database, fitted.device)
-    i2t, t2i = ranking(fitted.method)
-    values = {"map_i2t": float(i2t.mean()), "map_t2i": float(t2i.mean())}
-    return {"map": (values["map_i2t"] + values["map_t2i"]) / 2, **values, **ranking.extras(fitted.method)}, i2t, t2i
+    return _Ranking(data.query, data.database, fitted.device).everything(fitted.method)
 
 
 def chance(data: SearchData) -> float:
@@ -340,22 +337,31 @@ class _Ranking:
         self.labels = metrics.pack_labels(query.labels), metrics.pack_labels(database.labels)
 
     def __call__(self, method: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return self._rank(method, "image", "text"), self._rank(method, "text", "image")
+        i2t, t2i = (self._rank(*codes) for codes in self.codes(method).values())
+        return i2t, t2i
 
-    def extras(self, method: Any) -> dict[str, float]:
-        """Further metrics with their usual names, each for both directions."""
+    def codes(self, method: Any) -> dict[str, tuple[NDArray[np.int8], NDArray[np.int8]]]:
+        """Codes ±1 of (queries, database) for each direction."""
+        return {
+            "i2t": (self._codes(method, "image", self.query), self._codes(method, "text", self.database)),
+            "t2i": (self._codes(method, "text", self.query), self._codes(method, "image", self.database)),
+        }
+
+    def everything(self, method: Any) -> tuple[dict[str, float], NDArray[np.float64], NDArray[np.float64]]:
+        """MAP and further metrics with their usual names for both directions, and the AP of every query."""
         values: dict[str, float] = {}
-        for name, asking, answering in (("i2t", "image", "text"), ("t2i", "text", "image")):
-            query, database = self._codes(method, asking, self.query), self._codes(method, answering, self.database)
-            arguments = (query, database, self.query.labels, self.database.labels)
+        ap: dict[str, NDArray[np.float64]] = {}
+        for name, codes in self.codes(method).items():
+            ap[name] = self._rank(*codes)
+            arguments = (*codes, self.query.labels, self.database.labels)
             precision, recall = metrics.precision_recall_within(*arguments, radius=2)
+            values[f"map_{name}"] = float(ap[name].mean())
             values[f"map_at_50_{name}"] = metrics.mean_average_precision(*arguments, k=50)
             values[f"ndcg_at_100_{name}"] = metrics.ndcg(*arguments, k=100)
             values[f"precision_radius_2_{name}"], values[f"recall_radius_2_{name}"] = precision, recall
-        return values
+        return {"map": (values["map_i2t"] + values["map_t2i"]) / 2, **values}, ap["i2t"], ap["t2i"]
 
-    def _rank(self, method: Any, asking: str, answering: str) -> NDArray[np.float64]:
-        query, database = self._codes(method, asking, self.query), self._codes(method, answering, self.database)
+    def _rank(self, query: NDArray[np.int8], database: NDArray[np.int8]) -> NDArray[np.float64]:
         packed = metrics.pack_codes(query), metrics.pack_codes(database)
         return metrics.average_precision_packed(*packed, *self.labels, query.shape[1])
 

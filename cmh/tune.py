@@ -106,29 +106,20 @@ def _run(arguments: argparse.Namespace) -> int:
             _plan(job, arguments)
         return 0
     complete = True
+    from cmh.study import confirm, folder
+
     with contextlib.ExitStack() as stack:
         for job in jobs:
-            from cmh.study import folder
-
             stack.enter_context(folder.held(job.folder))
-            about = folder.identity(
-                job.space,
-                {
-                    "dataset": job.dataset.name,
-                    "dataset_sha256": job.dataset.sha256,
-                    "split_sha256": job.dataset.split_sha256,
-                }
-                | {"features": job.dataset.features},
-                int(job.run["bits"]),
-                arguments.seed,
-                job.fixed,
-            )
-            from cmh.study import confirm
-
-            resumed = folder.check_identity(
-                job.folder, about, {"versions": confirm.versions(), "storage": _url(job, arguments)}
-            )
-            if resumed:
+            data = {
+                "dataset": job.dataset.name,
+                "dataset_sha256": job.dataset.sha256,
+                "split_sha256": job.dataset.split_sha256,
+                "features": job.dataset.features,
+            }
+            about = folder.identity(job.space, data, int(job.run["bits"]), arguments.seed, job.fixed)
+            notes = {"versions": confirm.versions(), "storage": _url(job, arguments)}
+            if folder.check_identity(job.folder, about, notes):
                 _say(f"{commands.short(job.folder)}: going on with the study that is there")
         controls = [_controls(job) for job in jobs]
         from cmh import cluster
@@ -296,7 +287,7 @@ def _study(job: _Job, controls: Mapping[str, Any], arguments: argparse.Namespace
             *failures[:3],
         )
     best = max(complete, key=lambda row: (row.val_map_best or 0.0, -row.number))
-    _write_best(job, best, store, rows)
+    _write_best(job, best, store, rows, arguments)
     records: list[Record] = []
     if not arguments.no_confirm:
         records = _confirm(job, best, store, rows, arguments, resources.concurrent)
@@ -304,8 +295,8 @@ def _study(job: _Job, controls: Mapping[str, Any], arguments: argparse.Namespace
     return True
 
 
-def _write_best(job: _Job, best: Row, store: Store, rows: list[Row]) -> None:
-    from cmh.study import folder
+def _write_best(job: _Job, best: Row, store: Store, rows: list[Row], arguments: argparse.Namespace) -> None:
+    from cmh.study import folder, workers
 
     folder.write_yaml(
         job.folder / "best.yml",
@@ -316,7 +307,7 @@ def _write_best(job: _Job, best: Row, store: Store, rows: list[Row]) -> None:
             "bits": job.run["bits"],
             "epochs": job.space.epochs,
             "seeds": [int(job.run["seed"])],
-            "threads": 1,
+            "threads": workers.threads(arguments.cpus_per_trial),
             "selection": "validation",
             "config": best.config,
             "search": {

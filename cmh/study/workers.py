@@ -264,7 +264,7 @@ def confirm_all(
     running: list[Any] = []
     while waiting or running:
         while waiting and len(running) < concurrent:
-            running.append(task.remote(method, {"threads": max(1, int(cpus)), **waiting.pop()}))
+            running.append(task.remote(method, {"threads": threads(cpus), **waiting.pop()}))
         done, running = ray.wait(running, num_returns=1)
         try:
             yield ray.get(done[0])
@@ -278,6 +278,11 @@ def confirm_all(
 
 def _confirm_one(method: str, values: dict[str, Value]) -> confirm.Tested:
     return confirm.run(method, values)
+
+
+def threads(cpus: float) -> int:
+    """Torch threads of a run that was given so many CPUs."""
+    return max(1, int(cpus))
 
 
 def gpus(per_trial: float | None) -> float:
