@@ -1,8 +1,8 @@
 """The one training loop: seed, build, train, validate, checkpoint, report. It knows no method.
 
-A method's module gives `Config`, `Method` and `KIND`. `Method(config, setup)` has `epoch(batches)`,
-`encode_image`, `encode_text`, `state_dict` and `load_state_dict`; it owns its epoch and calls `batches()` once
-for each pass over the training items that its paper makes.
+A method's module gives `Config`, `Method` and `LABELS` (whether it may see them). `Method(config, setup)` has
+`epoch(batches)`, `encode_image`, `encode_text`, `state_dict` and `load_state_dict`; it owns its epoch and calls
+`batches()` once for each pass over the training items that its paper makes.
 
 The same seed gives the same curve: weights are drawn after seeding, the order of items depends on (seed, epoch,
 pass) alone, and the global generator (dropout) is seeded anew at each epoch. So a run that goes on from a
@@ -60,7 +60,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What a method is built from, beside its Config. `labels` is None for unsupervised methods."""
+    """What a method is built from, beside its Config."""
 
     bits: int
     epochs: int
@@ -69,7 +69,7 @@ class Setup:
     n_train: int
     image_dim: int
     text_dim: int
-    labels: Tensor | None  # (n_train, c) float 0/1
+    labels: Tensor | None  # (n_train, c) float 0/1; None where the method's module does not ask for them
 
 
 class Batch:
@@ -225,7 +225,7 @@ def fit(
         n_train=len(labels),
         image_dim=image.shape[1],
         text_dim=text.shape[1],
-        labels=None if module.KIND == "unsupervised" else labels.to(device, torch.float32),
+        labels=labels.to(device, torch.float32) if module.LABELS else None,
     )
     method = module.Method(config, setup)
     validate = _Ranking(data.validation_query, data.validation_database, device)

@@ -43,6 +43,7 @@ from cmh.training import Batch, Setup, train
 TITLE = "Deep Cross-Modal Hashing"
 YEAR = 2017
 KIND = "supervised"
+LABELS = True
 SOURCE = "arXiv:1602.02255"
 
 
@@ -76,7 +77,7 @@ class Method:
     """DCMH as the trainer drives it. Buffers F, G and B are `(N, bits)`."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        assert setup.labels is not None  # KIND is supervised
+        assert setup.labels is not None  # LABELS is True
         self.config, self.setup, self.labels = config, setup, setup.labels
         image = mlp(setup.image_dim, config.hidden_image, setup.bits, weight_std=config.weight_std)
         text = mlp(setup.text_dim, config.hidden_text, setup.bits, weight_std=config.weight_std)

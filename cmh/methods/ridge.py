@@ -31,6 +31,7 @@ from cmh.training import Batch, Setup, train
 TITLE = "Ridge regression to the labels, random rotation, sign"
 YEAR = 1970
 KIND = "shallow"
+LABELS = True
 SOURCE = "DOI 10.1080/00401706.1970.10488634"
 EPOCHS = 1  # a closed form has nothing to repeat
 
@@ -47,7 +48,7 @@ class Method:
     """The control as the trainer drives it: one closed-form epoch."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        assert setup.labels is not None  # KIND is shallow, and supervised
+        assert setup.labels is not None  # LABELS is True
         self.lambdas = {"image": config.lambda_image, "text": config.lambda_text}
         self.labels = setup.labels
         draw = torch.Generator().manual_seed(derive(setup.seed, "rotation"))
