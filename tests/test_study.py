@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy.exc
 import yaml
 
 from cmh import leaderboard, records, reproduce, tune
+from cmh.errors import StudyError
+from cmh.features import cache
 from cmh.study import confirm
 from cmh.study.space import Asha, Range, Space, load
-from cmh.study.storage import Store
+from cmh.study.storage import Store, readable_errors
 
 SMALL = ["--bits", "8", "--epochs", "4", "--set", "hidden_image=16", "hidden_text=16"]
 SPACE = """
 method: dcmh
 params:
-  lr_image: {float: [1e-3, 5e-2], log: true}
-  lr_text: {float: [1e-3, 5e-2], log: true}
+  lr_image: {float: [1e-4, 5e-2], log: true}
+  lr_text: {float: [1e-4, 5e-2], log: true}
   optimizer: {choice: [adam, sgd]}
   momentum: {float: [0, 0.9], when: {optimizer: sgd}}
 start_from: [default]
@@ -126,15 +132,20 @@ def test_a_killed_study_goes_on_as_if_nothing_had_happened(study: Path, tmp_path
     whole = trials(study)
     arguments = command(study.parent.parent / "space.yml", tmp_path, "--no-confirm")
     folder = tmp_path / "dcmh-clipart-8"
-    for wanted in (1, 3):
+    for wanted, number in ((1, signal.SIGTERM), (3, signal.SIGKILL)):
         process = subprocess.Popen(
-            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, text=True
         )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None and not (folder / "trials" / str(wanted)).exists():
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if number == signal.SIGTERM:
+            process.terminate()
+            assert "interrupted; the same command goes on from here" in process.communicate(timeout=60)[1]
+            assert process.returncode == 130
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
     done = run(*arguments)
     assert done.returncode == 0, done.stderr
     assert trials(folder) == whole
@@ -150,6 +161,70 @@ def test_a_trial_that_breaks_stays_its_own(tmp_path: Path) -> None:
     assert [(row["state"], row["failure"]) for row in rows] == [("complete", ""), ("failed", "nan")]
     assert "epoch 1" in rows[1]["error"]
     assert "Traceback" in (tmp_path / "dcmh-clipart-8" / "trials" / "1" / "log.txt").read_text()
+
+
+@pytest.mark.ray
+def test_a_storage_that_breaks_ends_the_study_and_loses_nothing(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(study.parent.parent / "space.yml", tmp_path, "--no-confirm")[3:]
+    report, count = Store.report, 0
+
+    def full(*given: Any) -> bool:
+        nonlocal count
+        count += 1
+        if count == 7:
+            raise sqlalchemy.exc.OperationalError("UPDATE", {}, sqlite3.OperationalError("database or disk is full"))
+        return report(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "report", full)
+        assert tune.main(arguments) == 2
+    assert "cannot be used: database or disk is full" in capsys.readouterr().err
+    assert tune.main(arguments) == 0
+    assert trials(tmp_path / "dcmh-clipart-8") == trials(study)
+
+
+@pytest.mark.ray
+def test_the_readmes_own_search(tmp_path: Path) -> None:
+    """The snippet under "Under your own Ray Tune", with a small network."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(from ray import tune\n.*?)```", readme, re.DOTALL)
+    small = '"epochs": 2, "hidden_image": 8, "hidden_text": 8'
+    body = snippet.strip().replace('{"bits": 32', '{"bits": 8, ' + small)
+    body = body.replace("\ntune.Tuner", "\nfound = tune.Tuner")
+    assert small in body
+    shown = "val_map", "val_map_i2t", "val_map_t2i", "val_map_best", "epoch"
+    body += f"\nprint([found[0].metrics[key] for key in {shown!r}], found[0].checkpoint is not None)\n"
+    (tmp_path / "own.py").write_text(body)
+    # Ray writes its results below the home folder; the features stay where they are.
+    own = {"HOME": str(tmp_path), "CMH_CACHE": str(cache.root())}
+    done = subprocess.run(
+        [sys.executable, "own.py"],
+        cwd=tmp_path,
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.strip().splitlines()[-1]
+    assert re.fullmatch(r"\[(0\.\d+(e-\d+)?, ){4}2\] True", last), last
+
+
+BAD_URLS = {
+    "nonsense": "Could not parse",
+    "nonsense://x": "Can't load plugin",
+    "sqlite:////nowhere/at/all/x.db": "unable to open database file",
+}
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_a_storage_that_is_none(url: str) -> None:
+    space = Space("dcmh", (Range("gamma", "float", 0.1, 1),), (), "tpe", None, 4, 12)
+    with pytest.raises(StudyError, match=re.escape(BAD_URLS[url])), readable_errors(url):
+        Store(url, "s", space, {"gamma": 0.5}, seed=3)
 
 
 REFUSED = {
@@ -179,7 +254,7 @@ def test_bad_requests_are_refused(
 
 
 def test_all_problems_of_a_request_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "s.yml").write_text(SPACE.replace("[1e-3, 5e-2]", "[5e-2, 1e-3]").replace("trials: 5", "trials: 0"))
+    (tmp_path / "s.yml").write_text(SPACE.replace("[1e-4, 5e-2]", "[5e-2, 1e-4]").replace("trials: 5", "trials: 0"))
     assert tune.main(["--method", "dcmh", "--space", str(tmp_path / "s.yml"), "--dataset", "nope"]) == 2
     error = capsys.readouterr().err
     for part in ("params.lr_image", "params.lr_text", "low must be < high", "trials is 0", "'nope' is not known"):

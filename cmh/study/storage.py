@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import optuna
@@ -26,7 +26,6 @@ from cmh.seeding import derive
 from cmh.study.space import Range, Space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 STARTUP_TRIALS = 8  # trials before TPE models the history; start points count
 
@@ -70,6 +69,8 @@ def readable_errors(url: str) -> Iterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
         cause: BaseException = error.__cause__ or error
         line = (str(getattr(cause, "orig", cause)).splitlines() or [type(cause).__name__])[0]
+        if isinstance(cause, ModuleNotFoundError):
+            line += "; install the driver of that database with pip"
         raise StudyError(f"the storage {_without_password(url)} cannot be used: {line}") from error
 
 
@@ -238,27 +239,36 @@ class _Seeded(BaseSampler):
 
 
 def _sampler(space: Space, seed: int) -> BaseSampler:
-    samplers = optuna.samplers
-    if space.sampler == "random":
-        return samplers.RandomSampler(seed=seed)
-    if space.sampler == "gp":
-        return samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
-    if space.sampler == "cmaes":
-        try:
-            return samplers.CmaEsSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
-        except ImportError as error:
-            raise StudyError("search.sampler is 'cmaes', which needs the package cmaes: pip install cmaes") from error
-    if space.sampler == "qmc":
-        return samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
-    if space.sampler == "grid":
-        return samplers.BruteForceSampler(seed=seed)
-    return samplers.TPESampler(
+    with warnings.catch_warnings():  # multivariate TPE, GP and QMC are marked experimental
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return _SAMPLERS[space.sampler](seed)
+
+
+def _tpe(seed: int) -> BaseSampler:
+    return optuna.samplers.TPESampler(
         seed=seed,
         n_startup_trials=STARTUP_TRIALS,
         multivariate=True,
         group=True,  # conditional parameters are modelled in groups that occur together
         constant_liar=True,
     )
+
+
+def _cmaes(seed: int) -> BaseSampler:
+    try:
+        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+    except ImportError as error:
+        raise StudyError("search.sampler is 'cmaes', which needs the package cmaes: pip install cmaes") from error
+
+
+_SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": _tpe,
+    "cmaes": _cmaes,
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS),
+    "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False),
+    "grid": lambda seed: optuna.samplers.BruteForceSampler(seed=seed),
+}
 
 
 def _suggest(trial: optuna.trial.Trial, item: Range) -> Value:
