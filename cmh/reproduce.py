@@ -14,7 +14,8 @@ from cmh.config import Value
 from cmh.errors import CmhError, ConfigError
 
 TOLERANCE = 0.02  # of MAP; on the machine and thread count of the record the numbers are equal
-KEYS = ("method", "dataset", "features", "bits", "epochs", "seeds", "threads", "selection", "config")
+SETTINGS = ("dataset", "features", "weights", "bits", "epochs", "threads")
+KEYS = ("method", *SETTINGS, "seeds", "selection", "config")
 NOTES = ("search", "recorded", "reported", "remarks")  # for people and the board
 
 EPILOG = """\
@@ -59,7 +60,7 @@ class _Target:
 
     name: str
     method: str
-    run: dict[str, Value]  # dataset, features, bits, epochs, threads
+    run: dict[str, Value]  # SETTINGS
     config: dict[str, Value]
     seeds: list[int]
     selection: str
@@ -106,7 +107,6 @@ def _test(target: _Target, arguments: argparse.Namespace) -> dict[int, dict[str,
             tested,
             method=target.method,
             dataset=str(target.run["dataset"]),
-            features=str(target.run["features"]),
             bits=int(target.run["bits"]),
             epochs=epochs,
             config=target.config,
@@ -127,14 +127,14 @@ def _test(target: _Target, arguments: argparse.Namespace) -> dict[int, dict[str,
 
 def _validate_only(target: _Target, arguments: argparse.Namespace) -> dict[int, dict[str, float]]:
     """A search trial never met the test split, and does not meet it here."""
-    from cmh import datasets, methods, training
+    from cmh import methods, training
 
     seed = target.seeds[0]
     module = methods.get(target.method)
     folder = arguments.out / target.name
     values = {**target.config, **target.run, "seed": seed, "device": arguments.device}
     run, config = training.split(module, values)
-    data = datasets.load(run.dataset, features=run.features).search()
+    data = training.load(run).search()
     best = training.fit(module, run, config, data, folder=folder).best
     sys.stdout.write(
         f"trial {target.trial}: epoch {best.epoch}, validation MAP i→t {best.val_map_i2t:.4f},"
@@ -211,11 +211,11 @@ def _of_file(path: Path) -> _Target:
     seeds = document.get("seeds", [1])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         problems.append(f"seeds is {seeds!r}, but must be a list of integers >= 0")
-    settings = {key: document[key] for key in ("dataset", "features", "bits", "epochs", "threads") if key in document}
+    settings = {key: document[key] for key in SETTINGS if key in document}
     run, values = settings, document.get("config", {})
     try:
         checked = config.build(training.Run, settings)
-        run = {key: getattr(checked, key) for key in ("dataset", "features", "bits", "epochs", "threads")}
+        run = {key: getattr(checked, key) for key in SETTINGS}
     except CmhError as error:
         problems += error.problems
     try:
@@ -276,7 +276,7 @@ def _of_trial(folder: Path, number: int) -> _Target:
     raw = {name: {"True": True, "False": False}.get(value, value) for name, value in text.items()}
     values = dataclasses.asdict(config.build(methods.get(identity["method"]).Config, raw, where=str(path)))
     written = json.loads((folder / "trials" / str(number) / "config.json").read_text())
-    run = {key: identity[key] for key in ("dataset", "features", "bits", "epochs")} | {"threads": written["threads"]}
+    run = {key: written[key] for key in SETTINGS}
     recorded = {int(identity["seed"]): {"val_map": float(row["val_map_best"])}} if row["state"] == "complete" else {}
     return _Target(
         name=f"{folder.resolve().name}-trial-{number}",

@@ -50,6 +50,7 @@ class Run:
 
     dataset: str = param("clipart", "built-in dataset")
     features: str = param("efficientnet-lite0", "frozen image network")
+    weights: str = param("", "file of weights for it; empty: its own")
     bits: int = param(32, "length of the codes", low=1, high=4096)
     epochs: int = param(30, "training epochs; schedules are laid out over them", low=1, high=1_000_000)
     seed: int = param(0, "seed of weights, item order and buffers", low=0, high=2**62)
@@ -152,6 +153,11 @@ def split(module: ModuleType, values: Mapping[str, object]) -> tuple[Run, Any]:
     return built[0], built[1]
 
 
+def load(run: Run) -> datasets.Dataset:
+    """The dataset of a run, prepared if need be."""
+    return datasets.load(run.dataset, features=run.features, weights=run.weights)
+
+
 def train(module_name: str, values: Mapping[str, object]) -> None:
     """The body of every `trainable`: fit, and report each epoch to whoever runs it.
 
@@ -162,20 +168,20 @@ def train(module_name: str, values: Mapping[str, object]) -> None:
     module = importlib.import_module(module_name)
     run, config = split(module, values)
     if "ray.tune" not in sys.modules or not _cluster().in_trial():
-        data = datasets.load(run.dataset, features=run.features).search()
+        data = load(run).search()
         fit(module, run, config, data, report=_say, folder=Path(run.folder) if run.folder else None)
         return
     cluster = _cluster()
     run = dataclasses.replace(run, threads=run.threads or cluster.trial_cpus())
     if not run.folder:
-        data = datasets.load(run.dataset, features=run.features).search()
+        data = load(run).search()
         fit(module, run, config, data, report=_to_tune, resume=cluster.stored_checkpoint())
         return
     folder = Path(run.folder)
     try:
         device, threads = _prepare(run)
         extra = {"device": describe(device, threads), "epochs": _epochs(module, run)}
-        data = datasets.load(run.dataset, features=run.features).search()
+        data = load(run).search()
         fit(
             module,
             run,

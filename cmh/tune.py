@@ -51,6 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--method", required=True, metavar="NAME", help="the method; `python -m cmh.methods` lists them")
     add("--space", required=True, metavar="FILE", help="search space; a file, or the name of a built-in one (dcmh)")
     add("--dataset", default="clipart", metavar="NAME", help="default: %(default)s, which comes with cmh")
+    add(
+        "--features",
+        default="efficientnet-lite0",
+        metavar="NETWORK",
+        help="frozen image network (default: %(default)s)",
+    )
+    add("--weights", type=Path, metavar="FILE", help="weights for it (default: its own)")
     add("--bits", nargs="+", type=commands.whole(1), default=[32], metavar="N", help="code lengths (default: 32)")
     add(
         "--trials",
@@ -134,6 +141,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _jobs(arguments: argparse.Namespace) -> list[_Job]:
     """Everything checked that can be, all problems at once."""
     from cmh import config, datasets, methods
+    from cmh.features import backbones
     from cmh.study import space as spaces
 
     problems: list[str] = []
@@ -159,17 +167,19 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
         problems.append("--cpus-per-trial is 0 without --gpus-per-trial: a trial must take something")
     # Reading is cheap; preparing comes only when everything else is right.
     tried(lambda: datasets.read(arguments.dataset))
+    tried(lambda: backbones.check(arguments.features, str(arguments.weights or "")))
     if problems:
         raise ConfigError(*problems, heading="" if len(problems) == 1 else "nothing was started")
     assert space is not None
-    dataset = datasets.load(arguments.dataset)
+    dataset = datasets.load(arguments.dataset, features=arguments.features, weights=str(arguments.weights or ""))
     return [
         _Job(
             space=space,
             folder=arguments.out / f"{space.method}-{dataset.name}-{bits}",
             run={
                 "dataset": dataset.name,
-                "features": dataset.features,
+                "features": arguments.features,
+                "weights": str(arguments.weights.resolve()) if arguments.weights else "",
                 "bits": bits,
                 "epochs": space.epochs,
                 "seed": arguments.seed,
@@ -304,6 +314,7 @@ def _write_best(job: _Job, best: Row, store: Store, rows: list[Row], arguments: 
             "method": job.space.method,
             "dataset": job.run["dataset"],
             "features": job.run["features"],
+            **({"weights": job.run["weights"]} if job.run["weights"] else {}),
             "bits": job.run["bits"],
             "epochs": job.space.epochs,
             "seeds": [int(job.run["seed"])],
@@ -360,7 +371,6 @@ def _confirm(
             tested,
             method=job.space.method,
             dataset=str(job.run["dataset"]),
-            features=str(job.run["features"]),
             bits=int(job.run["bits"]),
             epochs=job.space.epochs,
             config=best.config,

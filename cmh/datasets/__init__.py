@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cmh import files
 from cmh.config import unknown
 from cmh.datasets.split import Split
 from cmh.errors import DatasetError
 from cmh.features import backbones, cache
 
 NAMES = ("clipart", "mirflickr25k")
+SAVED_EVERY = 1024  # pictures; what a killed extraction loses at most
 
 Floats = NDArray[np.float32]
 
@@ -99,27 +103,26 @@ def names() -> list[str]:
     return list(NAMES)
 
 
-def load(name: str, *, features: str = "efficientnet-lite0", progress: bool = True) -> Dataset:
-    """A dataset, prepared if it is not in the cache yet.
+def load(name: str, *, features: str = "efficientnet-lite0", weights: str = "", progress: bool = True) -> Dataset:
+    """A dataset, prepared if it is not in the cache yet; `weights` is a file for the network, where it needs one.
 
     Raises DatasetError when it is unknown, missing or broken.
     """
-    backbones.check(features)
+    called = backbones.check(features, weights)
     source = read(name)
     sizes = {part: len(getattr(source.split, part)) for part in ("query", "validation", "train", "other")}
     split_sha256 = source.split.sha256()
-    entry = f"{source.name}/{cache.key(source.sha256, split_sha256, features, backbones.VERSION)}"
+    entry = f"{source.name}/{cache.key(source.sha256, split_sha256, called, backbones.VERSION)}"
 
     def arrays() -> cache.Arrays:
         split = source.split
-        image = np.load(_image_features(source, features, progress) / "image.npy", mmap_mode="r")
-        text = source.text()
+        image = np.load(_image_features(source, features, weights, progress) / "image.npy", mmap_mode="r")
         rows = {"search": np.concatenate([split.train, split.other, split.validation]), "test": split.query}
-        whole: dict[str, Any] = {"image": image, "text": text, "labels": source.labels}
-        return {f"{part}/{key}": array[rows[part]] for part in rows for key, array in whole.items()}
+        whole: dict[str, Any] = {"image": image, "text": source.text(), "labels": source.labels}
+        return {f"{part}/{key}": cache.Rows(array, rows[part]) for part in rows for key, array in whole.items()}
 
     folder = cache.entry(f"prepared/{entry}", arrays)
-    return Dataset(source.name, source.sha256, split_sha256, features, source.label_names, sizes, folder)
+    return Dataset(source.name, source.sha256, split_sha256, called, source.label_names, sizes, folder)
 
 
 def read(name: str) -> Source:
@@ -132,18 +135,60 @@ def read(name: str) -> Source:
     return source
 
 
-def _image_features(source: Source, features: str, progress: bool) -> Path:
+def _image_features(source: Source, features: str, weights: str, progress: bool) -> Path:
+    """The cached features of all pictures, in row order. An extraction that was killed goes on where it was."""
+    called = backbones.check(features, weights)
+    entry = f"features/{source.name}/{cache.key(source.sha256, called, backbones.VERSION)}"
+    begun = cache.root() / f"{entry}.begun"
+
     def compute() -> cache.Arrays:
         from tqdm import tqdm
 
         total = len(source.labels)
-        with tqdm(total=total, desc=f"{source.name}: {features}", unit="pic", disable=not progress, leave=False) as bar:
-            image = backbones.extract(features, source.pictures(), bar.update)
-        if len(image) != total or not np.isfinite(image).all():
-            raise DatasetError(f"{source.name}: {len(image)} picture features for {total} items, or not all finite")
-        return {"image": image}
+        rows, row = _begun(begun, (total, backbones.REGISTRY[features].dim))
+        bar = tqdm(
+            total=total, initial=row, desc=f"{source.name}: {called}", unit="pic", disable=not progress, leave=False
+        )
+        saved = row
+        try:
+            left = itertools.islice(source.pictures(), row, None)
+            for batch in backbones.extract(features, left, weights=weights):
+                if row + len(batch) > total or not np.isfinite(batch).all():
+                    raise DatasetError(f"{source.name}: more than {total} pictures, or features that are not finite")
+                rows[row : row + len(batch)] = batch
+                row += len(batch)
+                bar.update(len(batch))
+                if row - saved >= SAVED_EVERY:
+                    saved = _save_begun(begun, rows, row)
+        finally:
+            bar.close()
+            _save_begun(begun, rows, row)
+        if row != total:
+            raise DatasetError(f"{source.name}: {row} pictures for {total} items")
+        return {"image": rows}
 
-    return cache.entry(f"features/{source.name}/{cache.key(source.sha256, features, backbones.VERSION)}", compute)
+    path = cache.entry(entry, compute)
+    shutil.rmtree(begun, ignore_errors=True)
+    return path
+
+
+def _begun(folder: Path, shape: tuple[int, int]) -> tuple[Any, int]:
+    """The file that features are gathered in, and how many rows of it are done."""
+    try:
+        row = int((folder / "done").read_text())
+        rows = np.load(folder / "rows.npy", mmap_mode="r+", allow_pickle=False)
+        if rows.shape == shape and 0 <= row <= len(rows):
+            return rows, row
+    except (OSError, ValueError, EOFError):
+        pass  # nothing begun, or damaged: start anew
+    folder.mkdir(parents=True, exist_ok=True)
+    return np.lib.format.open_memmap(folder / "rows.npy", "w+", np.float32, shape), 0
+
+
+def _save_begun(folder: Path, rows: Any, row: int) -> int:
+    rows.flush()
+    files.write_atomic(folder / "done", str(row))
+    return row
 
 
 def _map(path: Path) -> Any:

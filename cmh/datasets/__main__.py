@@ -16,11 +16,14 @@ def main(argv: list[str] | None = None) -> int:
     actions.add_parser("list", help="built-in datasets")
     for action, text in (("show", "what it is, and what is missing here"), ("prepare", "compute its features now")):
         actions.add_parser(action, help=text).add_argument("name", metavar="NAME")
-    arguments = parser.parse_args(argv)
-    return commands.guarded(lambda: _run(arguments.action, getattr(arguments, "name", "")))
+    add = actions.choices["prepare"].add_argument
+    add("--backbone", default="efficientnet-lite0", metavar="NETWORK", help="image network (default: %(default)s)")
+    add("--weights", default="", metavar="FILE", help="weights for it (default: its own)")
+    return commands.guarded(lambda: _run(parser.parse_args(argv)))
 
 
-def _run(action: str, name: str) -> int:
+def _run(arguments: argparse.Namespace) -> int:
+    action, name = arguments.action, getattr(arguments, "name", "")
     if action == "list":
         sys.stdout.write("\n".join(datasets.names()) + "\n")
         return 0
@@ -34,7 +37,8 @@ def _run(action: str, name: str) -> int:
         f" further database items {len(split.other):,}\nsplit {split.sha256()[:12]}\n"
     )
     if action == "prepare":
-        sys.stdout.write(f"arrays: {datasets.load(name).folder}\n")
+        dataset = datasets.load(name, features=arguments.backbone, weights=arguments.weights)
+        sys.stdout.write(f"arrays: {dataset.folder}\n")
     return 0
 
 

