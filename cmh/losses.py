@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import normalize, softplus
 
 
 def similar(labels: Tensor, others: Tensor) -> Tensor:
@@ -18,6 +18,16 @@ def similar(labels: Tensor, others: Tensor) -> Tensor:
 def pairwise_nll(theta: Tensor, similar: Tensor) -> Tensor:
     """log(1 + e^θ) − S·θ for each pair, in the form that does not overflow."""
     return softplus(theta) - similar * theta
+
+
+def squared_nll(theta: Tensor, similar: Tensor) -> Tensor:
+    """The square of each pair's log(1 + e^θ) − S·θ, as SSAH's and GCH's released codes have it."""
+    return pairwise_nll(theta, similar).square()
+
+
+def cosines(rows: Tensor, others: Tensor) -> Tensor:
+    """Cosine of each pair of rows, `(n, d)` and `(m, d)` to `(n, m)`; 0 where a row is all zero."""
+    return normalize(rows) @ normalize(others).T
 
 
 def sign(values: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmh import config as configs
 from cmh import datasets, files, metrics
@@ -61,7 +61,13 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What a method is built from, beside its Config."""
+    """What a method is built from, beside its Config.
+
+    `image_net(head)` is the image net on top of which `head` (features `(n, image_dim)` in) stands: the head itself on
+    frozen features, a backbone with the head on it where the backbone is trained along. `image` and `text` are the
+    frozen features of all training items, `(n_train, image_dim)` and `(n_train, text_dim)`; they may be a memory map,
+    so take rows and move those.
+    """
 
     bits: int
     epochs: int
@@ -71,23 +77,31 @@ class Setup:
     image_dim: int
     text_dim: int
     labels: Tensor | None  # (n_train, c) float 0/1; None where the method's module does not ask for them
+    image: Tensor
+    text: Tensor
+    image_net: Callable[[nn.Module], nn.Module]
 
 
 class Batch:
-    """Training items: `index` (b,) into the training set, and their features, gathered when first asked for."""
+    """Training items: `index` (b,) into the training set, and what belongs to them, gathered when first asked for."""
 
     def __init__(self, index: Tensor, image: Tensor, text: Tensor, device: torch.device) -> None:
         self._rows, self._image, self._text, self._device = index, image, text, device
         self.index = index.to(device)
 
-    @functools.cached_property
+    @property
     def image(self) -> Tensor:
-        """Image features `(b, d_image)` on the device."""
+        """What the image net takes, on the device: `features`, or pixels where the backbone is trained along."""
+        return self.features
+
+    @functools.cached_property
+    def features(self) -> Tensor:
+        """Frozen image features `(b, image_dim)` on the device."""
         return self._image[self._rows].to(self._device, torch.float32)
 
     @functools.cached_property
     def text(self) -> Tensor:
-        """Text features `(b, d_text)` on the device."""
+        """Text features `(b, text_dim)` on the device."""
         return self._text[self._rows].to(self._device, torch.float32)
 
 
@@ -232,6 +246,9 @@ def fit(
         image_dim=image.shape[1],
         text_dim=text.shape[1],
         labels=labels.to(device, torch.float32) if module.LABELS else None,
+        image=image,
+        text=text,
+        image_net=lambda head: head,
     )
     method = module.Method(config, setup)
     validate = _Ranking(data.validation_query, data.validation_database, device)

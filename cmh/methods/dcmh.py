@@ -36,7 +36,9 @@ from torch import Tensor
 
 from cmh.config import param
 from cmh.losses import pairwise_nll, sign, similar
-from cmh.nets.towers import mlp
+from cmh.nets import state
+from cmh.nets.optimizers import optimizer, schedule
+from cmh.nets.towers import encode, mlp
 from cmh.seeding import derive
 from cmh.training import Batch, Setup, train
 
@@ -81,12 +83,15 @@ class Method:
         self.config, self.setup, self.labels = config, setup, setup.labels
         image = mlp(setup.image_dim, config.hidden_image, setup.bits, weight_std=config.weight_std)
         text = mlp(setup.text_dim, config.hidden_text, setup.bits, weight_std=config.weight_std)
-        self.nets = {"image": image.to(setup.device), "text": text.to(setup.device)}
+        self.nets = {"image": setup.image_net(image).to(setup.device), "text": text.to(setup.device)}
         self.optimizers = {
-            "image": _optimizer(config, self.nets["image"], config.lr_image),
-            "text": _optimizer(config, self.nets["text"], config.lr_text),
+            name: optimizer(config.optimizer, net, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
+            for (name, net), lr in zip(self.nets.items(), (config.lr_image, config.lr_text), strict=True)
         }
-        self.schedules = {name: _schedule(config, it, setup.epochs) for name, it in self.optimizers.items()}
+        self.schedules = {
+            name: schedule(it, config.schedule, setup.epochs, end=config.lr_end, decay=config.lr_decay)
+            for name, it in self.optimizers.items()
+        }
         draw = torch.Generator().manual_seed(derive(setup.seed, "buffers"))
         shape = (setup.n_train, setup.bits)
         self.buffers = {  # the newest output for every training item: F and G
@@ -103,12 +108,12 @@ class Method:
             for term, value in self._pass(name, other, batches()).items()
         }
         self.B = sign(self.buffers["image"] + self.buffers["text"])
-        for schedule in self.schedules.values():
-            schedule.step()
+        for it in self.schedules.values():
+            it.step()
         return {name: float(value) for name, value in terms.items()}
 
     def _pass(self, name: str, other: str, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        net, optimizer, own, others = self.nets[name], self.optimizers[name], self.buffers[name], self.buffers[other]
+        net, stepper, own, others = self.nets[name], self.optimizers[name], self.buffers[name], self.buffers[other]
         net.train()
         column_sum = own.sum(0)
         sums: dict[str, Tensor] = {}
@@ -127,9 +132,9 @@ class Method:
                 gamma=self.config.gamma,
                 eta=self.config.eta,
             )
-            optimizer.zero_grad()
+            stepper.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-            optimizer.step()
+            stepper.step()
             column_sum = rest + own[index].sum(0)
             n_steps += 1
             for term, value in {"loss": loss.detach(), **parts}.items():
@@ -138,35 +143,23 @@ class Method:
 
     def encode_image(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return self._encode("image", features)
+        return encode(self.nets["image"], features)
 
     def encode_text(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return self._encode("text", features)
+        return encode(self.nets["text"], features)
 
-    def _encode(self, name: str, features: Tensor) -> Tensor:
-        self.nets[name].eval()
-        outputs: Tensor = self.nets[name](features)
-        return outputs
+    def _parts(self) -> dict[str, Any]:
+        own = {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
+        return {**own, "buffers": self.buffers, "B": self.B}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next epoch depends on."""
-        parts: dict[str, dict[str, Any]] = {
-            "nets": dict(self.nets),
-            "optimizers": dict(self.optimizers),
-            "schedules": dict(self.schedules),
-        }
-        states = {part: {name: it.state_dict() for name, it in items.items()} for part, items in parts.items()}
-        return {**states, "buffers": self.buffers, "B": self.B}
+        return state.save(self._parts())
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        for name in ("image", "text"):
-            self.nets[name].load_state_dict(state["nets"][name])
-            self.optimizers[name].load_state_dict(state["optimizers"][name])
-            self.schedules[name].load_state_dict(state["schedules"][name])
-            self.buffers[name].copy_(state["buffers"][name])
-        self.B.copy_(state["B"])
+        state.load(self._parts(), saved)
 
 
 def step_loss(
@@ -187,24 +180,6 @@ def step_loss(
     total = (nll + gamma * quantisation + eta * balance) / similar.numel()
     parts = {"nll": nll.detach(), "quantisation": quantisation.detach(), "balance": balance.detach()}
     return total, parts
-
-
-def _optimizer(config: Config, net: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
-    if config.optimizer == "adam":
-        return torch.optim.Adam(net.parameters(), lr=lr, weight_decay=config.weight_decay, fused=True)
-    return torch.optim.SGD(
-        net.parameters(), lr=lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-    )
-
-
-def _schedule(config: Config, optimizer: torch.optim.Optimizer, epochs: int) -> torch.optim.lr_scheduler.LRScheduler:
-    last = max(epochs - 1, 1)
-    factors: dict[str, Callable[[int], float]] = {
-        "linear": lambda epoch: 1 + (config.lr_end - 1) * min(epoch / last, 1),
-        "log": lambda epoch: config.lr_end ** min(epoch / last, 1),
-        "exponential": lambda epoch: config.lr_decay**epoch,
-    }
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factors[config.schedule])
 
 
 def trainable(config: dict[str, Any]) -> None:

@@ -2,19 +2,66 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
-def mlp(n_in: int, n_hidden: int, n_out: int, *, weight_std: float) -> nn.Sequential:
-    """Linear, ReLU, linear: features `(n, n_in)` to real-valued outputs `(n, n_out)`.
+def mlp(
+    n_in: int, hidden: int | Sequence[int], n_out: int, *, weight_std: float = 0.0, dropout: float = 0.0
+) -> nn.Sequential:
+    """Linear layers with ReLU between: features `(n, n_in)` to real-valued outputs `(n, n_out)`.
 
-    `n_hidden = 0` leaves the last layer alone. Weights and biases are drawn from N(0, weight_std²).
+    A hidden size of 0 leaves that layer out. Weights and biases are drawn from N(0, weight_std²); 0 keeps PyTorch's
+    own start. Dropout follows each ReLU.
     """
-    if n_hidden == 0:
-        layers: list[nn.Module] = [nn.Linear(n_in, n_out)]
-    else:
-        layers = [nn.Linear(n_in, n_hidden), nn.ReLU(), nn.Linear(n_hidden, n_out)]
-    net = nn.Sequential(*layers)
+    sizes = [size for size in ([hidden] if isinstance(hidden, int) else hidden) if size]
+    layers: list[nn.Module] = []
+    for before, after in zip([n_in, *sizes], [*sizes, n_out], strict=True):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    net = nn.Sequential(*layers[: -2 if dropout else -1])  # nothing after the last linear layer
+    if weight_std:
+        start_at(net, weight_std)
+    return net
+
+
+def start_at(net: nn.Module, weight_std: float) -> None:
+    """Draw all weights and biases from N(0, weight_std²)."""
     for parameter in net.parameters():
         nn.init.normal_(parameter, 0.0, weight_std)
-    return net
+
+
+def encode(net: nn.Module, features: Tensor) -> Tensor:
+    """A net's outputs in evaluation mode."""
+    net.eval()
+    outputs: Tensor = net(features)
+    return outputs
+
+
+class OnBackbone(nn.Module):
+    """An image network that is trained along, under a head: pixels `(n, 3, s, s)` to what the head gives.
+
+    The network computes in half precision on GPUs (`amp`), and again instead of keeping its maps where
+    `checkpointing` is on; the head and the losses always see float32.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, *, lr_share: float, amp: bool = False, checkpointing: bool = False
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.lr_share, self.amp, self.checkpointing = lr_share, amp, checkpointing
+
+    def forward(self, pixels: Tensor) -> Any:
+        """Whatever the head gives for the network's vectors."""
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.amp and pixels.is_cuda):
+            if self.checkpointing and self.training:
+                vectors = checkpoint(self.backbone, pixels, use_reentrant=False)
+            else:
+                vectors = self.backbone(pixels)
+        return self.head(vectors.float())

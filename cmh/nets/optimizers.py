@@ -1,0 +1,57 @@
+"""Optimizers and learning rates over the epochs, by the names that configurations use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn, optim
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from cmh.nets.towers import OnBackbone
+
+
+def optimizer(
+    kind: str,
+    *nets: nn.Module,
+    lr: float,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> optim.Optimizer:
+    """`adam`, `adamax` or `sgd` (the only one with `momentum`) over all parameters of the nets.
+
+    Backbones that are trained along get their own share of `lr` (`OnBackbone.lr_share`).
+    """
+    groups: list[dict[str, Any]] = []
+    for net in nets:
+        if isinstance(net, OnBackbone):
+            groups.append({"params": list(net.backbone.parameters()), "lr": lr * net.lr_share})
+            groups.append({"params": list(net.head.parameters())})
+        else:
+            groups.append({"params": list(net.parameters())})
+    if kind == "adam":
+        return optim.Adam(groups, lr=lr, weight_decay=weight_decay, betas=betas, fused=True)
+    if kind == "adamax":
+        return optim.Adamax(groups, lr=lr, weight_decay=weight_decay, betas=betas)
+    return optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+
+
+def schedule(
+    optimizer: optim.Optimizer, kind: str, epochs: int, *, end: float = 1.0, decay: float = 1.0, every: int = 1
+) -> LRScheduler:
+    """Learning rates as shares of the first, to be stepped once an epoch.
+
+    `linear` and `log` reach `end` in the last of `epochs`; `exponential` multiplies by `decay` each epoch, `step`
+    every `every` epochs, `early` after the first epoch and then every `every`; `constant` stays.
+    """
+    last = max(epochs - 1, 1)
+    factors: dict[str, Callable[[int], float]] = {
+        "constant": lambda epoch: 1.0,
+        "linear": lambda epoch: 1 + (end - 1) * min(epoch / last, 1),
+        "log": lambda epoch: float(end ** min(epoch / last, 1)),
+        "exponential": lambda epoch: float(decay**epoch),
+        "step": lambda epoch: float(decay ** (epoch // every)),
+        "early": lambda epoch: float(decay ** ((epoch - 1) // every + 1)) if epoch else 1.0,
+    }
+    return LambdaLR(optimizer, factors[kind])
