@@ -37,10 +37,14 @@ from cmh import datasets, files, metrics
 from cmh.config import param
 from cmh.datasets import Arrays, SearchData, TestData
 from cmh.errors import CheckpointError, CmhError, ConfigError, NotFiniteError
+from cmh.features import backbones
 from cmh.losses import sign
+from cmh.nets import augment
+from cmh.nets.towers import OnBackbone
 from cmh.seeding import derive
 
 ENCODE_ROWS = 4096  # items encoded at once: bounds memory, changes no code
+ENCODE_PICTURES = 64  # the same where pictures go through a whole network
 CHECKPOINT_SECONDS = 15.0
 
 
@@ -49,8 +53,18 @@ class Run:
     """What a training run needs beside the method's hyperparameters."""
 
     dataset: str = param("clipart", "built-in dataset")
-    features: str = param("efficientnet-lite0", "frozen image network")
+    features: str = param("efficientnet-lite0", "image network, frozen unless finetune is on")
     weights: str = param("", "file of weights for it; empty: its own")
+    finetune: bool = param(False, "train the image network along, from pixels")
+    lr_backbone: float = param(0.1, "its learning rate as a share of the image net's (finetune)", low=0, high=100)
+    rotate: float = param(
+        0.0, "probability that a training picture is turned by 90, 180 or 270° (finetune)", low=0, high=1
+    )
+    hflip: float = param(0.0, "probability that a training picture is mirrored (finetune)", low=0, high=1)
+    vflip: float = param(0.0, "probability that a training picture is turned upside down (finetune)", low=0, high=1)
+    erase: float = param(0.0, "share of the text dimensions that each training item loses", low=0, below=1)
+    amp: bool = param(True, "image network in bfloat16 on GPUs (finetune)")
+    checkpointing: bool = param(False, "compute its maps twice instead of keeping them (finetune): less memory")
     bits: int = param(32, "length of the codes", low=1, high=4096)
     epochs: int = param(30, "training epochs; schedules are laid out over them", low=1, high=1_000_000)
     seed: int = param(0, "seed of weights, item order and buffers", low=0, high=2**62)
@@ -85,24 +99,43 @@ class Setup:
 class Batch:
     """Training items: `index` (b,) into the training set, and what belongs to them, gathered when first asked for."""
 
-    def __init__(self, index: Tensor, image: Tensor, text: Tensor, device: torch.device) -> None:
-        self._rows, self._image, self._text, self._device = index, image, text, device
+    def __init__(self, index: Tensor, items: _Items, run: Run, device: torch.device, names: tuple[int, ...]) -> None:
+        self._rows, self._items, self._run, self._device, self._names = index, items, run, device, names
         self.index = index.to(device)
 
-    @property
+    @functools.cached_property
     def image(self) -> Tensor:
         """What the image net takes, on the device: `features`, or pixels where the backbone is trained along."""
-        return self.features
+        if self._items.pixels is None:
+            return self.features
+        run, pixels = self._run, self._items.pixels[self._rows].to(self._device)
+        return augment.turn_and_flip(pixels, self._draw("image"), rotate=run.rotate, hflip=run.hflip, vflip=run.vflip)
 
     @functools.cached_property
     def features(self) -> Tensor:
         """Frozen image features `(b, image_dim)` on the device."""
-        return self._image[self._rows].to(self._device, torch.float32)
+        return self._items.image[self.index].to(self._device, torch.float32)
 
     @functools.cached_property
     def text(self) -> Tensor:
         """Text features `(b, text_dim)` on the device."""
-        return self._text[self._rows].to(self._device, torch.float32)
+        text = self._items.text[self.index].to(self._device, torch.float32)
+        return augment.erase(text, self._draw("text"), share=self._run.erase) if self._run.erase else text
+
+    def _draw(self, what: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derive(self._run.seed, "augment", what, *self._names))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Items:
+    """The training items as tensors: on the CPU views of memory maps, which all trials of a machine share.
+
+    `pixels` stay on the CPU.
+    """
+
+    image: Tensor
+    text: Tensor
+    pixels: Tensor | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +172,7 @@ class Fitted:
     seconds: float
     device: torch.device
     threads: int
+    finetuned: bool
 
     @property
     def best(self) -> Epoch:
@@ -169,7 +203,7 @@ def split(module: ModuleType, values: Mapping[str, object]) -> tuple[Run, Any]:
 
 def load(run: Run) -> datasets.Dataset:
     """The dataset of a run, prepared if need be."""
-    return datasets.load(run.dataset, features=run.features, weights=run.weights)
+    return datasets.load(run.dataset, features=run.features, weights=run.weights, pixels=run.finetune)
 
 
 def train(module_name: str, values: Mapping[str, object]) -> None:
@@ -236,22 +270,26 @@ def fit(
     device, threads = _prepare(run)
     torch.manual_seed(derive(run.seed, "weights"))
     epochs = _epochs(module, run)
-    image, text, labels = (_tensor(array, device) for array in _fields(data.train))
+    train = data.train
+    items = _Items(_tensor(train.image, device), _tensor(train.text, device), None)
+    if run.finetune:
+        items = dataclasses.replace(items, pixels=_pixels(module, data))
+    labels = _tensor(train.labels, device)
     setup = Setup(
         bits=run.bits,
         epochs=epochs,
         seed=run.seed,
         device=device,
         n_train=len(labels),
-        image_dim=image.shape[1],
-        text_dim=text.shape[1],
+        image_dim=items.image.shape[1],
+        text_dim=items.text.shape[1],
         labels=labels.to(device, torch.float32) if module.LABELS else None,
-        image=image,
-        text=text,
-        image_net=lambda head: head,
+        image=items.image,
+        text=items.text,
+        image_net=functools.partial(_on_backbone, run) if run.finetune else lambda head: head,
     )
     method = module.Method(config, setup)
-    validate = _Ranking(data.validation_query, data.validation_database, device)
+    validate = _Ranking(data.validation_query, data.validation_database, device, run.finetune)
     batch_size = getattr(config, "batch_size", ENCODE_ROWS)
     identity = _identity(module, run, config, data)
 
@@ -287,7 +325,7 @@ def fit(
     started = saved = time.monotonic()
     for number in range(len(curve) + 1, epochs + 1):
         torch.manual_seed(derive(run.seed, "noise", number))
-        passes = _passes(image, text, batch_size, run.seed, number, device)
+        passes = _passes(items, run, batch_size, number, device)
         terms = method.epoch(passes)
         if bad := [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]:
             raise NotFiniteError(f"epoch {number}: {', '.join(bad)}")
@@ -322,7 +360,7 @@ def fit(
         if report is not None:
             report(curve[-1], save if due else None)
     method.load_state_dict(_to_device(best_state, device))
-    return Fitted(method, tuple(curve), curve[-1].seconds, device, threads)
+    return Fitted(method, tuple(curve), curve[-1].seconds, device, threads, run.finetune)
 
 
 def test(fitted: Fitted, data: TestData) -> tuple[dict[str, float], NDArray[np.float64], NDArray[np.float64]]:
@@ -330,7 +368,7 @@ def test(fitted: Fitted, data: TestData) -> tuple[dict[str, float], NDArray[np.f
 
     Whoever calls this opens the test split and must count it.
     """
-    return _Ranking(data.query, data.database, fitted.device).everything(fitted.method)
+    return _Ranking(data.query, data.database, fitted.device, fitted.finetuned).everything(fitted.method)
 
 
 def chance(data: SearchData) -> float:
@@ -355,8 +393,8 @@ def _epochs(module: ModuleType, run: Run) -> int:
 class _Ranking:
     """AP of queries against a database in both directions; labels are packed once."""
 
-    def __init__(self, query: Arrays, database: Arrays, device: torch.device) -> None:
-        self.query, self.database, self.device = query, database, device
+    def __init__(self, query: Arrays, database: Arrays, device: torch.device, from_pixels: bool) -> None:
+        self.query, self.database, self.device, self.from_pixels = query, database, device, from_pixels
         self.labels = metrics.pack_labels(query.labels), metrics.pack_labels(database.labels)
 
     def __call__(self, method: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -390,11 +428,15 @@ class _Ranking:
 
     def _codes(self, method: Any, modality: str, items: Arrays) -> NDArray[np.int8]:
         encode = method.encode_image if modality == "image" else method.encode_text
-        features = torch.from_numpy(items.image if modality == "image" else items.text)
+        if modality == "image" and self.from_pixels:
+            inputs, at_once, dtype = torch.from_numpy(items.pixels), ENCODE_PICTURES, torch.uint8
+        else:
+            features = items.image if modality == "image" else items.text
+            inputs, at_once, dtype = torch.from_numpy(features), ENCODE_ROWS, torch.float32
         codes = []
         with torch.inference_mode():
-            for rows in torch.split(features, ENCODE_ROWS):
-                outputs = encode(rows.to(self.device, torch.float32))
+            for rows in torch.split(inputs, at_once):
+                outputs = encode(rows.to(self.device, dtype))
                 if not bool(torch.isfinite(outputs).all()):
                     raise NotFiniteError(f"the {modality} codes hold NaN or infinite values")
                 codes.append(sign(outputs).to("cpu", torch.int8).numpy())
@@ -402,7 +444,7 @@ class _Ranking:
 
 
 def _passes(
-    image: Tensor, text: Tensor, batch_size: int, seed: int, epoch: int, device: torch.device
+    items: _Items, run: Run, batch_size: int, epoch: int, device: torch.device
 ) -> Callable[[], Iterator[Batch]]:
     """Each call is one pass: every item once, in an order of (seed, epoch, pass); the last batch may be short."""
     count = 0
@@ -410,12 +452,27 @@ def _passes(
     def one_pass() -> Iterator[Batch]:
         nonlocal count
         count += 1
-        draw = torch.Generator().manual_seed(derive(seed, "batches", epoch, count))
-        order = torch.randperm(len(image), generator=draw)
-        for index in torch.split(order, batch_size):
-            yield Batch(index.to(image.device), image, text, device)
+        draw = torch.Generator().manual_seed(derive(run.seed, "batches", epoch, count))
+        order = torch.randperm(len(items.image), generator=draw)
+        for number, index in enumerate(torch.split(order, batch_size)):
+            yield Batch(index, items, run, device, (epoch, count, number))
 
     return one_pass
+
+
+def _pixels(module: ModuleType, data: SearchData) -> Tensor:
+    """The training pictures; they stay on the CPU, and batches of them go to the device as bytes."""
+    if module.KIND == "shallow":
+        name = module.__name__.rpartition(".")[2]
+        raise ConfigError(f"finetune is true, but {name} has a closed form on frozen features: nothing to train along")
+    if data.train.pixels is None:
+        raise ConfigError("finetune is true, but the dataset was loaded without pixels")
+    return torch.from_numpy(data.train.pixels)
+
+
+def _on_backbone(run: Run, head: nn.Module) -> nn.Module:
+    network = backbones.build(run.features, run.weights)
+    return OnBackbone(network, head, lr_share=run.lr_backbone, amp=run.amp, checkpointing=run.checkpointing)
 
 
 def _prepare(run: Run) -> tuple[torch.device, int]:
@@ -432,10 +489,6 @@ def _prepare(run: Run) -> tuple[torch.device, int]:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     return device, threads
-
-
-def _fields(items: Arrays) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    return items.image, items.text, items.labels
 
 
 def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:

@@ -19,11 +19,11 @@ from scipy.io import savemat
 
 from cmh import datasets
 from cmh.errors import DatasetError
-from cmh.features import backbones, cache
+from cmh.features import backbones, cache, extraction
 from cmh.nets import backbones as networks
 from cmh.nets.cnn_f import CNNF, SHAPES, SIDE, from_matconvnet
 
-TORCHVISION = [name for name in backbones.names() if name not in ("efficientnet-lite0", "cnn-f")]
+TORCHVISION = [name for name in backbones.names() if name not in ("efficientnet-lite0", "cnn-f", "conv4")]
 
 
 def encoded(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
@@ -40,7 +40,7 @@ def pictures(n: int, side: int = 40) -> list[bytes]:
 def test_the_registry() -> None:
     assert backbones.names() == [
         *("efficientnet-lite0", "alexnet", "vgg11", "vgg16", "vgg19"),
-        *("resnet18", "resnet34", "resnet50", "vit_b_16", "cnn-f"),
+        *("resnet18", "resnet34", "resnet50", "vit_b_16", "cnn-f", "conv4"),
     ]
     with pytest.raises(DatasetError, match="did you mean 'resnet18'"):
         backbones.check("resnet8")
@@ -210,7 +210,7 @@ def test_pictures_are_prepared_as_the_network_wants() -> None:
 
 def test_a_killed_extraction_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CMH_CACHE", str(tmp_path))
-    monkeypatch.setattr(datasets, "SAVED_EVERY", 100)
+    monkeypatch.setattr(extraction, "SAVED_EVERY", 100)
     seen: list[int] = []
 
     def numbered(_name: str, some: Iterable[bytes], *, weights: str = "") -> Iterator[NDArray[np.float32]]:
@@ -234,14 +234,24 @@ def test_a_killed_extraction_goes_on_where_it_was(tmp_path: Path, monkeypatch: p
 
 
 def test_a_damaged_beginning_is_dropped(tmp_path: Path) -> None:
-    rows, row = datasets._begun(tmp_path / "b", (10, 4))
-    assert row == 0
-    rows[:] = 1
-    assert datasets._save_begun(tmp_path / "b", rows, 7) == 7
-    assert datasets._begun(tmp_path / "b", (10, 4))[1] == 7
-    assert datasets._begun(tmp_path / "b", (11, 4))[1] == 0
+    def begin(n: int = 10) -> cache.Gathered:
+        return cache.Gathered(tmp_path / "b", {"rows": ((n, 4), np.float32), "more": ((2,), np.uint8)})
+
+    gathered = begin()
+    assert gathered.done == 0
+    gathered.arrays["rows"][:] = 1
+    gathered.save(7)
+    again = begin()
+    assert again.done == 7
+    assert (again.arrays["rows"] == 1).all()
+    assert begin(11).done == 0
+    assert begin(10).done == 0
+    begin().save(3)
     (tmp_path / "b" / "done").write_text("soon")
-    assert datasets._begun(tmp_path / "b", (11, 4))[1] == 0
+    assert begin().done == 0
+    begin().save(3)
+    (tmp_path / "b" / "more.npy").write_bytes(b"half")
+    assert begin().done == 0
 
 
 def test_rows_are_gathered_while_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import itertools
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh import files
 from cmh.config import unknown
 from cmh.datasets.split import Split
 from cmh.errors import DatasetError
-from cmh.features import backbones, cache
+from cmh.features import backbones, cache, extraction
 
 NAMES = ("clipart", "mirflickr25k")
-SAVED_EVERY = 1024  # pictures; what a killed extraction loses at most
 
 Floats = NDArray[np.float32]
 
@@ -40,11 +36,21 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """Items of one role: `image` (n, d_image) and `text` (n, d_text) float32, `labels` (n, c) 0/1. Read only."""
+    """Items of one role, read only.
+
+    `image` (n, d_image) and `text` (n, d_text) floats, `labels` (n, c) 0/1, and where they were asked for `pixels`
+    (n, 3, side, side) uint8.
+    """
 
     image: Floats
     text: Floats
     labels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | None = None
+
+    def rows(self, some: slice) -> Arrays:
+        """A part of the items, without a copy."""
+        pixels = None if self.pixels is None else self.pixels[some]
+        return Arrays(self.image[some], self.text[some], self.labels[some], pixels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,22 +86,25 @@ class Dataset:
     label_names: tuple[str, ...]
     sizes: dict[str, int]  # query, validation, train, other
     folder: Path
+    pixel_folder: Path | None = None
 
     def search(self) -> SearchData:
         """Training and validation items."""
-        image, text, labels = (_map(self.folder / "search" / f"{name}.npy") for name in ("image", "text", "labels"))
+        arrays = self._arrays("search")
         n_train, n_database = self.sizes["train"], self.sizes["train"] + self.sizes["other"]
         about = (self.name, self.sha256, self.split_sha256, self.features, self.label_names)
         parts = (slice(n_train), slice(n_database, None), slice(n_database))
-        return SearchData(*about, *(Arrays(image[rows], text[rows], labels[rows]) for rows in parts))
+        return SearchData(*about, *(arrays.rows(part) for part in parts))
 
     def test(self) -> TestData:
         """Test queries and the whole database."""
-        query, database = (
-            Arrays(*(_map(self.folder / part / f"{name}.npy") for name in ("image", "text", "labels")))
-            for part in ("test", "search")
+        return TestData(self._arrays("test"), self._arrays("search"))
+
+    def _arrays(self, part: str) -> Arrays:
+        image, text, labels = (_map(self.folder / part / f"{name}.npy") for name in ("image", "text", "labels"))
+        return Arrays(
+            image, text, labels, None if self.pixel_folder is None else _map(self.pixel_folder / f"{part}.npy")
         )
-        return TestData(query, database)
 
 
 def names() -> list[str]:
@@ -103,8 +112,17 @@ def names() -> list[str]:
     return list(NAMES)
 
 
-def load(name: str, *, features: str = "efficientnet-lite0", weights: str = "", progress: bool = True) -> Dataset:
+def load(
+    name: str,
+    *,
+    features: str = "efficientnet-lite0",
+    weights: str = "",
+    pixels: bool = False,
+    progress: bool = True,
+) -> Dataset:
     """A dataset, prepared if it is not in the cache yet; `weights` is a file for the network, where it needs one.
+
+    With `pixels` the pictures are there too, decoded once, as the network wants them: for training it along.
 
     Raises DatasetError when it is unknown, missing or broken.
     """
@@ -114,15 +132,20 @@ def load(name: str, *, features: str = "efficientnet-lite0", weights: str = "", 
     split_sha256 = source.split.sha256()
     entry = f"{source.name}/{cache.key(source.sha256, split_sha256, called, backbones.VERSION)}"
 
+    rows = {
+        "search": np.concatenate([source.split.train, source.split.other, source.split.validation]),
+        "test": source.split.query,
+    }
+
     def arrays() -> cache.Arrays:
-        split = source.split
-        image = np.load(_image_features(source, features, weights, progress) / "image.npy", mmap_mode="r")
-        rows = {"search": np.concatenate([split.train, split.other, split.validation]), "test": split.query}
+        image = np.load(extraction.features(source, features, weights, progress) / "image.npy", mmap_mode="r")
         whole: dict[str, Any] = {"image": image, "text": source.text(), "labels": source.labels}
         return {f"{part}/{key}": cache.Rows(array, rows[part]) for part in rows for key, array in whole.items()}
 
     folder = cache.entry(f"prepared/{entry}", arrays)
-    return Dataset(source.name, source.sha256, split_sha256, called, source.label_names, sizes, folder)
+    pixel_folder = extraction.pixels(source, features, rows, progress) if pixels else None
+    about = (source.name, source.sha256, split_sha256, f"{called}, fine-tuned" if pixels else called)
+    return Dataset(*about, source.label_names, sizes, folder, pixel_folder)
 
 
 def read(name: str) -> Source:
@@ -133,62 +156,6 @@ def read(name: str) -> Source:
         raise DatasetError(f"dataset {unknown(name, NAMES)}")
     source: Source = importlib.import_module(f"cmh.datasets.{name}").read()
     return source
-
-
-def _image_features(source: Source, features: str, weights: str, progress: bool) -> Path:
-    """The cached features of all pictures, in row order. An extraction that was killed goes on where it was."""
-    called = backbones.check(features, weights)
-    entry = f"features/{source.name}/{cache.key(source.sha256, called, backbones.VERSION)}"
-    begun = cache.root() / f"{entry}.begun"
-
-    def compute() -> cache.Arrays:
-        from tqdm import tqdm
-
-        total = len(source.labels)
-        rows, row = _begun(begun, (total, backbones.REGISTRY[features].dim))
-        bar = tqdm(
-            total=total, initial=row, desc=f"{source.name}: {called}", unit="pic", disable=not progress, leave=False
-        )
-        saved = row
-        try:
-            left = itertools.islice(source.pictures(), row, None)
-            for batch in backbones.extract(features, left, weights=weights):
-                if row + len(batch) > total or not np.isfinite(batch).all():
-                    raise DatasetError(f"{source.name}: more than {total} pictures, or features that are not finite")
-                rows[row : row + len(batch)] = batch
-                row += len(batch)
-                bar.update(len(batch))
-                if row - saved >= SAVED_EVERY:
-                    saved = _save_begun(begun, rows, row)
-        finally:
-            bar.close()
-            _save_begun(begun, rows, row)
-        if row != total:
-            raise DatasetError(f"{source.name}: {row} pictures for {total} items")
-        return {"image": rows}
-
-    path = cache.entry(entry, compute)
-    shutil.rmtree(begun, ignore_errors=True)
-    return path
-
-
-def _begun(folder: Path, shape: tuple[int, int]) -> tuple[Any, int]:
-    """The file that features are gathered in, and how many rows of it are done."""
-    try:
-        row = int((folder / "done").read_text())
-        rows = np.load(folder / "rows.npy", mmap_mode="r+", allow_pickle=False)
-        if rows.shape == shape and 0 <= row <= len(rows):
-            return rows, row
-    except (OSError, ValueError, EOFError):
-        pass  # nothing begun, or damaged: start anew
-    folder.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(folder / "rows.npy", "w+", np.float32, shape), 0
-
-
-def _save_begun(folder: Path, rows: Any, row: int) -> int:
-    rows.flush()
-    files.write_atomic(folder / "done", str(row))
-    return row
 
 
 def _map(path: Path) -> Any:

@@ -86,7 +86,7 @@ def extract(name: str, pictures: Iterable[bytes], *, weights: str = "") -> Itera
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = build(name, weights).to(device).to(memory_format=torch.channels_last)
-    for pixels in _decoded(pictures, REGISTRY[name]):
+    for pixels in decoded(pictures, REGISTRY[name]):
         with torch.inference_mode():
             inputs = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float()  # (b, 3, side, side)
             features: NDArray[np.float32] = network(inputs.contiguous(memory_format=torch.channels_last)).cpu().numpy()
@@ -109,8 +109,8 @@ def decode(raw: bytes, side: int, shorter: int = 0) -> NDArray[np.uint8]:
     return np.asarray(resized.crop((left, top, left + side, top + side)))
 
 
-def _decoded(pictures: Iterable[bytes], backbone: Backbone) -> Iterator[NDArray[np.uint8]]:
-    """Batches of pixels in order; while one is computed with, the next ones are decoded."""
+def decoded(pictures: Iterable[bytes], backbone: Backbone) -> Iterator[NDArray[np.uint8]]:
+    """Batches of pixels `(b, side, side, 3)` in order; while one is computed with, the next ones are decoded."""
     prepare = functools.partial(decode, side=backbone.side, shorter=backbone.shorter)
     source = iter(pictures)
     with ThreadPoolExecutor(DECODERS) as pool:
@@ -142,4 +142,5 @@ REGISTRY = {
     "resnet50": _imagenet("resnet50", 2048),
     "vit_b_16": _imagenet("vit_b_16", 768),
     "cnn-f": Backbone(4096, 224, 0, (0.0,) * 3, (1.0,) * 3, "MatConvNet imagenet-vgg-f.mat"),
+    "conv4": Backbone(512, 64, 0, (127.5,) * 3, (127.5,) * 3, "none: drawn with seed 0, to be trained along"),
 }

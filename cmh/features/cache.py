@@ -36,7 +36,50 @@ class Rows:
     index: NDArray[np.int64]
 
 
-Arrays = Mapping[str, NDArray[Any] | Rows]
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """A finished `.npy` file on the cache's own disk, which moves into the entry."""
+
+    path: Path
+
+
+Arrays = Mapping[str, NDArray[Any] | Rows | Moved]
+
+
+class Gathered:
+    """Arrays that are filled row by row over as many starts as it takes.
+
+    `arrays` are the files in `folder`, written in place; `done` says how far `save` was told last time. What does
+    not fit the asked-for shapes, or is damaged, is begun anew.
+    """
+
+    def __init__(self, folder: Path, shapes: Mapping[str, tuple[tuple[int, ...], type]]) -> None:
+        self.folder = folder
+        try:
+            self.done = int((folder / "done").read_text())
+            self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+", allow_pickle=False) for name in shapes}
+            fits = {name: (array.shape, array.dtype.type) for name, array in self.arrays.items()} == dict(shapes)
+        except (OSError, ValueError, EOFError):
+            fits = False
+        if not fits or self.done < 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "done").unlink(missing_ok=True)
+            self.done = 0
+            self.arrays = {
+                name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+                for name, (shape, dtype) in shapes.items()
+            }
+
+    def save(self, done: int) -> None:
+        """What was written so far stays; a killed process goes on from here."""
+        for array in self.arrays.values():
+            array.flush()
+        self.done = done
+        files.write_atomic(self.folder / "done", str(done))
+
+    def finished(self) -> dict[str, Moved]:
+        """The files, for the cache entry; `folder` can go afterwards."""
+        return {name: Moved(self.folder / f"{name}.npy") for name in self.arrays}
 
 
 def root() -> Path:
@@ -95,11 +138,15 @@ def _make(path: Path, compute: Callable[[], Arrays]) -> None:
             file = temporary / f"{name}.npy"
             file.parent.mkdir(parents=True, exist_ok=True)
             _save(file, array)
-            meta[f"{name}.npy"] = {"bytes": file.stat().st_size, "sha256": files.sha256(file)}
+            size = file.stat().st_size
+            meta[f"{name}.npy"] = {"bytes": size, "sha256": files.sha256(file) if size <= HASHED_BELOW else ""}
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
-def _save(file: Path, array: NDArray[Any] | Rows) -> None:
+def _save(file: Path, array: NDArray[Any] | Rows | Moved) -> None:
+    if isinstance(array, Moved):
+        array.path.rename(file)
+        return
     if not isinstance(array, Rows):
         np.save(file, array, allow_pickle=False)
         return

@@ -20,6 +20,8 @@ def build(name: str, weights: Path | None) -> nn.Module:
     """
     if name == "efficientnet-lite0":
         return _lite0(weights)
+    if name == "conv4":
+        return _conv4(weights)
     return _cnn_f(weights) if name == "cnn-f" else _torchvision(name, weights)
 
 
@@ -36,7 +38,7 @@ class Standardised(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Vectors `(n, d)`."""
-        vectors: Tensor = self.network((pixels - self.mean) / self.std)
+        vectors: Tensor = self.network((pixels.float() - self.mean) / self.std)
         return vectors
 
 
@@ -142,5 +144,22 @@ def _cnn_f(weights: Path | None) -> nn.Module:
     if weights.suffix == ".mat":
         _fill(network, from_matconvnet(weights), weights)
     else:
+        load_weights(network, weights)
+    return network
+
+
+def _conv4(weights: Path | None) -> nn.Module:
+    """Four blocks of 3 × 3 convolution, batch norm, ReLU and halving, 32 maps each: `(n, 3, 64, 64)` to `(n, 512)`.
+
+    The small network of few-shot learning (Vinyals et al., "Matching Networks", NIPS 2016, arXiv:1606.04080, there with
+    64 maps), here for training from pixels where no pretrained network is at hand or affordable.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        blocks: list[nn.Module] = []
+        for n_in in (3, 32, 32, 32):
+            blocks += [nn.Conv2d(n_in, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)]
+        network = nn.Sequential(*blocks, nn.Flatten())
+    if weights is not None:
         load_weights(network, weights)
     return network
