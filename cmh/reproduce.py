@@ -14,7 +14,10 @@ from cmh.config import Value
 from cmh.errors import CmhError, ConfigError
 
 TOLERANCE = 0.02  # of MAP; on the machine and thread count of the record the numbers are equal
-SETTINGS = ("dataset", "features", "weights", "bits", "epochs", "threads")
+SETTINGS = (
+    *("dataset", "features", "weights", "bits", "epochs", "threads"),
+    *commands.INPUTS,
+)
 KEYS = ("method", *SETTINGS, "seeds", "selection", "config")
 NOTES = ("search", "recorded", "reported", "remarks")  # for people and the board
 
@@ -47,7 +50,14 @@ def _parser() -> argparse.ArgumentParser:
     add("target", metavar="TARGET", help="an experiment file, a study folder, or STUDY:TRIAL")
     add("--seeds", type=commands.whole(1), metavar="N", help="run seeds 1 … N instead of the recorded ones")
     add("--check", action="store_true", help="compare with what was recorded; exit 1 outside the tolerance")
-    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change hyperparameters or epochs")
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change hyperparameters, epochs, bits …",
+    )
     add("--dataset", metavar="NAME", help="another dataset than the target's")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--out", type=Path, default=Path("runs"), metavar="DIR", help="where results go (default: runs)")
@@ -174,8 +184,11 @@ def _target(arguments: argparse.Namespace) -> _Target:
     if arguments.dataset:
         run["dataset"] = arguments.dataset
     changes = commands.settings(arguments.set)
-    own: dict[str, Value] = {key: changes.pop(key) for key in ("epochs", "bits") if key in changes}
     from cmh import training
+
+    own: dict[str, Value] = {
+        key: changes.pop(key) for key in ("epochs", "bits", "features", *commands.INPUTS) if key in changes
+    }
 
     module = methods.get(target.method)
     checked = config.build(training.Run, run | own, where="run settings")

@@ -68,7 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--epochs", type=commands.whole(1), metavar="N", help="epochs of a full trial (default: the space's)")
     add("--time-budget", type=commands.duration, metavar="TIME", help="end the search after 45s, 30m, 1.5h …")
     add("--seed", type=commands.whole(0), default=0, metavar="N", help="seed of sampler and training (default: 0)")
-    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="fix hyperparameters")
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="fix hyperparameters; or finetune=true …",
+    )
     add("--seeds", type=commands.whole(1), default=3, metavar="N", help="seeds of the confirmation (default: 3)")
     add("--no-confirm", action="store_true", help="leave the test split closed")
     add("--out", type=Path, default=Path("studies"), metavar="DIR", help="where studies go (default: studies)")
@@ -124,7 +131,8 @@ def _run(arguments: argparse.Namespace) -> int:
                 "split_sha256": job.dataset.split_sha256,
                 "features": job.dataset.features,
             }
-            about = folder.identity(job.space, data, int(job.run["bits"]), arguments.seed, job.fixed)
+            fixed = {**job.fixed, **_inputs(job.run)}
+            about = folder.identity(job.space, data, int(job.run["bits"]), arguments.seed, fixed)
             notes = {"versions": confirm.versions(), "storage": _url(job, arguments)}
             if folder.check_identity(job.folder, about, notes):
                 _say(f"{commands.short(job.folder)}: going on with the study that is there")
@@ -140,7 +148,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _jobs(arguments: argparse.Namespace) -> list[_Job]:
     """Everything checked that can be, all problems at once."""
-    from cmh import config, datasets, methods
+    from cmh import config, datasets, methods, training
     from cmh.features import backbones
     from cmh.study import space as spaces
 
@@ -150,12 +158,15 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
         try:
             return work()
         except CmhError as error:
-            problems.append(str(error))
+            problems.extend(f"{error.heading}: {problem}" if error.heading else problem for problem in error.problems)
             return None
 
     module = tried(lambda: methods.get(arguments.method))
     path = tried(lambda: spaces.find(arguments.space))
     raw = tried(lambda: commands.settings(arguments.set)) or {}
+    inputs = {key: raw.pop(key) for key in commands.INPUTS if key in raw}
+    checked = tried(lambda: config.build(training.Run, inputs, where="--set"))
+    inputs = {key: getattr(checked, key) for key in inputs} if checked is not None else {}
     fixed: dict[str, Value] = {}
     if module is not None:
         built = tried(lambda: config.build(module.Config, raw, where="--set"))
@@ -171,7 +182,12 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
     if problems:
         raise ConfigError(*problems, heading="" if len(problems) == 1 else "nothing was started")
     assert space is not None
-    dataset = datasets.load(arguments.dataset, features=arguments.features, weights=str(arguments.weights or ""))
+    dataset = datasets.load(
+        arguments.dataset,
+        features=arguments.features,
+        weights=str(arguments.weights or ""),
+        pixels=bool(inputs.get("finetune")),
+    )
     return [
         _Job(
             space=space,
@@ -183,6 +199,7 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
                 "bits": bits,
                 "epochs": space.epochs,
                 "seed": arguments.seed,
+                **inputs,
             },
             fixed=fixed,
             limit=arguments.trials or space.trials,
@@ -190,6 +207,10 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
         )
         for bits in dict.fromkeys(arguments.bits)
     ]
+
+
+def _inputs(run: Mapping[str, Value]) -> dict[str, Value]:
+    return {key: run[key] for key in commands.INPUTS if key in run}
 
 
 def _url(job: _Job, arguments: argparse.Namespace) -> str:
@@ -248,7 +269,7 @@ def _controls(job: _Job) -> dict[str, tuple[float, float, float]]:
     data = job.dataset.search()
     floor = training.chance(data)
     ridge = methods.get("ridge")
-    run, config = training.split(ridge, job.run)
+    run, config = training.split(ridge, {key: value for key, value in job.run.items() if key not in commands.INPUTS})
     best = training.fit(ridge, run, config, data).best
     return {"chance": (floor, floor, floor), "ridge (control)": (best.val_map_i2t, best.val_map_t2i, best.val_map)}
 
@@ -317,6 +338,7 @@ def _write_best(job: _Job, best: Row, store: Store, rows: list[Row], arguments: 
             **({"weights": job.run["weights"]} if job.run["weights"] else {}),
             "bits": job.run["bits"],
             "epochs": job.space.epochs,
+            **_inputs(job.run),
             "seeds": [int(job.run["seed"])],
             "threads": workers.threads(arguments.cpus_per_trial),
             "selection": "validation",
