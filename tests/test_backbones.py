@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +24,9 @@ from cmh.features import backbones, cache, extraction
 from cmh.nets import backbones as networks
 from cmh.nets.cnn_f import CNNF, SHAPES, SIDE, from_matconvnet
 
-TORCHVISION = [name for name in backbones.names() if name not in ("efficientnet-lite0", "cnn-f", "conv4")]
+TORCHVISION = [
+    name for name in backbones.names() if name not in ("efficientnet-lite0", "cnn-f", "conv4", "clip-vit-b-32")
+]
 
 
 def encoded(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
@@ -40,7 +43,7 @@ def pictures(n: int, side: int = 40) -> list[bytes]:
 def test_the_registry() -> None:
     assert backbones.names() == [
         *("efficientnet-lite0", "alexnet", "vgg11", "vgg16", "vgg19"),
-        *("resnet18", "resnet34", "resnet50", "vit_b_16", "cnn-f", "conv4"),
+        *("resnet18", "resnet34", "resnet50", "vit_b_16", "cnn-f", "clip-vit-b-32", "conv4"),
     ]
     with pytest.raises(DatasetError, match="did you mean 'resnet18'"):
         backbones.check("resnet8")
@@ -263,6 +266,60 @@ def test_rows_are_gathered_while_they_are_written(tmp_path: Path, monkeypatch: p
     assert found.dtype == np.float16
     assert np.array_equal(found, array[index])
     assert np.load(path / "none.npy").shape == (0, 4)
+
+
+@pytest.fixture(scope="module")
+def clip_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CLIP's real architecture with seeded random weights: the trained ones cannot be downloaded by a test."""
+    open_clip = pytest.importorskip("open_clip")
+    torch.manual_seed(4)
+    path = tmp_path_factory.mktemp("clip") / "clip.pt"
+    torch.save(open_clip.create_model("ViT-B-32-quickgelu").state_dict(), path)
+    return path
+
+
+def test_clip_gives_what_open_clip_gives(clip_weights: Path) -> None:
+    import open_clip
+
+    model, _, prepare = open_clip.create_model_and_transforms("ViT-B-32-quickgelu", load_weights=False)
+    model.load_state_dict(torch.load(clip_weights, weights_only=True))
+    rng = np.random.default_rng(1)
+    smooth = np.asarray(Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize((300, 260)))
+    found = next(backbones.extract("clip-vit-b-32", [encoded(smooth)], weights=str(clip_weights)))
+    with torch.no_grad():
+        expected = model.eval().encode_image(prepare(Image.fromarray(smooth))[None])
+    assert found.shape == (1, 512)
+    assert torch.allclose(torch.from_numpy(found), expected, atol=2e-3)
+
+
+def test_clip_without_its_package_or_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip
+
+    def offline(*_: object, **__: object) -> None:
+        raise RuntimeError("Failed to download")
+
+    monkeypatch.setattr(open_clip, "create_model", offline)
+    with pytest.raises(DatasetError, match=r"could not be downloaded .*--weights"):
+        networks.build("clip-vit-b-32", None)
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(DatasetError, match="needs the package open_clip_torch"):
+        networks.build("clip-vit-b-32", None)
+
+
+def test_conv4_is_the_same_everywhere() -> None:
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    torch.manual_seed(1)
+    first = backbones.build("conv4")(pixels)
+    torch.manual_seed(2)
+    assert torch.equal(backbones.build("conv4")(pixels), first)
+    assert first.shape == (2, backbones.REGISTRY["conv4"].dim)
+
+
+def test_conv4_with_weights_of_its_own(tmp_path: Path) -> None:
+    network = networks.build("conv4", None)
+    torch.nn.init.constant_(network[0].bias, 3.0)
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    assert networks.build("conv4", tmp_path / "w.pt")[0].bias.tolist() == [3.0] * 32
 
 
 COCO_IN_IMAGENET = {

@@ -43,6 +43,7 @@ class Backbone:
     mean: tuple[float, float, float]  # of RGB in 0 … 255; taken off before the network
     std: tuple[float, float, float]
     source: str
+    bicubic: bool = False  # how the shorter side is resized
 
 
 def names() -> list[str]:
@@ -93,7 +94,7 @@ def extract(name: str, pictures: Iterable[bytes], *, weights: str = "") -> Itera
         yield features
 
 
-def decode(raw: bytes, side: int, shorter: int = 0) -> NDArray[np.uint8]:
+def decode(raw: bytes, side: int, shorter: int = 0, bicubic: bool = False) -> NDArray[np.uint8]:
     """An encoded picture as RGB `(side, side, 3)`."""
     from PIL import Image
 
@@ -105,13 +106,13 @@ def decode(raw: bytes, side: int, shorter: int = 0) -> NDArray[np.uint8]:
     scale = shorter / min(width, height)
     size = max(shorter, round(width * scale)), max(shorter, round(height * scale))
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
-    resized = picture.resize(size, Image.Resampling.BILINEAR)
+    resized = picture.resize(size, Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR)
     return np.asarray(resized.crop((left, top, left + side, top + side)))
 
 
 def decoded(pictures: Iterable[bytes], backbone: Backbone) -> Iterator[NDArray[np.uint8]]:
     """Batches of pixels `(b, side, side, 3)` in order; while one is computed with, the next ones are decoded."""
-    prepare = functools.partial(decode, side=backbone.side, shorter=backbone.shorter)
+    prepare = functools.partial(decode, side=backbone.side, shorter=backbone.shorter, bicubic=backbone.bicubic)
     source = iter(pictures)
     with ThreadPoolExecutor(DECODERS) as pool:
         waiting: list[list[Future[NDArray[np.uint8]]]] = []
@@ -142,5 +143,14 @@ REGISTRY = {
     "resnet50": _imagenet("resnet50", 2048),
     "vit_b_16": _imagenet("vit_b_16", 768),
     "cnn-f": Backbone(4096, 224, 0, (0.0,) * 3, (1.0,) * 3, "MatConvNet imagenet-vgg-f.mat"),
+    "clip-vit-b-32": Backbone(
+        512,
+        224,
+        224,
+        (122.771, 116.746, 104.094),
+        (68.501, 66.632, 70.323),
+        "open_clip ViT-B-32-quickgelu, OpenAI's weights",
+        bicubic=True,
+    ),
     "conv4": Backbone(512, 64, 0, (127.5,) * 3, (127.5,) * 3, "none: drawn with seed 0, to be trained along"),
 }

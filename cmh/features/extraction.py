@@ -50,7 +50,8 @@ def pixels(source: Source, name: str, rows: Mapping[str, NDArray[np.int64]], pro
     `PART.npy` (n, 3, side, side) uint8 with these rows."""
     about = backbones.REGISTRY[name]
     split = source.split.sha256()
-    entry = f"pixels/{source.name}/{cache.key(source.sha256, split, about.side, about.shorter, backbones.VERSION)}"
+    prepared = about.side, about.shorter, int(about.bicubic), backbones.VERSION
+    entry = f"pixels/{source.name}/{cache.key(source.sha256, split, *prepared)}"
     n = len(source.labels)
     part_of, row_of = np.zeros(n, np.int64), np.full(n, -1, np.int64)
     for number, index in enumerate(rows.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from cmh.errors import DatasetError
 from cmh.nets.cnn_f import CNNF, from_matconvnet
+
+CLIP = "clip-vit-b-32"
 
 
 def build(name: str, weights: Path | None) -> nn.Module:
@@ -22,6 +25,9 @@ def build(name: str, weights: Path | None) -> nn.Module:
         return _lite0(weights)
     if name == "conv4":
         return _conv4(weights)
+    if name == CLIP:
+        visual: nn.Module = clip(weights).visual
+        return visual
     return _cnn_f(weights) if name == "cnn-f" else _torchvision(name, weights)
 
 
@@ -163,3 +169,30 @@ def _conv4(weights: Path | None) -> nn.Module:
     if weights is not None:
         load_weights(network, weights)
     return network
+
+
+def clip(weights: Path | None) -> Any:
+    """CLIP ViT-B/32 (Radford et al., ICML 2021, arXiv:2103.00020): `.visual(pixels)` and `.encode_text(tokens)`, 512-d.
+
+    Weights: OpenAI's, which open_clip downloads, or a file with the state dict of open_clip's `ViT-B-32-quickgelu`.
+    """
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    try:
+        import open_clip
+    except ImportError as error:
+        raise DatasetError(f"{CLIP} needs the package open_clip_torch: pip install 'cmh[clip]'") from error
+    before = logging.root.level
+    logging.root.setLevel(logging.CRITICAL)  # it warns on the root logger of weights that we fill in below
+    try:
+        model = open_clip.create_model("ViT-B-32-quickgelu", pretrained=None if weights else "openai")
+    except Exception as error:  # the hub's many kinds: no network, no room, a proxy in between
+        line = (str(error).splitlines() or ["no message"])[0][:200]
+        raise DatasetError(
+            f"the weights of {CLIP} could not be downloaded ({type(error).__name__}: {line}); save the state dict of"
+            " open_clip's ViT-B-32-quickgelu (openai) on another machine and name the file with --weights"
+        ) from error
+    finally:
+        logging.root.setLevel(before)
+    if weights is not None:
+        load_weights(model, weights)
+    return model
