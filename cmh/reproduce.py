@@ -93,6 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _test(target: _Target, arguments: argparse.Namespace) -> dict[int, dict[str, float]]:
     from tqdm import tqdm
 
+    from cmh import methods
     from cmh.study import confirm
 
     folder = arguments.out / target.name
@@ -115,7 +116,7 @@ def _test(target: _Target, arguments: argparse.Namespace) -> dict[int, dict[str,
         record = confirm.write_record(
             folder,
             tested,
-            method=target.method,
+            method=methods.short(methods.get(target.method)),
             dataset=str(target.run["dataset"]),
             bits=int(target.run["bits"]),
             epochs=epochs,
@@ -216,6 +217,9 @@ def _of_file(path: Path) -> _Target:
     document = config.load_yaml(path)
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: holds {document!r}, but must be a mapping with {', '.join(KEYS)}")
+    method = str(document.get("method"))
+    if method.endswith(".py"):  # a method of your own, beside the experiment file or by its whole path
+        method = str(path.parent / method)
     problems = [config.unknown(key, (*KEYS, *NOTES)) for key in document if key not in (*KEYS, *NOTES)]
     problems += [f"{key} is missing" for key in ("method", "dataset", "config") if key not in document]
     selection = document.get("selection", "fixed")
@@ -235,7 +239,7 @@ def _of_file(path: Path) -> _Target:
         if not isinstance(values, dict):
             raise ConfigError(f"config is {values!r}, but must be a mapping of hyperparameters")
         if "method" in document:
-            values = dataclasses.asdict(config.build(methods.get(str(document["method"])).Config, values))
+            values = dataclasses.asdict(config.build(methods.get(method).Config, values))
     except CmhError as error:
         problems += error.problems
     recorded, search = document.get("recorded", {}), document.get("search", {})
@@ -243,7 +247,7 @@ def _of_file(path: Path) -> _Target:
         problems.append(f"search is {search!r}, but must be a mapping")
     if problems:
         raise ConfigError(*problems, heading=str(path))
-    return _Target(path.stem, str(document["method"]), run, values, seeds, selection, search, _recorded(path, recorded))
+    return _Target(path.stem, method, run, values, seeds, selection, search, _recorded(path, recorded))
 
 
 def _recorded(path: Path, values: Any) -> dict[int, dict[str, float]]:

@@ -1,26 +1,74 @@
-"""The methods: one paper, one file. The folder is the registry."""
+"""The methods: one paper, one file. The folder is the registry; a file of your own counts too, by its path."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
 from cmh.config import unknown
 from cmh.errors import ConfigError
 
+PARTS = ("TITLE", "YEAR", "KIND", "LABELS", "SOURCE", "Config", "Method", "trainable")  # of a method's module
+
 
 def names() -> list[str]:
-    """All methods, in alphabetical order."""
+    """The methods that come with cmh, in alphabetical order."""
     return sorted(item.name for item in pkgutil.iter_modules([str(Path(__file__).parent)]) if item.name[0] != "_")
 
 
 def get(name: str) -> ModuleType:
     """The module of a method: `Config`, `Method`, `trainable`, and what `cmh.methods NAME` prints.
 
-    Raises ConfigError for a name that is no method.
+    `name` is a method of cmh or the path of a Python file (`mine.py`), which is known by its file's name from then on.
+    Raises ConfigError for what is neither, and for a file that is no method.
     """
+    if name.endswith(".py"):
+        return _from_file(Path(name))
+    if f"{__name__}.{name}" in sys.modules and name.isidentifier() and name[0] != "_":
+        return sys.modules[f"{__name__}.{name}"]
     if name not in names():
         raise ConfigError(f"method {unknown(name, names())}")
-    return importlib.import_module(f"cmh.methods.{name}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def short(module: ModuleType) -> str:
+    """How a method is called in studies, records and on boards."""
+    return module.__name__.rpartition(".")[2]
+
+
+def spec(name: str) -> str:
+    """What `get` needs in another process: the path of a method of your own, else the name."""
+    return name if name in names() else str(get(name).__file__)
+
+
+def _from_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    name = f"{__name__}.{path.stem}"
+    if not path.is_file():
+        raise ConfigError(f"method {path}: no such file; `python -m cmh.methods new NAME` writes one")
+    if not path.stem.isidentifier() or path.stem[0] == "_" or path.stem in names():
+        raise ConfigError(f"method {path}: the file's name must be a Python name that no method of cmh has")
+    loaded = sys.modules.get(name)
+    if loaded is not None and loaded.__file__ == str(path):
+        return loaded
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None  # the file exists and ends in .py
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module  # before it runs: its dataclasses and `train(__name__, …)` look it up
+    try:
+        found.loader.exec_module(module)
+        missing = [part for part in PARTS if not hasattr(module, part)]
+        if missing:
+            raise ConfigError(f"method {path}: has no {', '.join(missing)}; see `python -m cmh.methods new NAME`")
+    except ConfigError:
+        del sys.modules[name]
+        raise
+    except Exception as error:  # whatever a user's file raises while it is read
+        del sys.modules[name]
+        raise ConfigError(f"method {path}: cannot be imported ({type(error).__name__}: {error})") from error
+    return module

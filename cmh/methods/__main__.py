@@ -1,32 +1,81 @@
-"""`python -m cmh.methods [NAME]`: the methods, or one with its hyperparameters, ranges and source."""
+"""`python -m cmh.methods [NAME | new NAME]`: the methods, one with its hyperparameters, or a new one of your own."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from cmh import commands, config, methods
+from cmh.errors import ConfigError
+
+EPILOG = """\
+examples:
+  python -m cmh.methods                 all methods: name, year, kind, title, source
+  python -m cmh.methods dcmh            what it minimises, how it differs from the paper, its hyperparameters
+  python -m cmh.methods path/to/mine.py the same of a method of your own
+  python -m cmh.methods new mine        write mine.py, which already trains, its space mine.yml, its experiment
+                                        mine_clipart.yml and its test test_mine.py into this folder
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m cmh.methods", description="List the methods, or describe one.")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the method to describe")
+    parser = argparse.ArgumentParser(
+        prog="python -m cmh.methods",
+        description="List the methods, describe one, or write a new one.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the method to describe, or `new`")
+    parser.add_argument("new_name", nargs="?", metavar="NEW", help="after `new`: the name of your method")
+    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="after `new`: where (default: here)")
     arguments = parser.parse_args(argv)
-    return commands.guarded(lambda: _show(arguments.name))
+    return commands.guarded(lambda: _run(arguments))
 
 
-def _show(name: str | None) -> int:
-    if name is None:
-        for each in methods.names():
-            module = methods.get(each)
-            sys.stdout.write(f"{each:<10} {module.YEAR}  {module.KIND:<12} {module.TITLE} ({module.SOURCE})\n")
-        return 0
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.name == "new":
+        return _new(arguments.new_name, arguments.out)
+    if arguments.new_name is not None:
+        raise ConfigError(f"{arguments.new_name!r} is one name too many; for a method of your own: new NAME")
+    return _list() if arguments.name is None else _show(arguments.name)
+
+
+def _list() -> int:
+    modules = {name: methods.get(name) for name in methods.names()}
+    width = max(map(len, modules))
+    for name, module in sorted(modules.items(), key=lambda item: (item[1].KIND, item[1].YEAR, item[0])):
+        sys.stdout.write(f"{name:<{width}}  {module.YEAR}  {module.KIND:<12}  {module.TITLE} ({module.SOURCE})\n")
+    return 0
+
+
+def _show(name: str) -> int:
     module = methods.get(name)
     sys.stdout.write(f"{(module.__doc__ or '').strip()}\n\nhyperparameters:\n")
     for item in config.params(module.Config).values():
         paper = "" if item.paper == item.default else f", paper {_plain(item.paper)}"
         sys.stdout.write(f"  {item.name} = {_plain(item.default)}{paper} ({item.rule()})\n      {item.help}\n")
+    return 0
+
+
+def _new(name: str | None, folder: Path) -> int:
+    from cmh.methods import _new
+
+    if name is None:
+        raise ConfigError("new: a name for the method is missing, such as `new mine`")
+    paths = [commands.short(path) for path in _new.write(name, folder)]
+    sys.stdout.write(
+        "\n".join(
+            [
+                f"{paths[0]:<24} the method: it already trains; write your paper into it",
+                f"{paths[1]:<24} its search space: python -m cmh.tune --method {paths[0]} --space {paths[1]}",
+                f"{paths[2]:<24} its experiment:   python -m cmh.reproduce {paths[2]}",
+                f"{paths[3]:<24} its test:         python -m pytest {paths[3]}",
+            ]
+        )
+        + "\n"
+    )
     return 0
 
 

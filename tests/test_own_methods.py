@@ -1,0 +1,122 @@
+"""Methods of one's own: written by `cmh.methods new`, taken by path, and run like those of the folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cmh import config, methods, reproduce
+from cmh.errors import ConfigError
+from cmh.methods.__main__ import main
+from cmh.study import space as spaces
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working folder; methods that were loaded from it are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.startswith("cmh.methods."):
+            del sys.modules[name]
+
+
+def test_new_writes_what_already_works(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "my_method"]) == 0
+    said = capsys.readouterr().out
+    files = ["my_method.py", "my_method.yml", "my_method_clipart.yml", "test_my_method.py"]
+    assert all(name in said for name in files)
+    assert sorted(path.name for path in here.iterdir()) == sorted(files)
+    module = methods.get("my_method.py")
+    assert methods.short(module) == "my_method"
+    assert methods.get("my_method") is module
+    assert methods.spec("my_method") == str(here / "my_method.py")
+    assert methods.spec("dcmh") == "dcmh"
+    space = spaces.load(here / "my_method.yml", method="my_method")
+    assert [name for name, _ in space.start_from] == ["default"]
+    experiment = yaml.safe_load((here / "my_method_clipart.yml").read_text())
+    assert dataclasses.asdict(config.build(module.Config, experiment["config"])) == config.defaults(module.Config)
+    assert main(["my_method.py"]) == 0
+    assert "quantisation = 0.01" in capsys.readouterr().out
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "test_my_method.py", "-p", "no:cacheprovider"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=here,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout
+
+
+def test_its_experiment_runs_and_is_recorded(here: Path) -> None:
+    assert main(["new", "mine"]) == 0
+    assert reproduce.main(["mine_clipart.yml", "--set", "epochs=1", "hidden_image=8", "hidden_text=8"]) == 0
+    (record,) = (json.loads(line) for line in next(here.rglob("records.jsonl")).read_text().splitlines())
+    assert record["method"] == "mine"
+
+
+def test_nothing_is_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine.yml").write_text("precious")
+    assert main(["new", "mine"]) == 2
+    assert "mine.yml: exists already; nothing was written" in capsys.readouterr().err
+    assert [path.name for path in here.iterdir()] == ["mine.yml"]
+
+
+@pytest.mark.parametrize("name", ["dcmh", "Mine", "_mine", "my method", "../mine", "new", "3d", "mine.py"])
+def test_names_that_no_method_can_have(name: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", name]) == 2
+    assert "must be a lower-case Python name that no method has" in capsys.readouterr().err
+    assert not list(here.iterdir())
+
+
+def test_a_folder_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "file").write_text("")
+    assert main(["new", "mine", "--out", "file/below"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_names_too_few_and_too_many(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new"]) == 2
+    assert main(["dcmh", "ridge"]) == 2
+    errors = capsys.readouterr().err
+    assert "a name for the method is missing" in errors
+    assert "'ridge' is one name too many" in errors
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("none.py", None, "no such file"),
+        ("dcmh.py", "", "must be a Python name that no method of cmh has"),
+        ("my-own.py", "", "must be a Python name"),
+        ("empty.py", "", "has no TITLE, YEAR, KIND, LABELS, SOURCE, Config, Method, trainable"),
+        ("broken.py", "import nowhere_to_be_found", "cannot be imported (ModuleNotFoundError"),
+        ("syntax.py", "def (", "cannot be imported (SyntaxError"),
+    ],
+)
+def test_files_that_are_no_methods(name: str, text: str | None, said: str, here: Path) -> None:
+    if text is not None:
+        (here / name).write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        methods.get(name)
+    assert said in str(caught.value)
+    with pytest.raises(ConfigError):
+        methods.get(name)  # nothing half loaded stays
+
+
+def test_a_file_of_the_same_name_elsewhere_is_loaded_anew(here: Path) -> None:
+    assert main(["new", "mine", "--out", "a"]) == main(["new", "mine", "--out", "b"]) == 0
+    first = methods.get("a/mine.py")
+    assert methods.get("a/mine.py") is first
+    second = methods.get("b/mine.py")
+    assert second is not first
+    assert methods.get("mine") is second
