@@ -33,3 +33,33 @@ def cosines(rows: Tensor, others: Tensor) -> Tensor:
 def sign(values: Tensor) -> Tensor:
     """±1 with sign(0) = +1, in the dtype of `values`."""
     return torch.where(values >= 0, 1, -1).to(values.dtype)
+
+
+def cosine_triplets(
+    codes: Tensor, others: Tensor, similar: Tensor, *, margin: float, weights: Tensor | None = None
+) -> Tensor:
+    """Σ_{a,p,n} w_ap·max(0, d_ap − d_an + margin) over anchors a, similar p and dissimilar n; d = max(0, 1 − cos).
+
+    Parameters
+    ----------
+    codes: anchors `(b, K)` of one modality. others: positives and negatives `(m, K)` of the other one.
+    similar: `(b, m)`, 0/1. weights: w `(b, m)`, not negative; 1 where absent.
+
+    No b × m × m block: between its kinks the sum is linear in the distances, and sorting tells how often each one
+    counts. So the value and the gradient are those of the explicit sum, for O(b·m·log m).
+    """
+    distances = (1 - cosines(codes, others)).clamp_min(0)
+    with torch.no_grad():
+        reach = distances + margin
+        far = torch.full_like(distances, torch.inf)
+        positive = similar > 0
+        weights = similar if weights is None else weights * positive
+        negatives = torch.where(positive, far, distances).sort(1).values
+        reaches, order = torch.where(positive, reach, far).sort(1)
+        # of each positive: how many negatives lie within its reach
+        within = weights * torch.searchsorted(negatives, reach).to(weights.dtype)
+        # of each negative: the weight of the positives that reach it
+        missed = torch.searchsorted(reaches, distances, right=True)
+        passed = torch.nn.functional.pad(weights.gather(1, order).cumsum(1), (1, 0)).gather(1, missed)
+        reached = (weights.sum(1, keepdim=True) - passed).masked_fill(positive, 0)
+    return (distances * (within - reached)).sum() + margin * within.sum()

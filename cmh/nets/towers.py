@@ -65,3 +65,17 @@ class OnBackbone(nn.Module):
             else:
                 vectors = self.backbone(pixels)
         return self.head(vectors.float())
+
+
+def layers(n_in: int, hidden: Sequence[int], *, normalised: bool = False, dropout: float = 0.0) -> nn.Sequential:
+    """Hidden layers alone: linear, batch normalisation if asked for, ReLU, dropout; `(n, n_in)` to the last width.
+
+    A size of 0 leaves that layer out.
+    """
+    sizes = [size for size in hidden if size]
+    parts: list[nn.Module] = []
+    for before, after in zip([n_in, *sizes], sizes, strict=False):
+        parts += [nn.Linear(before, after), *([nn.BatchNorm1d(after)] if normalised else []), nn.ReLU()]
+        if dropout:
+            parts.append(nn.Dropout(dropout))
+    return nn.Sequential(*parts)
