@@ -33,3 +33,15 @@ def cosines(rows: Tensor, others: Tensor) -> Tensor:
 def sign(values: Tensor) -> Tensor:
     """±1 with sign(0) = +1, in the dtype of `values`."""
     return torch.where(values >= 0, 1, -1).to(values.dtype)
+
+
+def evenness(codes: Tensor) -> Tensor:
+    """cos(|h|, 1) of each row `(n, K)`: 1 where all its entries are of one size, 1/√K where only one is not 0."""
+    cosine: Tensor = normalize(codes.abs()).sum(1) / codes.shape[1] ** 0.5
+    return cosine
+
+
+def pair_weights(similar: Tensor) -> Tensor:
+    """Weights of pairs, as Deep Cauchy Hashing has them: all pairs / similar pairs where similar, else 1."""
+    share = similar.mean().clamp_min(1 / similar.numel())
+    return torch.where(similar > 0, 1 / share, torch.ones_like(share))
