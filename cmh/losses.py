@@ -63,3 +63,15 @@ def cosine_triplets(
         passed = torch.nn.functional.pad(weights.gather(1, order).cumsum(1), (1, 0)).gather(1, missed)
         reached = (weights.sum(1, keepdim=True) - passed).masked_fill(positive, 0)
     return (distances * (within - reached)).sum() + margin * within.sum()
+
+
+def evenness(codes: Tensor) -> Tensor:
+    """cos(|h|, 1) of each row `(n, K)`: 1 where all its entries are of one size, 1/√K where only one is not 0."""
+    cosine: Tensor = normalize(codes.abs()).sum(1) / codes.shape[1] ** 0.5
+    return cosine
+
+
+def pair_weights(similar: Tensor) -> Tensor:
+    """Weights of pairs, as Deep Cauchy Hashing has them: all pairs / similar pairs where similar, else 1."""
+    share = similar.mean().clamp_min(1 / similar.numel())
+    return torch.where(similar > 0, 1 / share, torch.ones_like(share))

@@ -53,7 +53,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from cmh.config import param
-from cmh.losses import cosine_triplets, sign, similar
+from cmh.losses import cosine_triplets, evenness, sign, similar
 from cmh.nets import state
 from cmh.nets.critics import critic_loss, critic_optimizer, descend
 from cmh.nets.optimizers import optimizer, schedule
@@ -263,8 +263,7 @@ def step_loss(
 
 def _utilisation(codes: Tensor) -> Tensor:
     """Σ_i 1/(1 + e^{cos(|h_i|, 1)}): low where all bits of an item are equally strong."""
-    cosine = normalize(codes.abs()).sum(1) / codes.shape[1] ** 0.5
-    return torch.sigmoid(-cosine).sum()
+    return torch.sigmoid(-evenness(codes)).sum()
 
 
 def updated_code_map(code_map: Tensor, codes_of_labels: Tensor, gram: Tensor) -> Tensor:
