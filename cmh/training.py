@@ -99,43 +99,42 @@ class Setup:
 class Batch:
     """Training items: `index` (b,) into the training set, and what belongs to them, gathered when first asked for."""
 
-    def __init__(self, index: Tensor, items: _Items, run: Run, device: torch.device, names: tuple[int, ...]) -> None:
-        self._rows, self._items, self._run, self._device, self._names = index, items, run, device, names
+    def __init__(
+        self,
+        index: Tensor,
+        image: Tensor,
+        text: Tensor,
+        device: torch.device,
+        *,
+        pixels: Tensor | None = None,
+        run: Run | None = None,
+        names: tuple[int, ...] = (),
+    ) -> None:
+        self._rows, self._image, self._text, self._pixels, self._device = index, image, text, pixels, device
+        self._run, self._names = run or Run(), names  # the stream of its augmentations
         self.index = index.to(device)
 
     @functools.cached_property
     def image(self) -> Tensor:
         """What the image net takes, on the device: `features`, or pixels where the backbone is trained along."""
-        if self._items.pixels is None:
+        if self._pixels is None:
             return self.features
-        run, pixels = self._run, self._items.pixels[self._rows].to(self._device)
+        run, pixels = self._run, self._pixels[self._rows].to(self._device)
         return augment.turn_and_flip(pixels, self._draw("image"), rotate=run.rotate, hflip=run.hflip, vflip=run.vflip)
 
     @functools.cached_property
     def features(self) -> Tensor:
         """Frozen image features `(b, image_dim)` on the device."""
-        return self._items.image[self.index].to(self._device, torch.float32)
+        return self._image[self.index].to(self._device, torch.float32)
 
     @functools.cached_property
     def text(self) -> Tensor:
         """Text features `(b, text_dim)` on the device."""
-        text = self._items.text[self.index].to(self._device, torch.float32)
+        text = self._text[self.index].to(self._device, torch.float32)
         return augment.erase(text, self._draw("text"), share=self._run.erase) if self._run.erase else text
 
     def _draw(self, what: str) -> torch.Generator:
         return torch.Generator().manual_seed(derive(self._run.seed, "augment", what, *self._names))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Items:
-    """The training items as tensors: on the CPU views of memory maps, which all trials of a machine share.
-
-    `pixels` stay on the CPU.
-    """
-
-    image: Tensor
-    text: Tensor
-    pixels: Tensor | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,21 +270,19 @@ def fit(
     torch.manual_seed(derive(run.seed, "weights"))
     epochs = _epochs(module, run)
     train = data.train
-    items = _Items(_tensor(train.image, device), _tensor(train.text, device), None)
-    if run.finetune:
-        items = dataclasses.replace(items, pixels=_pixels(module, data))
-    labels = _tensor(train.labels, device)
+    image, text, labels = (_tensor(array, device) for array in (train.image, train.text, train.labels))
+    pixels = _pixels(module, data) if run.finetune else None
     setup = Setup(
         bits=run.bits,
         epochs=epochs,
         seed=run.seed,
         device=device,
         n_train=len(labels),
-        image_dim=items.image.shape[1],
-        text_dim=items.text.shape[1],
+        image_dim=image.shape[1],
+        text_dim=text.shape[1],
         labels=labels.to(device, torch.float32) if module.LABELS else None,
-        image=items.image,
-        text=items.text,
+        image=image,
+        text=text,
         image_net=functools.partial(_on_backbone, run) if run.finetune else lambda head: head,
     )
     method = module.Method(config, setup)
@@ -325,7 +322,7 @@ def fit(
     started = saved = time.monotonic()
     for number in range(len(curve) + 1, epochs + 1):
         torch.manual_seed(derive(run.seed, "noise", number))
-        passes = _passes(items, run, batch_size, number, device)
+        passes = _passes(image, text, batch_size, run.seed, number, device, pixels, run)
         terms = method.epoch(passes)
         if bad := [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]:
             raise NotFiniteError(f"epoch {number}: {', '.join(bad)}")
@@ -444,7 +441,14 @@ class _Ranking:
 
 
 def _passes(
-    items: _Items, run: Run, batch_size: int, epoch: int, device: torch.device
+    image: Tensor,
+    text: Tensor,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    device: torch.device,
+    pixels: Tensor | None = None,
+    run: Run | None = None,
 ) -> Callable[[], Iterator[Batch]]:
     """Each call is one pass: every item once, in an order of (seed, epoch, pass); the last batch may be short."""
     count = 0
@@ -452,10 +456,10 @@ def _passes(
     def one_pass() -> Iterator[Batch]:
         nonlocal count
         count += 1
-        draw = torch.Generator().manual_seed(derive(run.seed, "batches", epoch, count))
-        order = torch.randperm(len(items.image), generator=draw)
+        draw = torch.Generator().manual_seed(derive(seed, "batches", epoch, count))
+        order = torch.randperm(len(image), generator=draw)
         for number, index in enumerate(torch.split(order, batch_size)):
-            yield Batch(index, items, run, device, (epoch, count, number))
+            yield Batch(index, image, text, device, pixels=pixels, run=run, names=(epoch, count, number))
 
     return one_pass
 

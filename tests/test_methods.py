@@ -27,7 +27,7 @@ CHANCE = ("random",)  # what is not meant to learn
 
 
 def test_the_folder_holds_what_it_should() -> None:
-    assert NAMES == ["dcmh", "ridge"]
+    assert NAMES == ["agah", "cca_itq", "chn", "cpah", "dadh", "dcmh", "random", "ridge"]
 
 
 def small(name: str, width: int = 16) -> dict[str, Any]:

@@ -237,7 +237,7 @@ BUILT_IN = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yml")
 
 def test_there_are_built_in_spaces() -> None:
     assert len(BUILT_IN) >= 2
-    assert {path.stem for path in BUILT_IN} == set(methods.names())
+    assert {path.stem for path in BUILT_IN} == set(methods.names()) - {"random"}  # which has nothing to search
 
 
 @pytest.mark.parametrize("path", BUILT_IN, ids=[path.stem for path in BUILT_IN])
@@ -251,7 +251,7 @@ def test_find(tmp_path: Path) -> None:
     (tmp_path / "mine.yml").write_text("")
     assert space.find(str(tmp_path / "mine.yml")) == tmp_path / "mine.yml"
     assert space.find("dcmh").name == space.find("spaces/dcmh.yml").name == "dcmh.yml"
-    with pytest.raises(ConfigError, match="--space nowhere: no such file; built in: dcmh, ridge"):
+    with pytest.raises(ConfigError, match=r"--space nowhere: no such file; built in: .*dcmh, .*ridge"):
         space.find("nowhere")
 
 

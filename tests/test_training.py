@@ -199,8 +199,7 @@ def test_a_device_that_is_not_there() -> None:
 def test_a_pass_visits_every_item_once(size: int) -> None:
     device, train = torch.device("cpu"), tiny().train
     image, text = torch.from_numpy(train.image), torch.from_numpy(train.text)
-    items = training._Items(image, text, None)
-    passes = training._passes(items, training.Run(), size, 1, device)
+    passes = training._passes(image, text, size, 0, 1, device)
     orders = []
     for _ in range(2):
         batches = list(passes())
