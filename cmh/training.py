@@ -488,8 +488,8 @@ def _prepare(run: Run) -> tuple[torch.device, int]:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}") from error
     threads = run.threads or torch.get_num_threads()
+    metrics.set_threads(threads)  # first: numba's own start sets torch to all cores
     torch.set_num_threads(threads)
-    metrics.set_threads(threads)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     return device, threads

@@ -39,7 +39,7 @@ Differences from the paper and from the first author's code (WendellGul/AGAH @a4
 10. The code keeps the epoch that is best on the test queries in both directions; here validation chooses.
 11. The learning rate's floor of 1e-6 is left out: 300 epochs do not reach it.
 12. The default values are ours: Adam, and a text net of one layer (with the code's three, on the built-in clip art and
-    after 12 epochs, MAP was .57 in place of .66).
+    after 12 epochs, MAP was .57 in place of .66). After 30 epochs it is .69, with the published values .45.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ Differences from the paper:
 7. The port keeps the epoch that is best on the test queries; here validation chooses. sign(0) = +1.
 8. A batch of one item passes batch normalisation with its running statistics: one item has no variance.
 9. The image net stands on frozen features, as in the port. The default values are ours: learning rates ten times the
-   port's (on the built-in clip art and 32 bits, mean validation MAP after 30 epochs is .68).
+   port's. On the built-in clip art (32 bits, 30 epochs) validation MAP is .68, with the port's values .44.
 """
 
 from __future__ import annotations
