@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize, softplus
 
 
@@ -75,3 +78,29 @@ def pair_weights(similar: Tensor) -> Tensor:
     """Weights of pairs, as Deep Cauchy Hashing has them: all pairs / similar pairs where similar, else 1."""
     share = similar.mean().clamp_min(1 / similar.numel())
     return torch.where(similar > 0, 1 / share, torch.ones_like(share))
+
+
+def mean_nll(codes: Tensor, others: Tensor, similar: Tensor, scale: float) -> Tensor:
+    """Mean of log(1 + e^θ) − S·θ over all pairs, θ = scale · codes othersᵀ, where `others` `(N, K)` are constants.
+
+    Several sets of codes for the same items, `(M, b, K)`, share S `(b, N)`; the mean is over them, too.
+
+    The gradient, scale · (σ(θ) − S) others / numel, is computed at once, so that no `(b, N)` block waits for the
+    backward pass.
+    """
+    value: Tensor = _MeanNll.apply(codes, others.detach(), similar, scale)
+    return value
+
+
+class _MeanNll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, codes: Tensor, others: Tensor, similar: Tensor, scale: float) -> Tensor:
+        theta = scale * codes @ others.T  # ([M,] b, N)
+        ctx.save_for_backward((torch.sigmoid(theta) - similar) @ others * (scale / theta.numel()))
+        return pairwise_nll(theta, similar).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return upstream * gradient, None, None, None

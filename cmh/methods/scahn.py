@@ -1,0 +1,332 @@
+"""SCAHN: Wang X., Zou, Bakker and Wu, "Self-Constraining and Attention-based Hashing Network for Bit-Scalable
+Cross-Modal Retrieval", Neurocomputing 2020, DOI 10.1016/j.neucom.2020.03.019.
+
+Each net gives codes h^1 … h^4 ∈ (−1, 1)^K of four stages and h^5 = tanh(z), z = Σ_l W_l ∘ h^l with a learned
+W ∈ R^{4×K}; sign(z) is the code. F, G ∈ R^{N×K} hold the newest h^5 of images and texts. With l(θ, S) = log(1 + e^θ)
+− S·θ, S_ij = 1 where two items share a label (else 0), θ = 32/K · ⟨·, ·⟩ and B ∈ {−1, +1}^{N×K}, a step of the image
+net on two disjoint batches s = 1, 2 minimises
+
+    ½ Σ_s mean_{l,i,j} l(θ(h^l_{s,i}, G_j), S_ij)  +  λ ½ Σ_s mean_{l,i,j} l(θ(h^l_{s,i}, F_j), S_ij)
+    + γ mean_{l,i,j} l(θ(h^l_{1,i}, h^l_{2,j}), S_ij)  +  β/K · ½ Σ_s mean_i |B_i − h^5_{s,i}|²
+
+over the five l; a step of the text net swaps F and G. An epoch is a pass over the items that trains the image net, a
+pass that trains the text net, and B = sign(F + G). `λ` is `intra`, `γ` is `pair`, `β` is `quantisation`, and the 32
+is `scale`; the four sums are the terms `inter`, `intra`, `pair`, `quantisation`.
+
+Codes are bit-scalable: `bit_importance()` ranks the bits by what the nets learned, and `truncate(codes, importance,
+bits)` keeps the most important ones, without training again.
+
+Differences from the paper (only its abstract could be read) and from the authors' code (SWU-CS-MediaLab/SCAHN
+@6f20ac8, from which formulas and values are; that the paper states the same is unverified):
+
+1. The image net is ResNet-34, with a head after each of its four stages. On frozen features there are no stages: four
+   fully connected layers with ReLU stand for them, each with the published head (batch norm, linear, tanh).
+2. The text net is published as pooling at five scales and four residual blocks of convolutions (`text_net:
+   multiscale`, the paper's point). Its first block alone has 64·64·D weights at each of 6 positions, many times
+   DCMH's epoch on a CPU, so by default the texts, too, have four fully connected layers.
+3. The two batches of a step go through the net, and its batch norms, together. A step takes two batches of one pass
+   and halves their items; a third, last batch joins them. The released code draws 2b items for each of ⌊N/b⌋ steps,
+   so its epoch has twice as many steps.
+4. log(1 + e^θ) is computed as softplus(θ).
+5. A pooling window is never longer than the text vector.
+6. The released ranking sums a softmax over the stages, which gives every bit the same 2, so that its order is noise.
+   Ours is the sum of W itself over stages and modalities. Whether the paper means |W| is unverified.
+7. The default values are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cmh.config import param
+from cmh.losses import mean_nll, pairwise_nll, sign, similar
+from cmh.nets import state
+from cmh.nets.optimizers import optimizer, schedule
+from cmh.seeding import derive
+from cmh.training import Batch, Setup, train
+
+TITLE = "Self-Constraining and Attention-based Hashing Network for Bit-Scalable Cross-Modal Retrieval"
+YEAR = 2020
+KIND = "supervised"
+LABELS = True
+SOURCE = "DOI 10.1016/j.neucom.2020.03.019"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyperparameters of SCAHN."""
+
+    scale: float = param(32.0, "θ of two equal codes: θ = scale/K · ⟨h, o⟩", above=0, high=1e4)
+    intra: float = param(1.0, "weight λ of the pairs within a modality", low=0, high=1e4)
+    pair: float = param(0.01, "weight γ of the pairs between the two batches of a step", low=0, high=1e4)
+    quantisation: float = param(2.0, "weight β of the quantisation term", low=0, high=1e4)
+    optimizer: str = param("adam", "how the nets are trained", choices=["adam", "sgd"], paper="sgd")
+    lr_image: float = param(1e-3, "learning rate of the image net at the start", above=0, high=10, paper=10**-1.1)
+    lr_text: float = param(3e-3, "learning rate of the text net at the start", above=0, high=10, paper=10**-1.1)
+    schedule: str = param(
+        "linear",
+        "how learning rates fall: straight to lr_end over the run, or by lr_decay an epoch (exponential)",
+        choices=["linear", "exponential"],
+        paper="exponential",
+    )
+    lr_end: float = param(0.01, "last learning rate as a share of the first (linear)", above=0, high=1)
+    lr_decay: float = param(10 ** (-4.5 / 500), "factor on the learning rate each epoch (exponential)", above=0, high=1)
+    momentum: float = param(0.0, "momentum (sgd)", low=0, below=1)
+    weight_decay: float = param(0.0, "weight decay on weights and biases", low=0, high=1)
+    batch_size: int = param(64, "items in each of a step's two batches", low=1, high=65536, paper=128)
+    hidden_image: int = param(512, "units of each of the image net's four stages", low=1, high=65536)
+    text_net: str = param(
+        "mlp",
+        "four fully connected stages, or the published pooling and convolutions",
+        choices=["mlp", "multiscale"],
+        paper="multiscale",
+    )
+    hidden_text: int = param(512, "units of each of the text net's stages (mlp)", low=1, high=65536)
+
+
+class Staged(nn.Module):
+    """Stages one after another, a head on each, and the learned fusion of what the heads give."""
+
+    def __init__(self, stages: Sequence[nn.Module], heads: Sequence[nn.Module], bits: int) -> None:
+        super().__init__()
+        self.stages, self.heads = nn.ModuleList(stages), nn.ModuleList(heads)
+        self.weight = nn.Parameter(torch.empty(len(stages), bits).normal_(0.25, 1 / bits))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """h^1 … h^4 as `(4, b, bits)`, and z `(b, bits)`."""
+        codes = []
+        for stage, head in zip(self.stages, self.heads, strict=True):
+            x = stage(x)
+            codes.append(torch.tanh(head(x)))
+        layers = torch.stack(codes)
+        return layers, fuse(layers, self.weight)
+
+
+def fuse(layers: Tensor, weight: Tensor) -> Tensor:
+    """z = Σ_l W_l ∘ h^l: `(4, b, K)` and W `(4, K)` give `(b, K)`."""
+    return (layers * weight[:, None]).sum(0)
+
+
+def mlp_stages(n_in: int, hidden: int, bits: int) -> Staged:
+    """Four fully connected stages, each with batch norm and a linear hash layer as its head."""
+    sizes = [n_in, hidden, hidden, hidden, hidden]
+    stages = [nn.Sequential(nn.Linear(before, hidden), nn.ReLU()) for before in sizes[:-1]]
+    heads = [nn.Sequential(nn.BatchNorm1d(hidden), nn.Linear(hidden, bits)) for _ in stages]
+    return Staged(stages, heads, bits)
+
+
+class MultiScale(nn.Module):
+    """A text vector beside five pooled copies of itself: `(b, d)` to `(b, 1, d, 6)`."""
+
+    def __init__(self, n_in: int) -> None:
+        super().__init__()
+        self.windows = [min(window, n_in) for window in (50, 30, 15, 10, 5)]
+        self.convolutions = nn.ModuleList(nn.Conv2d(1, 1, 1) for _ in self.windows)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The vector and its copies."""
+        x = x[:, None, :, None]  # (b, 1, d, 1)
+        copies = [x]
+        for window, convolution in zip(self.windows, self.convolutions, strict=True):
+            pooled = torch.relu(convolution(functional.avg_pool2d(x, (window, 1))))
+            copies.append(functional.interpolate(pooled, size=x.shape[2:]))
+        return torch.cat(copies, 3)
+
+
+class Residual(nn.Module):
+    """Two convolutions with batch norm beside a projection with batch norm; `kernel` shrinks the map."""
+
+    def __init__(self, n_in: int, n_out: int, kernel: tuple[int, int]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(n_in, n_out, (1, 3), padding=(0, 1), bias=False),
+            nn.BatchNorm2d(n_out),
+            nn.ReLU(),
+            nn.Conv2d(n_out, n_out, kernel, bias=False),
+            nn.BatchNorm2d(n_out),
+        )
+        self.skip = nn.Sequential(nn.Conv2d(n_in, n_out, kernel, bias=False), nn.BatchNorm2d(n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The next map."""
+        return torch.relu(self.body(x) + self.skip(x))
+
+
+def multiscale_stages(n_in: int, bits: int) -> Staged:
+    """The published text net: maps of width 6, 4, 2 and 1."""
+    stages = [
+        nn.Sequential(MultiScale(n_in), Residual(1, 64, (n_in, 1))),
+        Residual(64, 128, (1, 3)),
+        Residual(128, 256, (1, 3)),
+        Residual(256, 512, (1, 2)),
+    ]
+    heads = [
+        nn.Sequential(
+            nn.Conv2d(channels, 256, (1, width)),
+            nn.ReLU(),
+            nn.LocalResponseNorm(2, alpha=1e-4, beta=0.75, k=1.0),
+            nn.Conv2d(256, bits, 1),
+            nn.Flatten(),
+        )
+        for channels, width in ((64, 6), (128, 4), (256, 2), (512, 1))
+    ]
+    net = Staged(stages, heads, bits)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return net
+
+
+class Method:
+    """SCAHN as the trainer drives it. Buffers F, G and B are `(N, bits)`."""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        assert setup.labels is not None  # LABELS is True
+        self.config, self.setup, self.labels = config, setup, setup.labels
+        self.heads = {  # the image head is kept: it stands on a backbone where one is trained along
+            "image": mlp_stages(setup.image_dim, config.hidden_image, setup.bits),
+            "text": mlp_stages(setup.text_dim, config.hidden_text, setup.bits)
+            if config.text_net == "mlp"
+            else multiscale_stages(setup.text_dim, setup.bits),
+        }
+        image = setup.image_net(self.heads["image"])
+        self.nets = {"image": image.to(setup.device), "text": self.heads["text"].to(setup.device)}
+        self.optimizers = {
+            name: optimizer(config.optimizer, net, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
+            for (name, net), lr in zip(self.nets.items(), (config.lr_image, config.lr_text), strict=True)
+        }
+        self.schedules = {
+            name: schedule(it, config.schedule, setup.epochs, end=config.lr_end, decay=config.lr_decay)
+            for name, it in self.optimizers.items()
+        }
+        draw = torch.Generator().manual_seed(derive(setup.seed, "buffers"))
+        shape = (setup.n_train, setup.bits)
+        self.buffers = {  # the newest h^5 of every training item: F and G
+            "image": torch.randn(shape, generator=draw).to(setup.device),
+            "text": torch.randn(shape, generator=draw).to(setup.device),
+        }
+        self.B = sign(self.buffers["image"] + self.buffers["text"])
+
+    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+        """Image pass, text pass, B. Returns the mean loss of a step and its terms."""
+        terms = {
+            f"{name}_{term}": value
+            for name, other in (("image", "text"), ("text", "image"))
+            for term, value in self._pass(name, other, batches()).items()
+        }
+        self.B = sign(self.buffers["image"] + self.buffers["text"])
+        for it in self.schedules.values():
+            it.step()
+        return {name: float(value) for name, value in terms.items()}
+
+    def _pass(self, name: str, other: str, batches: Iterator[Batch]) -> dict[str, Tensor]:
+        net, stepper, own, others = self.nets[name], self.optimizers[name], self.buffers[name], self.buffers[other]
+        net.train()
+        sums: dict[str, Tensor] = {}
+        n_steps = 0
+        for group in in_pairs(batches):
+            index = torch.cat([batch.index for batch in group])
+            layers, z = net(torch.cat([batch.image if name == "image" else batch.text for batch in group]))
+            codes = torch.cat([layers, torch.tanh(z)[None]])  # (5, 2b, K)
+            own[index] = codes[-1].detach()
+            parts = step_terms(codes, own, others, self.B[index], self.labels[index], self.labels, self.config.scale)
+            loss = total(parts, intra=self.config.intra, pair=self.config.pair, quantisation=self.config.quantisation)
+            stepper.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+            stepper.step()
+            n_steps += 1
+            for term, value in {"loss": loss, **parts}.items():
+                sums[term] = sums[term] + value.detach() if term in sums else value.detach()
+        return {term: value / n_steps for term, value in sums.items()}
+
+    def bit_importance(self) -> Tensor:
+        """Score of each bit `(K,)`: W summed over the stages and both modalities; the higher, the more important."""
+        return sum((head.weight.detach().sum(0) for head in self.heads.values()), torch.zeros(()))
+
+    def encode_image(self, features: Tensor) -> Tensor:
+        """z `(n, bits)`; its signs are the codes."""
+        return self._encode("image", features)
+
+    def encode_text(self, features: Tensor) -> Tensor:
+        """z `(n, bits)`; its signs are the codes."""
+        return self._encode("text", features)
+
+    def _encode(self, name: str, features: Tensor) -> Tensor:
+        z: Tensor = self.nets[name].eval()(features)[1]
+        return z
+
+    def _parts(self) -> dict[str, Any]:
+        own = {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
+        return {**own, "buffers": self.buffers, "B": self.B}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next epoch depends on."""
+        return state.save(self._parts())
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        state.load(self._parts(), saved)
+
+
+def truncate(codes: Tensor, importance: Tensor, bits: int) -> Tensor:
+    """Codes `(n, K)` cut to their `bits` most important bits, the most important first; shorter cuts begin alike."""
+    return codes[:, importance.argsort(descending=True, stable=True)[:bits]]
+
+
+def in_pairs(batches: Iterator[Batch]) -> Iterator[list[Batch]]:
+    """Two batches at a time; a last one without a partner joins the two before it, or is alone if there are none."""
+    group: list[Batch] = []
+    for batch in batches:
+        if len(group) == 3:
+            yield group[:2]
+            group = group[2:]
+        group.append(batch)
+    yield group
+
+
+def step_terms(
+    codes: Tensor, own: Tensor, others: Tensor, B: Tensor, labels: Tensor, all_labels: Tensor, scale: float
+) -> dict[str, Tensor]:
+    """The four terms of one step without their weights.
+
+    Parameters
+    ----------
+    codes: h^1 … h^5 `(5, n, K)` of the step's items, with gradient; the first ⌈n/2⌉ of them are batch 1, the rest
+    batch 2. own, others: the buffers of the trained modality (with the step's h^5) and of the other `(N, K)`. B:
+    `(n, K)`. labels, all_labels: of the step's items `(n, c)` and of all `(N, c)`. scale: θ of two equal codes.
+    """
+    n_bits = codes.shape[2]
+    half = (codes.shape[1] + 1) // 2
+    factor = scale / n_bits
+    inter, intra, quantisation = [], [], []
+    for rows in (slice(half), slice(half, None)):
+        S = similar(labels[rows], all_labels)
+        inter.append(mean_nll(codes[:, rows], others, S, factor))
+        intra.append(mean_nll(codes[:, rows], own, S, factor))
+        quantisation.append((B[rows] - codes[-1, rows]).square().sum(1).mean() / n_bits)
+    theta = factor * codes[:, :half] @ codes[:, half:].mT  # (5, n/2, n/2)
+    return {
+        "inter": (inter[0] + inter[1]) / 2,
+        "intra": (intra[0] + intra[1]) / 2,
+        "pair": pairwise_nll(theta, similar(labels[:half], labels[half:])).mean(),
+        "quantisation": (quantisation[0] + quantisation[1]) / 2,
+    }
+
+
+def total(parts: dict[str, Tensor], *, intra: float, pair: float, quantisation: float) -> Tensor:
+    """The terms of one step, weighted with λ, γ and β."""
+    likelihood = parts["inter"] + intra * parts["intra"] + pair * parts["pair"]
+    return likelihood + quantisation * parts["quantisation"]
+
+
+def trainable(config: dict[str, Any]) -> None:
+    """Train SCAHN with a flat mapping of hyperparameters and run settings, alone or under Ray Tune."""
+    train(__name__, config)

@@ -1,0 +1,197 @@
+"""SCAHN's loss against the golden file and against loops, its pairs of batches, its nets, and bit-scalable codes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cmh import datasets, metrics, training
+from cmh.losses import sign
+from cmh.methods import scahn
+from cmh.methods.scahn import fuse, in_pairs, step_terms, total, truncate
+from cmh.training import Batch
+from tests import golden
+from tests.test_losses import softplus
+from tests.test_training import tiny
+
+CASES = golden.cases("SCAHN")
+STEPS = [case for case in CASES if case.endswith(("_step", "_step_with_learned_fusion"))]
+LEFT_OUT: dict[str, str] = {}  # case → reason; none is
+INDEX = torch.from_numpy(np.concatenate([golden.batch(1), golden.batch(2)]))
+SEEDS, SIZE = st.integers(0, 999), st.integers(1, 5)
+TERMS = {"inter": "inter_loss", "intra": "intra_loss", "pair": "intra_pair_loss", "quantisation": "quantization_loss"}
+
+
+def step(case: str) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+    """A step as the recipe describes it: (its terms with their weights, their sum, leaves by the file's names)."""
+    hyper = CASES[case]["hyper"]
+    own, others, names = (
+        ("F", "G", ("mI1", "mI2", "f", "f2", "wI"))
+        if case.startswith("image_")
+        else ("G", "F", ("mT1", "mT2", "g", "g2", "wT"))
+    )
+    leaves = {name: golden.tensor(name).requires_grad_() for name in names}
+    first, second, final_1, final_2, weight = leaves.values()
+    if case.endswith("learned_fusion"):
+        final_1, final_2 = (torch.tanh(fuse(layers, weight)) for layers in (first, second))
+    codes = torch.cat([torch.cat([first, final_1[None]]), torch.cat([second, final_2[None]])], 1)
+    buffer, labels = golden.tensor(own), golden.tensor("L")
+    B = sign(golden.tensor("F") + golden.tensor("G"))[INDEX]
+    buffer[INDEX] = codes[-1].detach()
+    scale = golden.SIZES["K"] / hyper["alpha = K/32"]
+    terms = step_terms(codes, buffer, golden.tensor(others), B, labels[INDEX], labels, scale)
+    weights = {"intra": hyper["lambda"], "pair": hyper["gamma"], "quantisation": hyper["beta"]}
+    weighted = {TERMS[name]: weights.get(name, 1) * term for name, term in terms.items()}
+    return weighted, total(terms, **weights), leaves
+
+
+def test_every_case_of_the_file_is_covered() -> None:
+    assert sorted([*STEPS, *LEFT_OUT]) == sorted(CASES)
+    assert len(STEPS) == 3
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_step(case: str) -> None:
+    expected = CASES[case]
+    terms, loss, leaves = step(case)
+    assert loss.dtype == torch.float64
+    assert {name: float(term.detach()) for name, term in terms.items()} == pytest.approx(expected["terms"], rel=1e-8)
+    assert float(loss.detach()) == pytest.approx(expected["total"], rel=1e-8)
+    assert expected["grads"]
+    for name, about in expected["grads"].items():
+        (found,) = torch.autograd.grad(loss, leaves[name], retain_graph=True)
+        golden.assert_gradient(found, about)
+        for term, norm in about["norm_by_term"].items():
+            (part,) = torch.autograd.grad(terms[term], leaves[name], retain_graph=True, materialize_grads=True)
+            assert float(part.norm()) == pytest.approx(norm, rel=1e-7)
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=SIZE, b=st.integers(2, 5), bits=st.integers(1, 4), seed=SEEDS, scale=st.floats(0, 100))
+def test_terms_equal_loops(n: int, b: int, bits: int, seed: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    codes, own, others = (np.tanh(rng.standard_normal(shape)) for shape in ((5, b, bits), (n, bits), (n, bits)))
+    B = np.where(rng.random((b, bits)) < 0.5, -1.0, 1.0)
+    labels, all_labels = ((rng.random((rows, 3)) < 0.4).astype(float) for rows in (b, n))
+
+    def loss(h: Any, o: Any, ours: Any, theirs: Any) -> float:
+        theta = scale / bits * sum(h[k] * o[k] for k in range(bits))
+        return softplus(theta) - theta * any(a == c == 1 for a, c in zip(ours, theirs, strict=True))
+
+    halves = [range((b + 1) // 2), range((b + 1) // 2, b)]
+    expected = dict.fromkeys(TERMS, 0.0)
+    for rows in halves:
+        for i in rows:
+            for h in codes[:, i]:
+                for j in range(n):
+                    expected["inter"] += loss(h, others[j], labels[i], all_labels[j]) / (2 * 5 * len(rows) * n)
+                    expected["intra"] += loss(h, own[j], labels[i], all_labels[j]) / (2 * 5 * len(rows) * n)
+            distance = sum((B[i, k] - codes[4, i, k]) ** 2 for k in range(bits))
+            expected["quantisation"] += distance / (2 * len(rows) * bits)
+    for layer in codes:
+        for i in halves[0]:
+            for j in halves[1]:
+                expected["pair"] += loss(layer[i], layer[j], labels[i], labels[j]) / (5 * len(halves[0]) * len(halves[1]))
+    found = step_terms(*map(torch.from_numpy, (codes, own, others, B, labels, all_labels)), scale)
+    assert {name: float(term) for name, term in found.items()} == pytest.approx(expected, rel=1e-9, abs=1e-8)
+
+
+def test_total_weighs_each_term() -> None:
+    terms = dict(zip(TERMS, torch.eye(4).double(), strict=True))
+    assert total(terms, intra=0.3, pair=0.5, quantisation=0.7).tolist() == pytest.approx([1, 0.3, 0.5, 0.7])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bits", [1, 16])
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 1e4])
+@pytest.mark.parametrize("alike", [True, False], ids=["all similar", "none similar"])
+def test_limits_are_finite(alike: bool, value: float, bits: int, dtype: torch.dtype) -> None:
+    codes = torch.full((5, 3, bits), value, dtype=dtype, requires_grad=True)
+    buffer = torch.full((4, bits), abs(value), dtype=dtype)
+    labels = torch.ones(4, 2, dtype=dtype) if alike else torch.zeros(4, 2, dtype=dtype)
+    terms = step_terms(codes, -buffer, buffer, sign(codes[-1].detach()), labels[:3], labels, 32)
+    loss = total(terms, intra=1, pair=1, quantisation=1)
+    loss.backward()
+    assert loss.dtype == dtype
+    assert all(bool(torch.isfinite(term)) for term in terms.values())
+    assert codes.grad is not None
+    assert bool(torch.isfinite(codes.grad).all())
+
+
+def test_gradients() -> None:
+    draw = torch.Generator().manual_seed(1)
+    layers, weight, own, others = (
+        torch.randn(*shape, generator=draw, dtype=torch.float64).tanh() for shape in ((4, 4, 3), (4, 3), (6, 3), (6, 3))
+    )
+    labels = torch.randint(0, 2, (6, 2), generator=draw).double()
+
+    def terms(layers: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        codes = torch.cat([layers, torch.tanh(fuse(layers, weight))[None]])
+        return tuple(step_terms(codes, own, others, sign(own[:4]), labels[:4], labels, 32).values())
+
+    assert torch.autograd.gradcheck(terms, (layers.requires_grad_(), weight.requires_grad_()))
+
+
+@pytest.mark.parametrize("n_batches", range(1, 10))
+def test_pairs_take_every_batch_once_and_leave_none_alone(n_batches: int) -> None:
+    batches: list[Any] = [object() for _ in range(n_batches)]
+    groups = list(in_pairs(iter(batches)))
+    assert [batch for group in groups for batch in group] == batches
+    assert all(len(group) == 2 for group in groups[:-1])
+    assert len(groups[-1]) == (1 if n_batches == 1 else 2 + n_batches % 2)
+
+
+def method(bits: int = 4, **values: Any) -> scahn.Method:
+    small = {"hidden_image": 8, "hidden_text": 8, "batch_size": 16}
+    run, config = training.split(scahn, {**small, "bits": bits, "epochs": 1, "threads": 1, **values})
+    built: scahn.Method = training.fit(scahn, run, config, tiny()).method
+    return built
+
+
+def test_a_step_trains_the_fusion_and_the_buffers_hold_the_fused_code() -> None:
+    built = method()
+    assert all(not torch.allclose(head.weight, head.weight.mean()) for head in built.heads.values())
+    before = {name: head.weight.detach().clone() for name, head in built.heads.items()}
+    features, labels = (torch.from_numpy(getattr(tiny().train, name)) for name in ("image", "text"))
+    rows = torch.split(torch.arange(len(features)), 16)
+    built.epoch(lambda: (Batch(index, features, labels, torch.device("cpu")) for index in rows))
+    assert all(not torch.equal(head.weight, before[name]) for name, head in built.heads.items())
+    assert all(bool((buffer.abs() <= 1).all()) for buffer in built.buffers.values())
+    assert torch.equal(built.B, sign(built.buffers["image"] + built.buffers["text"]))
+
+
+@pytest.mark.parametrize("n_text", [5, 12, 49, 60])
+def test_the_published_text_net_takes_vectors_of_any_length(n_text: int) -> None:
+    net = scahn.multiscale_stages(n_text, 7)
+    layers, z = net(torch.rand(3, n_text))
+    assert layers.shape == (4, 3, 7)
+    assert z.shape == (3, 7)
+    assert bool((layers.abs() <= 1).all())
+    assert net.stages[0][0](torch.rand(3, n_text)).shape == (3, 1, n_text, 6)
+
+
+def test_a_pooled_copy_holds_the_means_of_its_windows() -> None:
+    scales = scahn.MultiScale(60)
+    for convolution in scales.convolutions:
+        torch.nn.init.ones_(convolution.weight)
+        torch.nn.init.zeros_(convolution.bias)
+    x = torch.rand(2, 60)
+    copies = scales(x)[:, 0]  # (2, 60, 6)
+    assert torch.equal(copies[..., 0], x)
+    for column, window in ((3, 15), (4, 10), (5, 5)):
+        means = x.unflatten(1, (-1, window)).mean(2).repeat_interleave(window, 1)
+        assert torch.allclose(copies[..., column], means)
+
+
+def test_the_published_text_net_trains() -> None:
+    built = method(text_net="multiscale")
+    outputs = built.encode_text(torch.from_numpy(tiny().train.text))
+    assert outputs.shape == (120, 4)
+    assert bool(torch.isfinite(outputs).all())
