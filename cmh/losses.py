@@ -33,3 +33,8 @@ def cosines(rows: Tensor, others: Tensor) -> Tensor:
 def sign(values: Tensor) -> Tensor:
     """±1 with sign(0) = +1, in the dtype of `values`."""
     return torch.where(values >= 0, 1, -1).to(values.dtype)
+
+
+def reconstruction(codes: Tensor, others: Tensor, S: Tensor) -> Tensor:
+    """Mean over all pairs of (cos(codes_i, others_j) − S_ij)²."""
+    return (cosines(codes, others) - S).square().mean()
