@@ -104,3 +104,8 @@ class _MeanNll(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return upstream * gradient, None, None, None
+
+
+def reconstruction(codes: Tensor, others: Tensor, S: Tensor) -> Tensor:
+    """Mean over all pairs of (cos(codes_i, others_j) − S_ij)²."""
+    return (cosines(codes, others) - S).square().mean()
