@@ -27,7 +27,10 @@ CHANCE = ("random",)  # what is not meant to learn
 
 
 def test_the_folder_holds_what_it_should() -> None:
-    assert NAMES == ["agah", "cca_itq", "chn", "cpah", "dadh", "dcmh", "random", "ridge"]
+    assert [
+        *("agah", "cca_itq", "chn", "cmhh", "cpah", "dadh", "dcmh", "dgcpn"),
+        *("djsrh", "jdsh", "prdh", "random", "ridge", "scahn", "ucch"),
+    ] == NAMES
 
 
 def small(name: str, width: int = 16) -> dict[str, Any]:

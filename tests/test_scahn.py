@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cmh import datasets, metrics, training
+from cmh import training
 from cmh.losses import sign
 from cmh.methods import scahn
-from cmh.methods.scahn import fuse, in_pairs, step_terms, total, truncate
+from cmh.methods.scahn import fuse, in_pairs, step_terms, total
 from cmh.training import Batch
 from tests import golden
 from tests.test_losses import softplus
@@ -98,7 +97,9 @@ def test_terms_equal_loops(n: int, b: int, bits: int, seed: int, scale: float) -
     for layer in codes:
         for i in halves[0]:
             for j in halves[1]:
-                expected["pair"] += loss(layer[i], layer[j], labels[i], labels[j]) / (5 * len(halves[0]) * len(halves[1]))
+                expected["pair"] += loss(layer[i], layer[j], labels[i], labels[j]) / (
+                    5 * len(halves[0]) * len(halves[1])
+                )
     found = step_terms(*map(torch.from_numpy, (codes, own, others, B, labels, all_labels)), scale)
     assert {name: float(term) for name, term in found.items()} == pytest.approx(expected, rel=1e-9, abs=1e-8)
 

@@ -78,7 +78,7 @@ class Config:
     lr_end: float = param(0.01, "last learning rate as a share of the first", above=0, high=1, paper=10**-4.5)
     momentum: float = param(0.0, "momentum (sgd)", low=0, below=1)
     weight_decay: float = param(0.0, "weight decay on weights and biases", low=0, high=1)
-    batch_size: int = param(16, "items a step", low=1, high=65536, paper=128)
+    batch_size: int = param(32, "items a step", low=1, high=65536, paper=128)
     hidden_image: int = param(512, "hidden units of the image net; 0: hash layer only", low=0, high=65536, paper=0)
     hidden_text: int = param(512, "units of the text net's first hidden layer; 0: none", low=0, high=65536)
     hidden_text_2: int = param(512, "units of its second hidden layer; 0: none", low=0, high=65536)
