@@ -14,9 +14,9 @@ An epoch is as DCMH's: a pass over the items that trains the image net (J1, J2 a
 that trains the text net, and the closed form B = sign(γ(U^x + U^y)). A step pairs its b items with all N stored
 outputs of both modalities, which are constants (also the item's own). `λ` is `decorrelation`, `γ` is `gamma`.
 
-Differences from the paper (no authors' code is known; its formulas are taken from a reading note,
-WendellGul/wendellgul.github.io @6eb7bbb):
+Differences from the paper, of which no authors' code is known:
 
+0. Its formulas are taken from a reading note (WendellGul/wendellgul.github.io @6eb7bbb).
 1. A step divides J1 to J3 and R by N·b, as DCMH does, and leaves J4 as it is written, with C divided by b. How the
    paper scales J4 against the sums is unverified.
 2. λ = γ = 1, b = 128, SGD from 10^−1.5 and 500 epochs in the paper's point are those of a public port
