@@ -48,7 +48,9 @@ CHECKPOINT_SECONDS = 15.0
 class Run:
     """What a training run needs beside the method's hyperparameters."""
 
-    dataset: str = param("clipart", "built-in dataset")
+    dataset: str = param("clipart", "built-in dataset, or the folder of your own")
+    split: str = param("torchcmh", "split of a benchmark: torchcmh's seed or file order", choices=datasets.ORDERS)
+    skip_bad: bool = param(False, "go on without a dataset's bad items")
     features: str = param("efficientnet-lite0", "frozen image network")
     weights: str = param("", "file of weights for it; empty: its own")
     bits: int = param(32, "length of the codes", low=1, high=4096)
@@ -169,7 +171,9 @@ def split(module: ModuleType, values: Mapping[str, object]) -> tuple[Run, Any]:
 
 def load(run: Run) -> datasets.Dataset:
     """The dataset of a run, prepared if need be."""
-    return datasets.load(run.dataset, features=run.features, weights=run.weights)
+    return datasets.load(
+        run.dataset, features=run.features, weights=run.weights, skip_bad=run.skip_bad, order=run.split
+    )
 
 
 def train(module_name: str, values: Mapping[str, object]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import itertools
+import json
 import shutil
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from numpy.typing import NDArray
 
 from cmh import files
 from cmh.config import unknown
+from cmh.datasets.facts import FACTS
 from cmh.datasets.split import Split
 from cmh.errors import DatasetError
 from cmh.features import backbones, cache
 
-NAMES = ("clipart", "mirflickr25k")
+NAMES = ("clipart", *FACTS)
+ORDERS = ("torchcmh", "file")
+DEFAULT_FEATURES = "efficientnet-lite0"
 SAVED_EVERY = 1024  # pictures; what a killed extraction loses at most
 
 Floats = NDArray[np.float32]
@@ -27,20 +31,36 @@ Floats = NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a reader gives. `pictures()` yields the encoded pictures in row order, one read a picture."""
+    """What a reader gives. `pictures()` yields the encoded pictures in row order, one read a picture.
+
+    `text()` and `image()` give anything with `shape`, `dtype` and rows by `[index]`: an array, a memory map, or rows
+    that become dense when they are asked for.
+    """
 
     name: str
     sha256: str  # of everything that the arrays are computed from
     label_names: tuple[str, ...]
     split: Split
     labels: NDArray[np.uint8]  # (n, c)
-    text: Callable[[], Floats]  # (n, d_text); its vocabulary may know the training rows only
+    text: Callable[[], Any]  # (n, d_text); its vocabulary may know the training rows only
     pictures: Callable[[], Iterable[bytes]]
+    image: Callable[[], Any] | None = None  # (n, d_image): given features, in place of pictures
+    features: str = ""  # what given features are called
+    pictures_sha256: str = ""  # of the pictures alone, so that another text does not make their features anew
+    files: Sequence[Path] = ()  # the pictures in row order, where they are files
+    digests: Sequence[bytes] = ()  # SHA-256 of each picture, where it is known
+    words: Callable[[], Sequence[Sequence[str]]] | None = None  # of each item, where texts are words
+    skipped: tuple[str, ...] = ()  # one line for each thing that was left out
+    n_skipped: int = 0  # items that were left out
+    notes: tuple[str, ...] = ()  # what a reader should know about this split or text
 
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """Items of one role: `image` (n, d_image) and `text` (n, d_text) float32, `labels` (n, c) 0/1. Read only."""
+    """Items of one role: `image` (n, d_image) and `text` (n, d_text), `labels` (n, c) 0/1. Read only.
+
+    Features are float32, or float16 where they were given so: take rows and convert those.
+    """
 
     image: Floats
     text: Floats
@@ -103,42 +123,92 @@ def names() -> list[str]:
     return list(NAMES)
 
 
-def load(name: str, *, features: str = "efficientnet-lite0", weights: str = "", progress: bool = True) -> Dataset:
-    """A dataset, prepared if it is not in the cache yet; `weights` is a file for the network, where it needs one.
+def load(
+    name: str,
+    *,
+    features: str = DEFAULT_FEATURES,
+    weights: str = "",
+    progress: bool = True,
+    skip_bad: bool = False,
+    order: str = "torchcmh",
+) -> Dataset:
+    """A dataset, prepared if it is not in the cache yet.
+
+    Parameters
+    ----------
+    name: a built-in dataset, or the path of a folder with `dataset.yml`.
+    features, weights: the frozen image network, and a file of weights where it needs one.
+    skip_bad: go on without bad items; `skipped.json` beside the arrays says which.
+    order: split of a benchmark: torchcmh's seed, or the order of its files as in the DCMH release.
 
     Raises DatasetError when it is unknown, missing or broken.
     """
     called = backbones.check(features, weights)
-    source = read(name)
+    source = read(name, skip_bad=skip_bad, order=order, progress=progress)
+    if source.image is not None:
+        if features != DEFAULT_FEATURES or weights:
+            raise DatasetError(f"features {called}: {source.name} brings its own image features; leave --features out")
+        called = source.features
     sizes = {part: len(getattr(source.split, part)) for part in ("query", "validation", "train", "other")}
     split_sha256 = source.split.sha256()
     entry = f"{source.name}/{cache.key(source.sha256, split_sha256, called, backbones.VERSION)}"
 
     def arrays() -> cache.Arrays:
         split = source.split
-        image = np.load(_image_features(source, features, weights, progress) / "image.npy", mmap_mode="r")
+        if source.image is not None:
+            image = source.image()
+        else:
+            image = np.load(_image_features(source, features, weights, progress) / "image.npy", mmap_mode="r")
         rows = {"search": np.concatenate([split.train, split.other, split.validation]), "test": split.query}
         whole: dict[str, Any] = {"image": image, "text": source.text(), "labels": source.labels}
         return {f"{part}/{key}": cache.Rows(array, rows[part]) for part in rows for key, array in whole.items()}
 
     folder = cache.entry(f"prepared/{entry}", arrays)
+    _note_skipped(source, folder)
     return Dataset(source.name, source.sha256, split_sha256, called, source.label_names, sizes, folder)
 
 
-def read(name: str) -> Source:
-    """The reader's view of a dataset, before any feature is computed. Raises DatasetError."""
-    if name not in NAMES:
-        if Path(name).is_dir():
-            raise DatasetError(f"{name} is a folder: datasets of your own (dataset.yml) are not supported yet")
-        raise DatasetError(f"dataset {unknown(name, NAMES)}")
-    source: Source = importlib.import_module(f"cmh.datasets.{name}").read()
-    return source
+def read(name: str, *, skip_bad: bool = False, order: str = "torchcmh", progress: bool = False) -> Source:
+    """The reader's view of a dataset, before any feature is computed.
+
+    Every picture is looked at once, and again only after it has changed. Raises DatasetError that names everything
+    that is wrong.
+    """
+    from cmh.datasets import benchmarks, clipart, own
+
+    if order not in ORDERS:
+        raise DatasetError(f"split {unknown(order, ORDERS)}")
+    if name in FACTS:
+        return benchmarks.read(FACTS[name], order=order, skip_bad=skip_bad, progress=progress)
+    if order != "torchcmh":
+        raise DatasetError(f"split {order} is one of the benchmarks' ({', '.join(FACTS)}); {name} has its own")
+    if name in NAMES:
+        return clipart.read()
+    if not is_folder(name):
+        raise DatasetError(f"dataset {unknown(name, NAMES)}, or a folder with dataset.yml")
+    return own.read(Path(name), skip_bad=skip_bad, progress=progress)
+
+
+def is_folder(name: str) -> bool:
+    """Whether a dataset is named by the path of its folder."""
+    return name not in NAMES and (Path(name).is_dir() or "/" in name)
+
+
+def _note_skipped(source: Source, folder: Path) -> None:
+    """Which items were left out, beside the arrays that lack them; said once."""
+    path = folder / "skipped.json"
+    if not source.skipped or path.exists():
+        return
+    note = {"items": source.n_skipped, "of": source.n_skipped + len(source.labels), "problems": source.skipped}
+    files.write_atomic(path, json.dumps(note, indent=1, ensure_ascii=False))
+    sys.stderr.write(f"{source.name}: {source.n_skipped:,} of {note['of']:,} items left out (--skip-bad); see {path}\n")
 
 
 def _image_features(source: Source, features: str, weights: str, progress: bool) -> Path:
     """The cached features of all pictures, in row order. An extraction that was killed goes on where it was."""
     called = backbones.check(features, weights)
-    entry = f"features/{source.name}/{cache.key(source.sha256, called, backbones.VERSION)}"
+    content = source.pictures_sha256 or source.sha256
+    entry = f"features/{source.name}/{cache.key(content, called, backbones.VERSION)}"
     begun = cache.root() / f"{entry}.begun"
 
     def compute() -> cache.Arrays:
