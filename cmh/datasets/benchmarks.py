@@ -155,6 +155,7 @@ def read(
         skipped=tuple(problem.text for problem in problems.found),
         n_skipped=len(seen) - len(kept),
         notes=tuple(notes),
+        inputs=(*map(str, root.glob("*.mat")), *(f"{root}/{name}" for name in parts.pictures)) if use_matrices else (),
     )
 
 

@@ -21,8 +21,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,7 @@ def _of_items(folder: Path, wanted: Settings, problems: Problems, progress: bool
         return None
     first: dict[str, int] = {}
     for row, item in enumerate(found):
-        name = str(Path(item.image)) if item.image else ""
+        name = os.path.normpath(item.image) if item.image else ""
         if name and first.setdefault(name, row) != row:
             where = found[first[name]].where.rpartition(":")[2]
             problems.item(row, "duplicate", f"{item.where}: image {shown(item.image)} stands in line {where} already")
@@ -330,6 +331,7 @@ def _of_items(folder: Path, wanted: Settings, problems: Problems, progress: bool
         words=None if matrix is not None else lambda: documents(chosen, without),
         skipped=tuple(problem.text for problem in problems.found),
         n_skipped=len(found) - len(kept),
+        inputs=_inputs(folder, wanted, [item.image for item in found]),
     )
 
 
@@ -451,7 +453,15 @@ def _of_arrays(folder: Path, wanted: Settings, problems: Problems) -> Source | N
         features=f"given-{hashlib.sha256(''.join(digests).encode()).hexdigest()[:8]}",
         skipped=tuple(problem.text for problem in problems.found),
         n_skipped=n - len(kept),
+        inputs=_inputs(folder, wanted, ()),
     )
+
+
+def _inputs(folder: Path, wanted: Settings, pictures: Iterable[str]) -> tuple[str, ...]:
+    """Every file that a change of would change the dataset."""
+    own = [FILE, wanted.text.file] if wanted.text.file else [FILE]
+    other = [str(path) for path, _ in wanted.features.values()] + ([str(wanted.items)] if wanted.items else [])
+    return (*other, *(f"{folder}/{name}" for name in own), *(f"{folder}/{name}" for name in pictures))
 
 
 class _Numbered(Sequence[str]):
