@@ -27,7 +27,9 @@ DEFAULT_FEATURES = "efficientnet-lite0"
 SAVED_EVERY = 1024  # pictures; what a killed extraction loses at most
 
 Floats = NDArray[np.float32]
-_LAST: dict[tuple[object, ...], tuple[Source, object]] = {}  # the dataset that this process read last: a worker trains many trials on one
+_LAST: dict[
+    tuple[object, ...], tuple[Source, object]
+] = {}  # the dataset that this process read last: a worker trains many trials on one
 
 
 @dataclasses.dataclass(frozen=True)

@@ -235,10 +235,14 @@ class _Stream:
         self, where: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterator[NDArray[Any]]
     ) -> None:
         self._where, self.shape, self.dtype, self._blocks = where, shape, dtype, blocks
+        self._left = shape[0]
 
     def __getitem__(self, index: NDArray[np.int64]) -> NDArray[Any]:
         try:
             block = next(self._blocks)
+            self._left -= len(index)
+            if not self._left:
+                next(self._blocks, None)  # whoever gives them may have something to say about what follows
         except DatasetError:
             raise
         except Exception as error:  # zlib, zipfile and h5py raise many kinds for damaged bytes

@@ -126,8 +126,8 @@ def _item(where: str, record: Any, row: int, problems: Problems) -> Item:
             wrong("wrong type", f"{key} is {shown(value)}, but must be a text")
         else:
             values[key] = (value,) if key == "text" else value
-    if "image" not in record:
-        wrong("no image", "image is missing")
+    if not values.get("image") and (record.get("image") is None or "image" in values):
+        wrong("no image", "image is missing" if record.get("image") is None else "image is '', but must be a path")
     if values.get("split", "train") not in SPLITS:
         wrong("split", f"split is {shown(values.pop('split'))}, but must be one of {', '.join(SPLITS)}")
     if "labels" in values or "labels" not in record or record["labels"] is None:

@@ -156,7 +156,7 @@ def _texts_of_hdf5(path: Path, name: str, kind: str) -> list[tuple[str, ...]]:
         value = file[name]
         if kind == "char":
             return [("".join(map(chr, row)).strip(),) for row in np.asarray(value).T.tolist()]
-        if value.dtype != h5py.ref_dtype:
+        if h5py.check_ref_dtype(value.dtype) is not h5py.Reference:
             raise DatasetError(f"{path}: {name} holds cells that are no texts")
         table = np.asarray(value).T  # (rows, columns) of references
         table = table.reshape(-1, 1) if 1 in table.shape else table

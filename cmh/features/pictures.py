@@ -35,7 +35,7 @@ def rgb(raw: bytes) -> Image:
         with Image.open(io.BytesIO(raw), formats=formats) as opened:
             width, height = opened.size
             if width * height > MAX_PIXELS:
-                raise DatasetError(_too_large(width, height))
+                raise DatasetError(_too_large(str(width * height)))
             opened.load()
             rotated = opened.getexif().get(_ROTATED, 1) != 1
             picture = ImageOps.exif_transpose(opened) if rotated else opened
@@ -43,7 +43,7 @@ def rgb(raw: bytes) -> Image:
     except DatasetError:
         raise
     except Image.DecompressionBombError as error:
-        raise DatasetError(f"the picture has too many pixels ({error}); scale it down") from error
+        raise DatasetError(_too_large(str(error).partition("(")[2].partition(" pixels")[0])) from error
     except UnidentifiedImageError as error:
         raise DatasetError(f"no picture in one of the formats {', '.join(formats)}") from error
     except Exception as error:  # Pillow's decoders raise a dozen kinds for damaged bytes
@@ -51,8 +51,8 @@ def rgb(raw: bytes) -> Image:
         raise DatasetError(f"the picture is damaged ({type(error).__name__}: {line})") from error
 
 
-def _too_large(width: int, height: int) -> str:
-    return f"the picture is {width:,} × {height:,}, but may have at most {MAX_PIXELS:,} pixels; scale it down"
+def _too_large(pixels: str) -> str:
+    return f"the picture has {int(pixels):,} pixels, but may have at most {MAX_PIXELS:,}; scale it down"
 
 
 @functools.cache
