@@ -17,7 +17,7 @@ from scipy.io import loadmat, savemat
 
 from cmh import datasets
 from cmh.datasets import __main__ as command
-from cmh.datasets import arrays, benchmarks, mat, nuswide, scan
+from cmh.datasets import arrays, benchmarks, check, mat, nuswide, scan
 from cmh.datasets.facts import FACTS, Facts
 from cmh.errors import DatasetError
 from cmh.features import cache
@@ -347,6 +347,7 @@ def test_splits_that_leave_no_database_items(root: Path) -> None:
     source = benchmarks.read(facts, order="file")
     assert [part.tolist() for part in source.split.parts()] == [[0, 1, 2], [10, 11], list(range(3, 10)), []]
     assert "2 validation queries were taken from the training items" in source.notes[0]
+    assert any(line.startswith("note: 2 validation queries") for line in check.report(source))
 
 
 def test_a_split_is_one_of_two() -> None:
@@ -534,6 +535,15 @@ def test_real_coco(test_data: Callable[[str], Path], root: Path) -> None:
     assert source.text().shape[1] > 300
     with pytest.raises(DatasetError, match="items: 255 here, but 122,218 are published"):
         datasets.read("coco2017")
+
+
+def test_a_distribution_that_may_not_be_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied", "secret")
+
+    monkeypatch.setattr(benchmarks, "read", refused)
+    with pytest.raises(DatasetError, match=r"secret: cannot be read \(Permission denied\)"):
+        datasets.read("coco2014")
 
 
 def write_iapr(folder: Path) -> None:

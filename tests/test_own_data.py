@@ -753,6 +753,57 @@ def test_npz_files_that_are_damaged(tmp_path: Path) -> None:
     assert any("damaged" in line or "cannot be read" in line for line in problems_of(folder))
 
 
+def test_members_that_are_damaged(tmp_path: Path) -> None:
+    folder = write_arrays(tmp_path / "d")
+    good = {name: np.random.default_rng(0).random((12, 90)) for name in ("image", "text", "labels")}
+    path = folder / "features.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, value in good.items():
+            raw = raw_array(value)
+            archive.writestr(f"{name}.npy", raw[:-800] if name == "image" else raw)
+    assert any("truncated at row 0" in line for line in problems_of(folder))
+    np.savez_compressed(path, allow_pickle=False, **{name: np.asfortranarray(value) for name, value in good.items()})
+    raw = bytearray(path.read_bytes())
+    raw[400:420] = bytes(20)
+    path.write_bytes(raw)
+    assert any("features.npz: image: cannot be read" in line for line in problems_of(folder))
+    np.savez(path, allow_pickle=False, **good)
+    raw = bytearray(path.read_bytes())
+    place = raw.index(b"PK\x01\x02")
+    raw[place + 8] |= 1  # says it is encrypted
+    path.write_bytes(raw)
+    assert any("is encrypted" in line for line in problems_of(folder))
+    np.savez(path, allow_pickle=False, **good)
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(b"PK\x01\x02") + 10] = 99  # a method that zipfile does not know
+    path.write_bytes(raw)
+    assert any("cannot be read (" in line for line in problems_of(folder))
+
+
+def test_variables_that_are_not_there(tmp_path: Path) -> None:
+    folder = write_arrays(tmp_path / "d")
+    savemat(folder / "x.mat", {"picture": np.ones((12, 3))})
+    arrays_of = "{image: x.mat, text: features.npz, labels: features.npz}"
+    (folder / "dataset.yml").write_text(f"name: x\nfeatures: {arrays_of}\nsplit: {{query: 3, validation: 2}}\n")
+    assert "has no variable image; found picture 12×3 double" in only_problem(folder)
+
+
+def test_rows_without_a_split(tmp_path: Path) -> None:
+    sides = np.array(["query"] * 3 + ["validation"] * 2 + ["train"] * 6 + [""])
+    line = only_problem(write_arrays(tmp_path / "d", split=sides))
+    assert line == "features.npz: image: row 11: has no split, but other items have"
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_arrays(tmp_path / "d")
+
+    def refused(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(scan, "sha256", refused)
+    assert only_problem(folder) == f"{folder / 'features.npz'}: cannot be read (Permission denied)"
+
+
 def test_arrays_that_dataset_yml_misnames(tmp_path: Path) -> None:
     folder = write_arrays(tmp_path / "d")
     for value, said in (

@@ -194,7 +194,10 @@ def read(name: str, *, skip_bad: bool = False, order: str = "torchcmh", progress
     if known is not None and scan.marks(known[0].inputs) == known[1]:
         return known[0]
     if name in FACTS:
-        source = benchmarks.read(FACTS[name], path, order=order, skip_bad=skip_bad, progress=progress)
+        try:
+            source = benchmarks.read(FACTS[name], path, order=order, skip_bad=skip_bad, progress=progress)
+        except OSError as error:
+            raise DatasetError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
     else:
         source = own.read(path, skip_bad=skip_bad, progress=progress)
     _LAST.clear()

@@ -181,8 +181,6 @@ def _against(facts: Facts, parts: Parts, *, official: bool) -> Iterator[str]:
     for what, here, wanted in found:
         if wanted is not None and here != wanted:
             yield f"{what}: {here:,} here, but {wanted:,} are published ({facts.counts})"
-    if len(parts.labels) != len(parts.pictures):
-        yield f"{len(parts.labels):,} rows of labels for {len(parts.pictures):,} pictures"
 
 
 # Matrices

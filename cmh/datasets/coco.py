@@ -93,8 +93,6 @@ def _read(path: Path, kind: str) -> dict[str, Any]:
             with path.open(encoding="utf-8") as file:
                 document = json.load(file, object_hook=_shrink)
             return _instances(document) if kind == "instances" else _captions(document)
-        except OSError as error:
-            raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
         except (ValueError, RecursionError) as error:
             raise DatasetError(f"{path}: is no JSON ({error})") from error
         except (KeyError, TypeError, AttributeError) as error:

@@ -102,8 +102,8 @@ def inspect(folder: Path, problems: Problems, *, progress: bool = False) -> Sour
         if wanted.items is not None:
             return _of_items(folder, wanted, problems, progress)
         return _of_arrays(folder, wanted, problems)
-    except FileNotFoundError as error:  # gone while we looked
-        problems.add("file", f"{error.filename}: is no longer there")
+    except OSError as error:  # no right to read it, or gone while we looked
+        problems.add("file", f"{error.filename or folder}: cannot be read ({error.strerror or error})")
         return None
 
 
