@@ -8,6 +8,7 @@ Labels are drawn with falling frequency; image features and tags depend on them,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -40,19 +41,14 @@ def blocks(n: int, sizes: dict[str, int], seed: int) -> Iterator[dict[str, NDArr
 def write(folder: Path, n: int, sizes: dict[str, int], *, kind: str = "npz", seed: int = 0) -> None:
     """`folder/dataset.yml` and the arrays; memory does not grow with `n`."""
     folder.mkdir(parents=True, exist_ok=True)
-    shapes = {name: (n, sizes[name]) for name in KINDS}
-    mapped = {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", KINDS[name], shape)
-        for name, shape in shapes.items()
-    }
-    start = 0
-    for block in blocks(n, sizes, seed):
-        for name, rows in block.items():
-            mapped[name][start : start + len(rows)] = rows
-        start += len(block["labels"])
-    for array in mapped.values():
-        array.flush()
-    del mapped
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in KINDS}
+        for name, kind in KINDS.items():
+            about = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": (n, sizes[name])}
+            np.lib.format.write_array_header_1_0(files[name], about)
+        for block in blocks(n, sizes, seed):
+            for name, rows in block.items():
+                files[name].write(rows.tobytes())
     features = "{image: image.npy, text: text.npy, labels: labels.npy}"
     if kind == "npz":
         features = "features.npz"

@@ -7,6 +7,7 @@ only be read from front to back: they are unpacked once, in blocks of rows, into
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ class Given:
         """All rows in their order, ROWS at a time."""
         for start in range(0, self.shape[0], ROWS):
             yield _dense(self.rows[start : start + ROWS])
+            _release(self.rows)
 
     def whole(self) -> NDArray[Any]:
         """Everything in memory: for labels, not for features."""
@@ -54,7 +56,9 @@ class Chosen:
         self.shape = (len(kept), *rows.shape[1:])
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        return _dense(self._rows[self._kept[index]]).astype(self.dtype)
+        chosen = _dense(self._rows[self._kept[index]]).astype(self.dtype)
+        _release(self._rows)
+        return chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +129,13 @@ def look(given: Given) -> Looked:
 
     found = scan.remembered(given.path, f"look {given.where}", compute)
     return Looked(list(found["bad"]), str(found["dtype"]))
+
+
+def _release(rows: Any) -> None:
+    """Let go of the pages of a memory map that have been read: they would count as this process's memory."""
+    mapped = getattr(rows, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _dense(rows: Any) -> NDArray[Any]:

@@ -17,7 +17,8 @@ from cmh.features import text
 from cmh.features.pictures import rgb
 from cmh.seeding import derive
 
-ROWS = 1024  # queries compared with the database at once
+ROWS = 1024  # text vectors looked at at once
+PAIRS = 2**24  # of queries and database items compared at once
 LISTED = 10  # warnings of one kind
 COLUMNS, LINES, SIDE, CAPTION = 8, 6, 128, 28  # of a contact sheet, in pictures and pixels
 
@@ -97,8 +98,9 @@ def _relevance(source: Source) -> Iterator[str]:
     ):
         other = source.labels[answers].astype(np.float32).T
         shared, alone = 0, 0
-        for start in range(0, len(queries), ROWS):
-            related = np.count_nonzero(source.labels[queries[start : start + ROWS]].astype(np.float32) @ other, axis=1)
+        some = max(1, PAIRS // max(1, len(answers)))
+        for start in range(0, len(queries), some):
+            related = np.count_nonzero(source.labels[queries[start : start + some]].astype(np.float32) @ other, axis=1)
             shared += int(related.sum())
             alone += int((related == 0).sum())
         rate = shared / max(1, len(queries) * len(answers))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 BATCH = 16  # more than twice as fast as 64 on two cores: the maps of 16 pictures fit their caches
-VERSION = 3  # of everything that turns a picture into a vector; part of the cache key
+VERSION = 2  # of everything that turns a picture into a vector; part of the cache key
 DECODERS = 4  # threads that decode beside the network; Pillow lets go of the interpreter's lock
 AHEAD = 4  # batches that wait, decoded
 
