@@ -15,7 +15,7 @@ from cmh.errors import CmhError, ConfigError
 
 TOLERANCE = 0.02  # of MAP; on the machine and thread count of the record the numbers are equal
 SETTINGS = (
-    *("dataset", "features", "weights", "bits", "epochs", "threads"),
+    *("dataset", "split", "skip_bad", "features", "weights", "bits", "epochs", "threads"),
     *commands.INPUTS,
 )
 KEYS = ("method", *SETTINGS, "seeds", "selection", "config")
@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="change hyperparameters, epochs, bits …",
     )
-    add("--dataset", metavar="NAME", help="another dataset than the target's")
+    add("--dataset", metavar="NAME|DIR", help="another dataset than the target's")
+    add("--skip-bad", action="store_true", help="go on without the dataset's bad items, and say how many")
+    add("--split", metavar="ORDER", help="another split of a benchmark: torchcmh (its seed) or file (the files' order)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--out", type=Path, default=Path("runs"), metavar="DIR", help="where results go (default: runs)")
     return parser
@@ -78,6 +80,7 @@ class _Target:
     recorded: dict[int, dict[str, float]]  # seed → map_i2t, map_t2i
     study: Path | None = None
     trial: int | None = None
+    dataset: str = ""  # its name, where run["dataset"] is the folder of your own
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -117,7 +120,7 @@ def _test(target: _Target, arguments: argparse.Namespace) -> dict[int, dict[str,
             folder,
             tested,
             method=methods.short(methods.get(target.method)),
-            dataset=str(target.run["dataset"]),
+            dataset=target.dataset,
             bits=int(target.run["bits"]),
             epochs=epochs,
             config=target.config,
@@ -183,7 +186,12 @@ def _target(arguments: argparse.Namespace) -> _Target:
         raise ConfigError(f"{arguments.target}: is no experiment file, no study folder and no STUDY:TRIAL")
     run = dict(target.run)
     if arguments.dataset:
-        run["dataset"] = arguments.dataset
+        given = arguments.dataset
+        run["dataset"] = str(Path(given).resolve()) if datasets.is_folder(given) else given
+    if arguments.split:
+        run["split"] = arguments.split
+    if arguments.skip_bad:
+        run["skip_bad"] = True
     changes = commands.settings(arguments.set)
     from cmh import training
 
@@ -195,7 +203,8 @@ def _target(arguments: argparse.Namespace) -> _Target:
     checked = config.build(training.Run, run | own, where="run settings")
     run |= {key: getattr(checked, key) for key in (*run, *own)}
     values = dataclasses.asdict(config.build(module.Config, {**target.config, **changes}, where="hyperparameters"))
-    datasets.read(str(run["dataset"]))  # a missing dataset is said before anything is written
+    # A missing dataset is said before anything is written.
+    source = datasets.read(str(run["dataset"]), skip_bad=checked.skip_bad, order=checked.split)
     changed = values != target.config or run != target.run
     seeds = list(range(1, arguments.seeds + 1)) if arguments.seeds else target.seeds
     return dataclasses.replace(
@@ -206,6 +215,7 @@ def _target(arguments: argparse.Namespace) -> _Target:
         name=target.name + ("-changed" if changed else ""),
         selection="fixed" if changed else target.selection,
         recorded={} if changed else target.recorded,
+        dataset=source.name,
     )
 
 
@@ -293,7 +303,7 @@ def _of_trial(folder: Path, number: int) -> _Target:
     raw = {name: {"True": True, "False": False}.get(value, value) for name, value in text.items()}
     values = dataclasses.asdict(config.build(methods.get(identity["method"]).Config, raw, where=str(path)))
     written = json.loads((folder / "trials" / str(number) / "config.json").read_text())
-    run = {key: written[key] for key in SETTINGS}
+    run = {key: written[key] for key in SETTINGS if key in written}
     recorded = {int(identity["seed"]): {"val_map": float(row["val_map_best"])}} if row["state"] == "complete" else {}
     return _Target(
         name=f"{folder.resolve().name}-trial-{number}",

@@ -52,7 +52,9 @@ CHECKPOINT_SECONDS = 15.0
 class Run:
     """What a training run needs beside the method's hyperparameters."""
 
-    dataset: str = param("clipart", "built-in dataset")
+    dataset: str = param("clipart", "built-in dataset, or the folder of your own")
+    split: str = param("torchcmh", "split of a benchmark: torchcmh's seed or file order", choices=datasets.ORDERS)
+    skip_bad: bool = param(False, "go on without a dataset's bad items")
     features: str = param("efficientnet-lite0", "image network, frozen unless finetune is on")
     weights: str = param("", "file of weights for it; empty: its own")
     finetune: bool = param(False, "train the image network along, from pixels")
@@ -202,7 +204,14 @@ def split(module: ModuleType, values: Mapping[str, object]) -> tuple[Run, Any]:
 
 def load(run: Run) -> datasets.Dataset:
     """The dataset of a run, prepared if need be."""
-    return datasets.load(run.dataset, features=run.features, weights=run.weights, pixels=run.finetune)
+    return datasets.load(
+        run.dataset,
+        features=run.features,
+        weights=run.weights,
+        pixels=run.finetune,
+        skip_bad=run.skip_bad,
+        order=run.split,
+    )
 
 
 def train(module_name: str, values: Mapping[str, object]) -> None:
@@ -513,7 +522,7 @@ def _to_device(state: Any, device: torch.device, *, copy: bool = False) -> Any:
 def _identity(module: ModuleType, run: Run, config: Any, data: SearchData) -> dict[str, Any]:
     """What must agree for a checkpoint to be gone on from."""
     settings = {key: value for key, value in dataclasses.asdict(run).items() if key not in ("folder", "device")}
-    about = {"method": module.__name__, "data": data.sha256, "split": data.split_sha256}
+    about = {"method": module.__name__, "data": data.sha256, "split_sha256": data.split_sha256}
     return {**about, **settings, **dataclasses.asdict(config)}
 
 

@@ -50,7 +50,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--method", required=True, metavar="NAME", help="the method; `python -m cmh.methods` lists them")
     add("--space", required=True, metavar="FILE", help="search space; a file, or the name of a built-in one (dcmh)")
-    add("--dataset", default="clipart", metavar="NAME", help="default: %(default)s, which comes with cmh")
+    add("--dataset", default="clipart", metavar="NAME|DIR", help="default: %(default)s, which comes with cmh")
+    add("--skip-bad", action="store_true", help="go on without the dataset's bad items, and say how many")
+    add(
+        "--split",
+        default="torchcmh",
+        metavar="ORDER",
+        help="split of a benchmark: torchcmh (its seed; default) or file (the order of the files)",
+    )
     add(
         "--features",
         default="efficientnet-lite0",
@@ -177,7 +184,8 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
     if arguments.cpus_per_trial == 0 and not arguments.gpus_per_trial:
         problems.append("--cpus-per-trial is 0 without --gpus-per-trial: a trial must take something")
     # Reading is cheap; preparing comes only when everything else is right.
-    tried(lambda: datasets.read(arguments.dataset))
+    options = {"skip_bad": arguments.skip_bad, "order": arguments.split}
+    tried(lambda: datasets.read(arguments.dataset, **options, progress=sys.stderr.isatty()))
     tried(lambda: backbones.check(arguments.features, str(arguments.weights or "")))
     if problems:
         raise ConfigError(*problems, heading="" if len(problems) == 1 else "nothing was started")
@@ -186,14 +194,18 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
         arguments.dataset,
         features=arguments.features,
         weights=str(arguments.weights or ""),
+        **options,
         pixels=bool(inputs.get("finetune")),
     )
+    place = str(Path(arguments.dataset).resolve()) if datasets.is_folder(arguments.dataset) else dataset.name
     return [
         _Job(
             space=space,
             folder=arguments.out / f"{space.method}-{dataset.name}-{bits}",
             run={
-                "dataset": dataset.name,
+                "dataset": place,
+                "split": arguments.split,
+                "skip_bad": arguments.skip_bad,
                 "features": arguments.features,
                 "weights": str(arguments.weights.resolve()) if arguments.weights else "",
                 "bits": bits,
@@ -334,6 +346,7 @@ def _write_best(job: _Job, best: Row, store: Store, rows: list[Row], arguments: 
         {
             "method": job.space.method,
             "dataset": job.run["dataset"],
+            **{key: job.run[key] for key in ("split", "skip_bad") if job.run[key] not in ("torchcmh", False)},
             "features": job.run["features"],
             **({"weights": job.run["weights"]} if job.run["weights"] else {}),
             "bits": job.run["bits"],
@@ -392,7 +405,7 @@ def _confirm(
             job.folder,
             tested,
             method=job.space.method,
-            dataset=str(job.run["dataset"]),
+            dataset=job.dataset.name,
             bits=int(job.run["bits"]),
             epochs=job.space.epochs,
             config=best.config,
@@ -425,7 +438,7 @@ def _closing(
     scores.append((f"tuned (trial {best.number})", (best.val_map_i2t, best.val_map_t2i, best.val_map_best)))
     lines = [
         "",
-        f"{job.space.method} on {job.run['dataset']}, {job.run['bits']} bits, {job.space.epochs} epochs;"
+        f"{job.space.method} on {job.dataset.name}, {job.run['bits']} bits, {job.space.epochs} epochs;"
         " tie-expected MAP over the whole database",
         f"{'':<24}{'validation':^24}{'test':^32}".rstrip(),
         f"{'':<24}{'i→t':>8}{'t→i':>8}{'mean':>8}{'i→t':>8}{'t→i':>8}{'mean':>8}".rstrip(),

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.io import savemat
 
 from cmh import datasets
-from cmh.datasets import clipart, mirflickr25k, split
+from cmh.datasets import clipart, split
 from cmh.errors import DatasetError
 from cmh.features import backbones, cache, text
 
@@ -128,7 +127,7 @@ def test_a_killed_computation_leaves_nothing_and_two_processes_make_one(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("clippart", "did you mean 'clipart'"), (".", "not supported yet"), ("zzz", "known: clipart")]
+    ("name", "message"), [("clippart", "did you mean 'clipart'"), (".", "does not exist"), ("zzz", "known: clipart")]
 )
 def test_unknown_datasets(name: str, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
@@ -138,74 +137,6 @@ def test_unknown_datasets(name: str, message: str) -> None:
 def test_unknown_features() -> None:
     with pytest.raises(DatasetError, match="did you mean 'efficientnet-lite0'"):
         datasets.load("clipart", features="efficientnet-lite")
-
-
-def mirflickr(root: Path) -> dict[str, NDArray[np.generic]]:
-    folder = root / "mirflickr25k"
-    (folder / "images").mkdir(parents=True)
-    names = [f"im{number}.jpg" for number in range(12)]
-    for name in names:
-        (folder / "images" / name).write_bytes(name.encode())
-    cells = np.array([[np.array([name])] for name in names], dtype=object)
-    return {"FAll": cells, "YAll": np.eye(12, 6, dtype=np.uint8), "LAll": np.ones((12, 3), np.uint8)}
-
-
-@pytest.fixture
-def small_mirflickr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CMH_DATA", str(tmp_path))
-    monkeypatch.setattr(mirflickr25k, "FACTS", {"items": 12, "tags": 6, "labels": 3})
-    monkeypatch.setattr(mirflickr25k, "SPLIT", {"seed": 6, "n_query": 3, "n_train": 5, "n_validation": 2})
-    return tmp_path
-
-
-def save(root: Path, values: dict[str, NDArray[np.generic]]) -> None:
-    for name, array in values.items():
-        savemat(root / "mirflickr25k" / f"mirflickr25k-{name.lower()}.mat", {name: array})
-
-
-def test_mirflickr_is_read(small_mirflickr: Path, own_cache: Path) -> None:
-    save(small_mirflickr, mirflickr(small_mirflickr))
-    dataset = datasets.load("mirflickr25k", progress=False)
-    assert dataset.sizes == {"query": 3, "validation": 2, "train": 5, "other": 2}
-    data = dataset.search()
-    assert [len(part.image) for part in (data.train, data.validation_query, data.validation_database)] == [5, 2, 7]
-    assert len(dataset.test().database.image) == 9
-
-
-def test_mirflickr_says_all_that_is_missing(small_mirflickr: Path) -> None:
-    with pytest.raises(DatasetError) as error:
-        datasets.read("mirflickr25k")
-    for part in ("fall.mat", "yall.mat", "lall.mat", "images", "press.liacs.nl", "CMH_DATA"):
-        assert part in str(error.value)
-
-
-@pytest.mark.parametrize("fault", ["shape", "absent", "escape", "variable", "garbage", "count"])
-def test_mirflickr_names_what_is_wrong(fault: str, small_mirflickr: Path) -> None:
-    values = mirflickr(small_mirflickr)
-    root = small_mirflickr / "mirflickr25k"
-    if fault == "shape":
-        values["YAll"] = np.zeros((12, 5), np.uint8)
-    elif fault == "absent":
-        (root / "images" / "im3.jpg").unlink()
-    elif fault == "escape":
-        values["FAll"][0, 0] = np.array(["../im0.jpg"])
-    elif fault == "count":
-        values["FAll"] = values["FAll"][:11]
-    save(small_mirflickr, values)
-    if fault == "variable":
-        savemat(root / "mirflickr25k-lall.mat", {"Labels": values["LAll"]})
-    elif fault == "garbage":
-        (root / "mirflickr25k-lall.mat").write_bytes(b"no matlab")
-    said = {
-        "shape": "YAll is",
-        "absent": "the first is im3.jpg",
-        "escape": "must lie directly",
-        "variable": "found Labels",
-        "garbage": "cannot be read as a MATLAB file",
-        "count": "FAll names 11",
-    }
-    with pytest.raises(DatasetError, match=said[fault]):
-        datasets.read("mirflickr25k")
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(0, 20), st.integers(0, 20), st.integers(0, 3))
@@ -283,21 +214,3 @@ def test_split_goldens() -> None:
     assert (found.query == order[:2000]).all()
     assert (found.train == order[2000:12000]).all()
     assert len(np.unique(np.concatenate([found.query, found.validation, found.train, found.other]))) == 20015
-
-
-def test_mirflickr_lists_every_missing_file(small_mirflickr: Path) -> None:
-    root = small_mirflickr / "mirflickr25k"
-    save_to = mirflickr(small_mirflickr)
-    savemat(root / "labelList.mat", {"LAll": save_to["LAll"]})  # torchcmh's name counts too
-    with pytest.raises(DatasetError) as error:
-        datasets.read("mirflickr25k")
-    lines = error.value.problems
-    assert [line.split(" ")[0] for line in lines[:-1]] == [str(root / f"mirflickr25k-{n}all.mat") for n in ("f", "y")]
-
-
-def test_the_real_tags_and_labels_have_the_published_shapes(test_data: Callable[[str], Path]) -> None:
-    for name, columns in (("YAll", "tags"), ("LAll", "labels")):
-        values = np.asarray(mirflickr25k._matrix(test_data(f"mirflickr25k/mirflickr25k-{name.lower()}.mat"), name))
-        assert values.shape == (mirflickr25k.FACTS["items"], mirflickr25k.FACTS[columns])
-        assert set(np.unique(values)) == {0, 1}
-        assert values.any(0).all()

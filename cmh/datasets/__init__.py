@@ -3,43 +3,65 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-from collections.abc import Callable, Iterable
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmh import files
 from cmh.config import unknown
+from cmh.datasets.facts import FACTS
 from cmh.datasets.split import Split
 from cmh.errors import DatasetError
 from cmh.features import backbones, cache, extraction
 
-NAMES = ("clipart", "mirflickr25k")
+NAMES = ("clipart", *FACTS)
+ORDERS = ("torchcmh", "file")
+DEFAULT_FEATURES = "efficientnet-lite0"
 
 Floats = NDArray[np.float32]
+_LAST: dict[
+    tuple[object, ...], tuple[Source, object]
+] = {}  # the dataset that this process read last: a worker trains many trials on one
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a reader gives. `pictures()` yields the encoded pictures in row order, one read a picture."""
+    """What a reader gives. `pictures()` yields the encoded pictures in row order, one read a picture.
+
+    `text()` and `image()` give anything with `shape`, `dtype` and rows by `[index]`: an array, a memory map, or rows
+    that become dense when they are asked for.
+    """
 
     name: str
     sha256: str  # of everything that the arrays are computed from
     label_names: tuple[str, ...]
     split: Split
     labels: NDArray[np.uint8]  # (n, c)
-    text: Callable[[], Floats]  # (n, d_text); its vocabulary may know the training rows only
+    text: Callable[[], Any]  # (n, d_text); its vocabulary may know the training rows only
     pictures: Callable[[], Iterable[bytes]]
+    image: Callable[[], Any] | None = None  # (n, d_image): given features, in place of pictures
+    features: str = ""  # what given features are called
+    pictures_sha256: str = ""  # of the pictures alone, so that another text does not make their features anew
+    files: Sequence[Path] = ()  # the pictures in row order, where they are files
+    digests: Sequence[bytes] = ()  # SHA-256 of each picture, where it is known
+    words: Callable[[], Sequence[Sequence[str]]] | None = None  # of each item, where texts are words
+    skipped: tuple[str, ...] = ()  # one line for each thing that was left out
+    n_skipped: int = 0  # items that were left out
+    notes: tuple[str, ...] = ()  # what a reader should know about this split or text
+    inputs: Sequence[str] = ()  # every file it was read from, where these are known: the same files, the same source
 
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
     """Items of one role, read only.
 
-    `image` (n, d_image) and `text` (n, d_text) floats, `labels` (n, c) 0/1, and where they were asked for `pixels`
-    (n, 3, side, side) uint8.
+    `image` (n, d_image), `text` (n, d_text), `labels` (n, c) 0/1, and where they were asked for `pixels`
+    (n, 3, side, side) uint8. Features are float32, or float16 where they were given so: take rows and convert those.
     """
 
     image: Floats
@@ -115,19 +137,31 @@ def names() -> list[str]:
 def load(
     name: str,
     *,
-    features: str = "efficientnet-lite0",
+    features: str = DEFAULT_FEATURES,
     weights: str = "",
     pixels: bool = False,
     progress: bool = True,
+    skip_bad: bool = False,
+    order: str = "torchcmh",
 ) -> Dataset:
-    """A dataset, prepared if it is not in the cache yet; `weights` is a file for the network, where it needs one.
+    """A dataset, prepared if it is not in the cache yet.
 
-    With `pixels` the pictures are there too, decoded once, as the network wants them: for training it along.
+    Parameters
+    ----------
+    name: a built-in dataset, or the path of a folder with `dataset.yml`.
+    features, weights: the image network, and a file of weights where it needs one.
+    pixels: the pictures are there too, decoded once, as the network wants them: for training it along.
+    skip_bad: go on without bad items; `skipped.json` beside the arrays says which.
+    order: split of a benchmark: torchcmh's seed, or the order of its files as in the DCMH release.
 
     Raises DatasetError when it is unknown, missing or broken.
     """
     called = backbones.check(features, weights)
-    source = read(name)
+    source = read(name, skip_bad=skip_bad, order=order, progress=progress)
+    if source.image is not None:
+        if features != DEFAULT_FEATURES or weights:
+            raise DatasetError(f"features {called}: {source.name} brings its own image features; leave --features out")
+        called = source.features
     sizes = {part: len(getattr(source.split, part)) for part in ("query", "validation", "train", "other")}
     split_sha256 = source.split.sha256()
     entry = f"{source.name}/{cache.key(source.sha256, split_sha256, called, backbones.VERSION)}"
@@ -138,24 +172,67 @@ def load(
     }
 
     def arrays() -> cache.Arrays:
-        image = np.load(extraction.features(source, features, weights, progress) / "image.npy", mmap_mode="r")
+        if source.image is not None:
+            image = source.image()
+        else:
+            image = np.load(extraction.features(source, features, weights, progress) / "image.npy", mmap_mode="r")
         whole: dict[str, Any] = {"image": image, "text": source.text(), "labels": source.labels}
         return {f"{part}/{key}": cache.Rows(array, rows[part]) for part in rows for key, array in whole.items()}
 
     folder = cache.entry(f"prepared/{entry}", arrays)
+    _note_skipped(source, folder)
     pixel_folder = extraction.pixels(source, features, rows, progress) if pixels else None
     about = (source.name, source.sha256, split_sha256, f"{called}, fine-tuned" if pixels else called)
     return Dataset(*about, source.label_names, sizes, folder, pixel_folder)
 
 
-def read(name: str) -> Source:
-    """The reader's view of a dataset, before any feature is computed. Raises DatasetError."""
-    if name not in NAMES:
-        if Path(name).is_dir():
-            raise DatasetError(f"{name} is a folder: datasets of your own (dataset.yml) are not supported yet")
-        raise DatasetError(f"dataset {unknown(name, NAMES)}")
-    source: Source = importlib.import_module(f"cmh.datasets.{name}").read()
+def read(name: str, *, skip_bad: bool = False, order: str = "torchcmh", progress: bool = False) -> Source:
+    """The reader's view of a dataset, before any feature is computed.
+
+    Every picture is looked at once, and again only after it has changed. Raises DatasetError that names everything
+    that is wrong.
+    """
+    from cmh.datasets import benchmarks, clipart, own, scan
+
+    if order not in ORDERS:
+        raise DatasetError(f"split {unknown(order, ORDERS)}")
+    if name not in FACTS and order != "torchcmh":
+        raise DatasetError(f"split {order} is one of the benchmarks' ({', '.join(FACTS)}); {name} has its own")
+    if name == "clipart":
+        return clipart.read()
+    if name not in FACTS and not is_folder(name):
+        raise DatasetError(f"dataset {unknown(name, NAMES)}, or a folder with dataset.yml")
+    path = benchmarks.folder(FACTS[name]) if name in FACTS else Path(name)
+    request = (str(path.resolve()), str(cache.root()), skip_bad, order)
+    known = _LAST.get(request)
+    if known is not None and scan.marks(known[0].inputs) == known[1]:
+        return known[0]
+    if name in FACTS:
+        try:
+            source = benchmarks.read(FACTS[name], path, order=order, skip_bad=skip_bad, progress=progress)
+        except OSError as error:
+            raise DatasetError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
+    else:
+        source = own.read(path, skip_bad=skip_bad, progress=progress)
+    _LAST.clear()
+    if source.inputs:
+        _LAST[request] = source, scan.marks(source.inputs)
     return source
+
+
+def is_folder(name: str) -> bool:
+    """Whether a dataset is named by the path of its folder."""
+    return name not in NAMES and (Path(name).is_dir() or "/" in name)
+
+
+def _note_skipped(source: Source, folder: Path) -> None:
+    """Which items were left out, beside the arrays that lack them; said once."""
+    path = folder / "skipped.json"
+    if not source.skipped or path.exists():
+        return
+    note = {"items": source.n_skipped, "of": source.n_skipped + len(source.labels), "problems": source.skipped}
+    files.write_atomic(path, json.dumps(note, indent=1, ensure_ascii=False))
+    sys.stderr.write(f"{source.name}: {source.n_skipped:,} of {note['of']:,} items left out (--skip-bad); see {path}\n")
 
 
 def _map(path: Path) -> Any:

@@ -1,45 +1,154 @@
-"""`python -m cmh.datasets list | show NAME | prepare NAME`."""
+"""`python -m cmh.datasets list | show NAME|DIR | check NAME|DIR | prepare NAME|DIR`."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import json
 import sys
+from pathlib import Path
 
 from cmh import commands, datasets
+
+EPILOG = """\
+examples:
+  python -m cmh.datasets show coco2017                    what it is, where to get it, what is missing here
+  python -m cmh.datasets check holiday                    every problem of your own dataset, and its figures
+  python -m cmh.datasets check holiday --contact-sheet sheet.png
+  python -m cmh.tune --method dcmh --space dcmh --dataset holiday
+
+A dataset of your own is a folder with dataset.yml: name, and items (a .jsonl or .csv file: image, text or tags,
+labels) or features (a .npz or .mat file: image, text, labels), and split: {query: N, validation: N}.
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m cmh.datasets", description="List, show or prepare datasets.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cmh.datasets",
+        description="List, show, check or prepare datasets: built-in ones by name, your own by their folder.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("list", help="built-in datasets")
-    for action, text in (("show", "what it is, and what is missing here"), ("prepare", "compute its features now")):
-        actions.add_parser(action, help=text).add_argument("name", metavar="NAME")
+    actions.add_parser("list", help="built-in datasets, and whether they are here")
+    for action, text in (
+        ("show", "what it is, where to get it, and what is missing here"),
+        ("check", "look at everything, name every problem, and give figures"),
+        ("prepare", "compute its features now"),
+    ):
+        add = actions.add_parser(action, help=text).add_argument
+        add("name", metavar="NAME|DIR")
+        if action != "show":
+            add("--skip-bad", action="store_true", help="go on without bad items, and say how many")
+            order = "split of a benchmark: torchcmh (its seed; default) or file (the order of the files, DCMH release)"
+            add("--split", default="torchcmh", choices=datasets.ORDERS, help=order)
+    add = actions.choices["check"].add_argument
+    add("--contact-sheet", type=Path, metavar="FILE", help="write a PNG of 48 of its pictures")
     add = actions.choices["prepare"].add_argument
-    add("--backbone", default="efficientnet-lite0", metavar="NETWORK", help="image network (default: %(default)s)")
+    add("--backbone", default=datasets.DEFAULT_FEATURES, metavar="NETWORK", help="image network (default: %(default)s)")
     add("--weights", default="", metavar="FILE", help="weights for it (default: its own)")
     return commands.guarded(lambda: _run(parser.parse_args(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    action, name = arguments.action, getattr(arguments, "name", "")
+    action = arguments.action
     if action == "list":
-        sys.stdout.write("\n".join(datasets.names()) + "\n")
-        return 0
-    if name in datasets.names():
-        sys.stdout.write(f"{(importlib.import_module(f'cmh.datasets.{name}').__doc__ or '').strip()}\n\n")
-    source = datasets.read(name)
-    split = source.split
-    sys.stdout.write(
-        f"items {len(source.labels):,}, labels {len(source.label_names)} ({source.labels.sum(1).mean():.2f} an item)\n"
-        f"query {len(split.query):,}, validation {len(split.validation):,}, train {len(split.train):,},"
-        f" further database items {len(split.other):,}\nsplit {split.sha256()[:12]}\n"
+        return _list()
+    if action == "show":
+        return _show(arguments.name)
+    if action == "check":
+        return _check(arguments)
+    source = datasets.read(arguments.name, skip_bad=arguments.skip_bad, order=arguments.split, progress=_terminal())
+    _say(*_counts(source))
+    dataset = datasets.load(
+        arguments.name,
+        features=arguments.backbone,
+        weights=arguments.weights,
+        skip_bad=arguments.skip_bad,
+        order=arguments.split,
     )
-    if action == "prepare":
-        dataset = datasets.load(name, features=arguments.backbone, weights=arguments.weights)
-        sys.stdout.write(f"arrays: {dataset.folder}\n")
+    _say(f"arrays: {dataset.folder}")
     return 0
+
+
+def _list() -> int:
+    from cmh.datasets import benchmarks
+    from cmh.datasets.facts import FACTS
+
+    for name in datasets.names():
+        facts = FACTS.get(name)
+        if facts is None:
+            _say(f"{name:<13} built in    3,586 clip arts with titles, tags and 32 labels")
+            continue
+        here = "absent" if benchmarks.missing(facts) else "present"
+        _say(f"{name:<13} {here:<11} {facts.title}: {facts.items:,} items, {facts.labels} labels")
+    return 0
+
+
+def _show(name: str) -> int:
+    from cmh.datasets import benchmarks, clipart
+    from cmh.datasets.facts import FACTS
+
+    if name in FACTS:
+        facts = FACTS[name]
+        _say(benchmarks.about(facts))
+        absent = benchmarks.missing(facts)
+        _say("", "missing now:" if absent else "nothing is missing; `check` looks at everything", *absent)
+    elif name in datasets.NAMES:
+        _say((clipart.__doc__ or "").strip(), "", *_counts(datasets.read(name)))
+    else:
+        source = datasets.read(name, skip_bad=True, progress=_terminal())
+        _say(f"{source.name}: {name}", *_counts(source))
+        if source.skipped:
+            _say(f"with --skip-bad; {len(source.skipped):,} problems: python -m cmh.datasets check {name}")
+        name = source.name
+    _show_prepared(name)
+    return 0
+
+
+def _show_prepared(name: str) -> None:
+    """What was left out of arrays that were prepared with `--skip-bad`."""
+    from cmh.features import cache
+
+    for path in sorted((cache.root() / "prepared" / name).glob("*/skipped.json")):
+        note = json.loads(path.read_text())
+        _say(f"prepared without {note['items']:,} of {note['of']:,} items: {path}")
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from cmh.datasets import check, own
+    from cmh.datasets.problems import Problems
+
+    problems = Problems()
+    if datasets.is_folder(arguments.name):
+        source = own.inspect(Path(arguments.name), problems, progress=_terminal())
+    else:
+        source = datasets.read(arguments.name, skip_bad=arguments.skip_bad, order=arguments.split, progress=_terminal())
+    if source is not None:
+        _say(f"{source.name}: {arguments.name}", *check.report(source))
+        if arguments.contact_sheet is not None:
+            check.contact_sheet(source, arguments.contact_sheet)
+            _say(f"contact sheet: {arguments.contact_sheet}")
+    sys.stdout.flush()
+    problems.stop(arguments.name, skip_bad=arguments.skip_bad)
+    left_out = list(problems.lines()) if problems else list(source.skipped if source is not None else ())
+    _say(*(f"left out: {line}" for line in left_out))
+    _say("no problems" if not left_out else f"{source.n_skipped if source else 0:,} bad items left out")
+    return 0
+
+
+def _counts(source: datasets.Source) -> list[str]:
+    from cmh.datasets import check
+
+    return list(check.counts(source))
+
+
+def _terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
 if __name__ == "__main__":

@@ -31,31 +31,54 @@ class Split:
             digest.update(np.ascontiguousarray(rows, dtype="<i8").tobytes())
         return digest.hexdigest()
 
+    def only(self, kept: Index) -> Split:
+        """The same split of rows `kept` (ascending) alone, numbered anew."""
+        place = np.full(max((int(rows.max(initial=-1)) for rows in self.parts()), default=-1) + 1, -1, np.int64)
+        inside = kept[kept < len(place)]
+        place[inside] = np.arange(len(inside))
+        return Split(*(place[rows][place[rows] >= 0] for rows in self.parts()))
 
-def by_groups(groups: Sequence[str], n_query: int, n_validation: int, seed: int = 0) -> Split:
-    """Whole groups in random order: first to the queries while they fit, then to validation, the rest to train."""
+    def parts(self) -> tuple[Index, Index, Index, Index]:
+        """The four lists."""
+        return self.query, self.validation, self.train, self.other
+
+
+def by_groups(
+    groups: Sequence[str], n_query: int, n_validation: int, seed: int = 0, n_train: int | None = None
+) -> Split:
+    """Whole groups in random order: first to the queries while they fit, then to validation, the rest to train.
+
+    With `n_train` no more than that are trained on, and what is left is database only.
+    """
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups):
         members.setdefault(group, []).append(row)
     order = np.random.default_rng(derive(seed, "split")).permutation(len(members))
     keys = list(members)
     room = {"query": n_query, "validation": n_validation}
-    parts: dict[str, list[int]] = {"query": [], "validation": [], "train": []}
+    if n_train is not None:
+        room["train"] = n_train
+    parts: dict[str, list[int]] = {"query": [], "validation": [], "train": [], "other": []}
     for number in order:
         rows = members[keys[number]]
-        side = next((name for name, free in room.items() if len(rows) <= free), "train")
+        left = "train" if n_train is None else "other"
+        side = next((name for name, free in room.items() if len(rows) <= free), left)
         parts[side] += rows
         if side in room:
             room[side] -= len(rows)
-    query, validation, train = (np.array(sorted(parts[name]), np.int64) for name in ("query", "validation", "train"))
-    return Split(query, validation, train, np.array([], np.int64))
+    return Split(*(np.array(sorted(parts[name]), np.int64) for name in parts))
 
 
-def published(n: int, *, seed: int, n_query: int, n_train: int, n_validation: int) -> Split:
-    """torchcmh's split: NumPy's legacy permutation, queries first, then training items; the rest is database.
+def published(n: int, *, n_query: int, n_train: int, n_validation: int, seed: int | None) -> Split:
+    """A published split: queries first, then training items; the rest is database.
 
-    The validation queries come from the rest, so the published test protocol stays untouched.
+    With a seed the order is torchcmh's (NumPy's legacy permutation), without one the file's (the DCMH release's).
+    The validation queries come from the rest, so the published test protocol stays untouched; where the rest is too
+    short, from the end of the training items.
     """
-    order = np.random.RandomState(seed).permutation(n)
+    order = np.arange(n) if seed is None else np.random.RandomState(seed).permutation(n)
     train, rest = order[n_query : n_query + n_train], order[n_query + n_train :]
-    return Split(order[:n_query], rest[:n_validation], train, rest[n_validation:])
+    short = max(0, n_validation - len(rest))
+    train, borrowed = train[: len(train) - short], train[len(train) - short :]
+    validation = np.concatenate([rest[:n_validation], borrowed])
+    return Split(order[:n_query], validation, train, rest[n_validation:])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from cmh import files
 from cmh.config import unknown
 from cmh.errors import DatasetError
+from cmh.features.pictures import rgb
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,11 +95,10 @@ def extract(name: str, pictures: Iterable[bytes], *, weights: str = "") -> Itera
 
 
 def decode(raw: bytes, side: int, shorter: int = 0, bicubic: bool = False) -> NDArray[np.uint8]:
-    """An encoded picture as RGB `(side, side, 3)`."""
+    """An encoded picture as RGB `(side, side, 3)`. Raises DatasetError for what is no picture."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(raw)) as opened:
-        picture = opened.convert("RGB")
+    picture = rgb(raw)
     if not shorter:
         return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
     width, height = picture.size

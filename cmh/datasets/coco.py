@@ -1,0 +1,127 @@
+"""MS COCO as its site distributes it: `annotations/{instances,captions}_{train,val}YEAR.json` and folders of photos.
+
+Photos with at least one object and one caption, train before val, in the order of the files. Labels are the 80
+categories; the text is the captions as a bag of words whose vocabulary (2,000 words, each in two items) knows the
+training items only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmh.datasets import scan
+from cmh.datasets.facts import Facts
+from cmh.datasets.official import Parts
+from cmh.datasets.split import Split
+from cmh.errors import DatasetError
+from cmh.features import text
+
+PARTS = ("train", "val")
+
+
+def missing(root: Path, facts: Facts) -> list[str]:
+    """What is not there of this distribution."""
+    year = facts.name[-4:]
+    files = [f"annotations/{kind}_{part}{year}.json" for part in PARTS for kind in ("instances", "captions")]
+    absent = [str(root / file) for file in files if not (root / file).is_file()]
+    return absent + [f"{root / f'{part}{year}'}/ (photos)" for part in PARTS if not (root / f"{part}{year}").is_dir()]
+
+
+def read(root: Path, facts: Facts) -> Parts:
+    """Photos, captions and labels. Raises DatasetError."""
+    year = facts.name[-4:]
+    categories: dict[int, str] = {}
+    pictures: list[str] = []
+    captions: list[list[str]] = []
+    objects: list[list[int]] = []
+    problems: list[str] = []
+    n_all = 0
+    for part in PARTS:
+        try:
+            about = _read(root / "annotations" / f"instances_{part}{year}.json", "instances")
+            said = _read(root / "annotations" / f"captions_{part}{year}.json", "captions")
+        except DatasetError as error:
+            problems += error.problems
+            continue
+        categories |= {int(key): name for key, name in about["categories"].items()}
+        n_all += len(about["images"])
+        for number, name in about["images"]:
+            shown, words = about["objects"].get(str(number)), said["captions"].get(str(number))
+            if shown and words:
+                pictures.append(f"{part}{year}/{name}")
+                captions.append(words)
+                objects.append(shown)
+    columns = {number: column for column, number in enumerate(sorted(categories))}
+    if stray := sorted({number for shown in objects for number in shown} - columns.keys()):
+        problems.append(f"{root}/annotations: objects are of category {stray[0]}, which is not among the categories")
+    if problems:
+        raise DatasetError(*problems, heading=f"{facts.title} in {root} cannot be used")
+    labels = np.zeros((len(pictures), len(columns)), np.uint8)
+    for row, shown in enumerate(objects):
+        labels[row, [columns[number] for number in shown]] = 1
+
+    def words_of() -> list[list[str]]:
+        return [[word for caption in some for word in text.tokens(caption)] for some in captions]
+
+    def bag(split: Split) -> text.Sparse:
+        documents = words_of()
+        return text.sparse_bag(documents, text.vocabulary(documents[row] for row in split.train))
+
+    return Parts(
+        n_all=n_all,
+        pictures=pictures,
+        labels=labels,
+        label_names=[categories[number] for number in columns],
+        n_tags=None,
+        text=bag,
+        digest=hashlib.sha256(json.dumps(captions).encode()).hexdigest(),
+        words=words_of,
+    )
+
+
+def _read(path: Path, kind: str) -> dict[str, Any]:
+    """What is needed of a file, remembered: the whole has hundreds of megabytes."""
+
+    def compute() -> dict[str, Any]:
+        try:
+            # Each annotation shrinks as soon as it is read: outlines would take gigabytes.
+            with path.open(encoding="utf-8") as file:
+                document = json.load(file, object_hook=_shrink)
+            return _instances(document) if kind == "instances" else _captions(document)
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(f"{path}: is no JSON ({error})") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DatasetError(f"{path}: is no {kind} file of COCO ({type(error).__name__}: {error})") from error
+
+    found: dict[str, Any] = scan.remembered(path, f"coco {kind}", compute)
+    return found
+
+
+def _shrink(value: dict[str, Any]) -> dict[str, Any]:
+    wanted = ("id", "image_id", "category_id", "caption", "file_name", "name", "images", "annotations", "categories")
+    return {key: value[key] for key in wanted if key in value}
+
+
+def _instances(document: dict[str, Any]) -> dict[str, Any]:
+    objects: dict[str, list[int]] = {}
+    for note in document["annotations"]:
+        some = objects.setdefault(str(int(note["image_id"])), [])
+        if int(note["category_id"]) not in some:
+            some.append(int(note["category_id"]))
+    return {
+        "categories": {str(int(one["id"])): str(one["name"]) for one in document["categories"]},
+        "images": [[int(one["id"]), str(one["file_name"])] for one in document["images"]],
+        "objects": objects,
+    }
+
+
+def _captions(document: dict[str, Any]) -> dict[str, Any]:
+    captions: dict[str, list[str]] = {}
+    for note in document["annotations"]:
+        captions.setdefault(str(int(note["image_id"])), []).append(str(note["caption"]))
+    return {"captions": captions}

@@ -1,0 +1,45 @@
+"""What the readers of the benchmarks' official distributions have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmh.datasets.split import Split
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A distribution as it was read; `pictures` are paths inside the folder."""
+
+    n_all: int  # before items without labels or text were left out
+    pictures: Sequence[str]
+    labels: NDArray[np.uint8]
+    label_names: Sequence[str]
+    n_tags: int | None  # None: depends on the split
+    text: Callable[[Split], Any]
+    digest: str  # of what `text` is made from
+    words: Callable[[], Sequence[Sequence[str]]] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def first(root: Path, *names: str) -> Path | None:
+    """The first of these paths in the folder that exists."""
+    return next((root / name for name in names if (root / name).exists()), None)
+
+
+def listed(count: int, *what: str) -> list[str]:
+    """The first few of a long list of problems."""
+    return [*what[:count], *([f"… and {len(what) - count:,} more"] if len(what) > count else [])]
+
+
+def numbered(path: Path, pattern: str) -> dict[int, str]:
+    """Number → file name of the files in a folder that look like `pattern` (one group: the number), by number."""
+    found = ((re.fullmatch(pattern, file.name), file.name) for file in path.iterdir())
+    return dict(sorted((int(match[1]), name) for match, name in found if match))
