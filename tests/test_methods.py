@@ -29,7 +29,7 @@ CHANCE = ("random",)  # what is not meant to learn
 def test_the_folder_holds_what_it_should() -> None:
     assert [
         *("agah", "cca_itq", "chn", "cmhh", "cpah", "dadh", "dcmh", "dgcpn"),
-        *("djsrh", "jdsh", "prdh", "random", "ridge", "scahn", "ucch"),
+        *("djsrh", "gch", "jdsh", "prdh", "random", "ridge", "scahn", "ucch"),
     ] == NAMES
 
 

@@ -230,7 +230,7 @@ def test_a_storage_that_is_none(url: str) -> None:
 REFUSED = {
     "method": (["--method", "dchm"], "did you mean 'dcmh'"),
     "dataset": (["--dataset", "clippart"], "did you mean 'clipart'"),
-    "folder": (["--dataset", "."], "not supported yet"),
+    "folder": (["--dataset", "."], "dataset.yml: does not exist"),
     "space": (["--space", "nowhere"], "built in: agah, cca_itq"),
     "set": (["--set", "gama=1"], "did you mean 'gamma'"),
     "set value": (["--set", "gamma=-1"], "gamma is '-1'"),
