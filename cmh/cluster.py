@@ -27,6 +27,8 @@ QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports its reason and no metric
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # A pruned trial's thread ends with its epoch; Ray would wait 2 s and then lose the worker.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "3600",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Ray's own snapshots are never read: the storage is the truth
 }
 for _name, _value in QUIET.items():
