@@ -1,0 +1,221 @@
+"""SSAH against the authors' code, against explicit loops, and what is its own: label net, adversary, scales."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cmh.losses import sign, similar
+from cmh.methods import ssah
+from tests import golden
+from tests.direct import built
+
+CASES = golden.cases("SSAH")
+NETS = {"label": ("h", "sL", "pL", ""), "image": ("f", "sI", "pI", "dI"), "text": ("g", "sT", "pT", "dT")}
+LEFT_OUT = dict.fromkeys(
+    ("monitor_calc_labnet_loss", "monitor_calc_loss_image"),
+    "what the code prints over all items; nothing is trained by it",
+)
+INDEX = torch.from_numpy(golden.batch())
+TERMS = {
+    "feature_pairs": "Loss_pair_Fea",
+    "code_pairs": "Loss_pair_Hsh",
+    "quantisation": "Loss_quant",
+    "labels": "Loss_label",
+}
+
+
+def weights(case: str) -> dict[str, float]:
+    """The code's β weighs the quantisation and its η the labels; here it is the other way round, as in the paper."""
+    hyper = CASES[case]["hyper"]
+    return {"alpha": hyper["alpha"], "gamma": hyper["gamma"], "eta": hyper["beta"], "beta": hyper["eta"]}
+
+
+def buffers() -> tuple[torch.Tensor, torch.Tensor]:
+    """The label net's codes and features with the batch's rows written."""
+    H, SL = golden.tensor("H"), golden.tensor("SL")
+    H[INDEX], SL[INDEX] = golden.tensor("h"), golden.tensor("sL")
+    return H, SL
+
+
+def test_every_case_of_the_file_is_covered() -> None:
+    assert sorted([*(f"{name}_net" for name in NETS), "discriminators", *LEFT_OUT]) == sorted(CASES)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_golden_net(name: str) -> None:
+    expected = CASES[f"{name}_net"]
+    leaves = {key: golden.tensor(key).requires_grad_() for key in NETS[name] if key}
+    codes, features, predicted = (leaves[key] for key in NETS[name][:3])
+    labels = golden.tensor("L")
+    S = expected["hyper"]["similarity value of a positive pair"] * similar(labels[INDEX], labels)
+    total, terms = ssah.net_loss(
+        codes,
+        features,
+        predicted,
+        *buffers(),
+        S,
+        sign(codes.detach()),
+        labels[INDEX],
+        **weights(f"{name}_net"),
+        squared=True,
+    )
+    found = {TERMS[term]: float(value) for term, value in terms.items()}
+    if name != "label":
+        deceit = ssah.adversarial_loss(leaves[NETS[name][3]])
+        total, found["Loss_adver"] = total + expected["hyper"]["delta"] * deceit, float(deceit.detach())
+    total.backward()
+    assert float(total.detach()) == pytest.approx(expected["total"], rel=1e-8)
+    assert found == pytest.approx(expected["terms"], rel=1e-8)
+    assert set(expected["grads"]) == set(leaves)
+    for key, leaf in leaves.items():
+        golden.assert_gradient(leaf.grad, expected["grads"][key])
+
+
+def test_golden_discriminators() -> None:
+    expected = CASES["discriminators"]
+    leaves = {key: golden.tensor(key).requires_grad_() for key in ("dI", "dT", "dL1", "dL2")}
+    loss = ssah.discriminator_loss(*leaves.values())
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(expected["total"], rel=1e-8)
+    for key, leaf in leaves.items():
+        golden.assert_gradient(leaf.grad, expected["grads"][key])
+
+
+def loss(theta: float, S: float) -> float:
+    return max(theta, 0) + math.log1p(math.exp(-abs(theta))) - S * theta
+
+
+@settings(max_examples=30, deadline=None)
+@given(b=st.integers(1, 3), n=st.integers(1, 4), seed=st.integers(0, 2**32 - 1), squared=st.booleans())
+def test_net_loss_equals_loops(b: int, n: int, seed: int, squared: bool) -> None:
+    rng = np.random.default_rng(seed)
+    codes, features, predicted = np.tanh(rng.standard_normal((b, 3))), rng.random((b, 5)), rng.random((b, 2))
+    H, F = np.tanh(rng.standard_normal((n, 3))), rng.random((n, 5))
+    S, B = 0.999 * (rng.random((b, n)) < 0.5), np.where(rng.random((b, 3)) < 0.5, -1.0, 1.0)
+    labels = (rng.random((b, 2)) < 0.5).astype(float)
+    power, half = (2, 0.5) if squared else (1, 1.0)
+    expected = dict.fromkeys(TERMS, 0.0)
+    for i in range(b):
+        for j in range(n):
+            expected["code_pairs"] += half * loss(float(codes[i] @ H[j]) / 2, S[i, j]) ** power
+            expected["feature_pairs"] += half * loss(float(features[i] @ F[j]) / 2, S[i, j]) ** power
+        expected["quantisation"] += half * float(((B[i] - codes[i]) ** 2).sum())
+        expected["labels"] += half * float(((predicted[i] - labels[i]) ** 2).sum())
+    arrays = map(torch.from_numpy, (codes, features, predicted, H, F, S, B, labels))
+    total, terms = ssah.net_loss(*arrays, alpha=0.3, gamma=0.5, eta=0.7, beta=1.1, squared=squared)
+    assert {name: float(term) for name, term in terms.items()} == pytest.approx(expected, rel=1e-9)
+    by_hand = sum(w * expected[name] for name, w in zip(expected, (0.3, 0.5, 0.7, 1.1), strict=True))
+    assert float(total) == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_adversarial_losses_equal_their_formula() -> None:
+    rng = np.random.default_rng(3)
+    image, text, first, second = rng.standard_normal((4, 6))
+
+    def entropy(logit: float, target: int) -> float:
+        probability = 1 / (1 + math.exp(-logit))
+        return -math.log(probability if target else 1 - probability)
+
+    expected = (sum(entropy(x, 0) for x in [*image, *text]) / 6 + sum(entropy(x, 1) for x in [*first, *second]) / 6) / 4
+    found = ssah.discriminator_loss(*map(torch.from_numpy, (image, text, first, second)))
+    assert float(found) == pytest.approx(expected)
+    assert float(ssah.adversarial_loss(torch.from_numpy(image))) == pytest.approx(sum(entropy(x, 1) for x in image) / 6)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bits", [1, 16])
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
+@pytest.mark.parametrize("alike", [True, False], ids=["all similar", "none similar"])
+def test_limits_are_finite(alike: bool, value: float, bits: int, dtype: torch.dtype, squared: bool) -> None:
+    codes = torch.full((3, bits), value, dtype=dtype, requires_grad=True)
+    features = torch.full((3, 4), 100 * abs(value), dtype=dtype, requires_grad=True)  # products far beyond 88
+    labels = torch.full((4, 2), float(alike), dtype=dtype)
+    H, F = torch.ones(4, bits, dtype=dtype), torch.full((4, 4), 100.0, dtype=dtype)
+    total, terms = ssah.net_loss(
+        codes,
+        features,
+        labels[:3],
+        H,
+        F,
+        similar(labels[:3], labels),
+        sign(codes.detach()),
+        labels[:3],
+        **dict.fromkeys(("alpha", "gamma", "eta", "beta"), 1.0),
+        squared=squared,
+    )
+    logits = torch.tensor([1e4, -1e4, 0.0], dtype=dtype, requires_grad=True)
+    (total + ssah.adversarial_loss(logits) + ssah.discriminator_loss(*[logits] * 4)).backward()
+    assert all(bool(torch.isfinite(term)) for term in terms.values())
+    for leaf in (codes, features, logits):
+        assert leaf.grad is not None
+        assert bool(torch.isfinite(leaf.grad).all())
+
+
+def snapshot(method: Any) -> dict[str, torch.Tensor]:
+    return {
+        name: torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
+        for name, net in method.nets.items()
+    }
+
+
+def test_the_adversary_teaches_the_nets_and_is_taught_apart() -> None:
+    """With δ alone the image and text nets move; without passes of their own nothing else does."""
+    method, epoch = built("ssah", alpha=0, gamma=0, eta=0, beta=0, delta=1, passes_label=1)
+    before = snapshot(method)
+    terms = epoch(1)
+    after = snapshot(method)
+    assert torch.equal(before["label"], after["label"])
+    assert all(not torch.equal(before[name], after[name]) for name in ("image", "text", "discriminator"))
+    assert {"image_deceit", "text_deceit", "discriminator_loss"} <= set(terms)
+    assert "label_deceit" not in terms
+    still, epoch = built("ssah", alpha=0, gamma=0, eta=0, beta=0, delta=0)
+    before = snapshot(still)
+    epoch(1)
+    after = snapshot(still)
+    assert all(torch.equal(before[name], after[name]) for name in ("image", "text"))
+
+
+def test_buffers_are_written_by_their_nets() -> None:
+    method, epoch = built("ssah")
+    before = {name: buffer.clone() for name, buffer in method.codes.items()}
+    epoch(1)
+    assert all(not bool((method.codes[name] == before[name]).all(1).any()) for name in ssah.ENCODERS)
+    assert all(bool((buffer.abs() <= 1).all()) for buffer in method.codes.values())
+    assert bool((method.features >= 0).all())  # after a ReLU
+
+
+def test_passes_are_counted() -> None:
+    wanted = {"label": 3, "discriminator": 2, "image": 1, "text": 4}
+    method, epoch = built("ssah", **{f"passes_{name}": count for name, count in wanted.items()})
+    epoch(1)
+    steps = {name: int(next(iter(it.state.values()))["step"]) for name, it in method.optimizers.items()}
+    assert steps == {name: count * -(-120 // 32) for name, count in wanted.items()}
+
+
+@pytest.mark.parametrize("n_words", [3, 12, 60, 101])
+def test_scales_are_averages_of_words(n_words: int) -> None:
+    x = torch.rand(2, n_words)
+    scales = ssah.MultiScale()(x).view(2, 6, n_words)
+    assert torch.equal(scales[:, 0], x)
+    for row, scale in enumerate(ssah.SCALES, start=1):
+        window = min(scale, n_words)
+        first = x[:, :window].mean(1)
+        assert scales[:, row].amax() <= x.amax() + 1e-6
+        if n_words < 2 * window:  # one window only: the same average everywhere
+            assert torch.allclose(scales[:, row], first[:, None].expand(2, n_words), atol=1e-6)
+
+
+def test_response_norm_is_tensorflows() -> None:
+    x = torch.randn(2, 7, dtype=torch.float64)
+    found = ssah.ResponseNorm()(x)
+    for i in range(7):
+        around = x[:, max(0, i - 2) : i + 3].square().sum(1)
+        assert torch.allclose(found[:, i], x[:, i] / (2 + 1e-4 * around) ** 0.75)
