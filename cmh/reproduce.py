@@ -292,22 +292,23 @@ def _of_trial(folder: Path, number: int) -> _Target:
     from cmh import config, methods
     from cmh.study.folder import read_study
 
-    identity = read_study(folder)["identity"]
+    study = read_study(folder)
+    identity, method = study["identity"], str(study.get("method_file", study["identity"]["method"]))
     path = folder / "trials.csv"
     rows = {int(row["number"]): row for row in csv.DictReader(path.open(newline=""))} if path.is_file() else {}
     if number not in rows:
         raise ConfigError(f"{folder}: has no trial {number}; it has {len(rows)} trials, see {path}")
     row = rows[number]
-    table = config.params(methods.get(identity["method"]).Config)
+    table = config.params(methods.get(method).Config)
     text = {name: row[name] for name in table if row.get(name)}
     raw = {name: {"True": True, "False": False}.get(value, value) for name, value in text.items()}
-    values = dataclasses.asdict(config.build(methods.get(identity["method"]).Config, raw, where=str(path)))
+    values = dataclasses.asdict(config.build(methods.get(method).Config, raw, where=str(path)))
     written = json.loads((folder / "trials" / str(number) / "config.json").read_text())
     run = {key: written[key] for key in SETTINGS if key in written}
     recorded = {int(identity["seed"]): {"val_map": float(row["val_map_best"])}} if row["state"] == "complete" else {}
     return _Target(
         name=f"{folder.resolve().name}-trial-{number}",
-        method=identity["method"],
+        method=method,
         run=run,
         config=values,
         seeds=[int(identity["seed"])],

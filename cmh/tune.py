@@ -48,7 +48,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--method", required=True, metavar="NAME", help="the method; `python -m cmh.methods` lists them")
+    add(
+        "--method",
+        required=True,
+        metavar="NAME|FILE",
+        help="the method (`python -m cmh.methods` lists them), or a file",
+    )
     add("--space", required=True, metavar="FILE", help="search space; a file, or the name of a built-in one (dcmh)")
     add("--dataset", default="clipart", metavar="NAME|DIR", help="default: %(default)s, which comes with cmh")
     add("--skip-bad", action="store_true", help="go on without the dataset's bad items, and say how many")
@@ -127,6 +132,7 @@ def _run(arguments: argparse.Namespace) -> int:
             _plan(job, arguments)
         return 0
     complete = True
+    from cmh import methods
     from cmh.study import confirm, folder
 
     with contextlib.ExitStack() as stack:
@@ -140,7 +146,11 @@ def _run(arguments: argparse.Namespace) -> int:
             }
             fixed = {**job.fixed, **_inputs(job.run)}
             about = folder.identity(job.space, data, int(job.run["bits"]), arguments.seed, fixed)
-            notes = {"versions": confirm.versions(), "storage": _url(job, arguments)}
+            notes = {
+                "method_file": methods.spec(job.space.method),
+                "versions": confirm.versions(),
+                "storage": _url(job, arguments),
+            }
             if folder.check_identity(job.folder, about, notes):
                 _say(f"{commands.short(job.folder)}: going on with the study that is there")
         controls = [_controls(job) for job in jobs]
@@ -180,7 +190,8 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
         fixed = {key: getattr(built, key) for key in raw} if built is not None else {}
     space = None
     if module is not None and path is not None:
-        space = tried(lambda: spaces.load(path, method=arguments.method, fixed=fixed, epochs=arguments.epochs))
+        name = methods.short(module)
+        space = tried(lambda: spaces.load(path, method=name, fixed=fixed, epochs=arguments.epochs))
     if arguments.cpus_per_trial == 0 and not arguments.gpus_per_trial:
         problems.append("--cpus-per-trial is 0 without --gpus-per-trial: a trial must take something")
     # Reading is cheap; preparing comes only when everything else is right.
@@ -339,12 +350,13 @@ def _study(job: _Job, controls: Mapping[str, Any], arguments: argparse.Namespace
 
 
 def _write_best(job: _Job, best: Row, store: Store, rows: list[Row], arguments: argparse.Namespace) -> None:
+    from cmh import methods
     from cmh.study import folder, workers
 
     folder.write_yaml(
         job.folder / "best.yml",
         {
-            "method": job.space.method,
+            "method": methods.spec(job.space.method),
             "dataset": job.run["dataset"],
             **{key: job.run[key] for key in ("split", "skip_bad") if job.run[key] not in ("torchcmh", False)},
             "features": job.run["features"],
@@ -372,7 +384,7 @@ def _confirm(
     job: _Job, best: Row, store: Store, rows: list[Row], arguments: argparse.Namespace, concurrent: int
 ) -> list[Record]:
     """Train the winner with fresh seeds and open the test split; what was confirmed before is not run again."""
-    from cmh import records
+    from cmh import methods, records
     from cmh.study import confirm, workers
 
     seeds = [arguments.seed + number for number in range(1, arguments.seeds + 1)]
@@ -399,7 +411,11 @@ def _confirm(
         for seed in missing
     ]
     for tested in workers.confirm_all(
-        job.space.method, values, arguments.cpus_per_trial, workers.gpus(arguments.gpus_per_trial), concurrent
+        methods.spec(job.space.method),
+        values,
+        arguments.cpus_per_trial,
+        workers.gpus(arguments.gpus_per_trial),
+        concurrent,
     ):
         done[tested.seed] = confirm.write_record(
             job.folder,

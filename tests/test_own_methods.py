@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import subprocess
@@ -120,3 +121,49 @@ def test_a_file_of_the_same_name_elsewhere_is_loaded_anew(here: Path) -> None:
     second = methods.get("b/mine.py")
     assert second is not first
     assert methods.get("mine") is second
+
+
+@pytest.mark.ray
+def test_a_search_of_a_method_of_ones_own_with_slow_epochs(here: Path) -> None:
+    """Workers load the file by its path; a pruned trial is still in its epoch when its worker gets the next one."""
+    assert main(["new", "mine"]) == 0
+    text = (here / "mine.py").read_text()
+    slow = text.replace("        total, n_steps =", "        __import__('time').sleep(2.5)\n        total, n_steps =")
+    assert slow != text
+    (here / "mine.py").write_text(slow)
+    space = (
+        (here / "mine.yml")
+        .read_text()
+        .replace("first_rung: 3, reduction: 3, epochs: 30", "first_rung: 1, reduction: 2, epochs: 3")
+    )
+    (here / "mine.yml").write_text(space)
+    command = ["--method", "mine.py", "--space", "mine.yml", "--trials", "5", "--bits", "8", "--seeds", "1"]
+    command += ["--max-concurrent", "1", "--set", "hidden_image=8", "hidden_text=8"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "cmh.tune",
+            *command,
+            "--max-concurrent",
+            "1",
+            "--set",
+            "hidden_image=8",
+            "hidden_text=8",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=here,
+    )
+    assert done.returncode == 0, done.stderr
+    study = here / "studies" / "mine-clipart-8"
+    with (study / "trials.csv").open(newline="") as file:
+        states = [row["state"] for row in csv.DictReader(file)]
+    assert len(states) == 5
+    assert set(states) == {"complete", "pruned"}
+    (record,) = (json.loads(line) for line in (study / "records.jsonl").read_text().splitlines())
+    assert record["method"] == "mine"
+    assert yaml.safe_load((study / "best.yml").read_text())["method"] == str(here / "mine.py")
+    assert reproduce.main(["studies/mine-clipart-8", "--check"]) == 0
+    assert reproduce.main(["studies/mine-clipart-8:0", "--check"]) == 0

@@ -17,7 +17,7 @@ import yaml
 
 import cmh
 from cmh import config as configs
-from cmh import files
+from cmh import files, methods
 from cmh.errors import ConfigError, StudyError
 from cmh.study.space import Space
 from cmh.study.storage import Row
@@ -135,13 +135,12 @@ def code_hash(method: str) -> str:
     """Of every file that decides what a trial of the method computes."""
     root = Path(cmh.__file__).parent
     names = [
-        f"methods/{method}.py",
         "losses.py",
         "training.py",
         "seeding.py",
         *sorted(str(file.relative_to(root)) for part in ("nets", "metrics") for file in (root / part).glob("*.py")),
     ]
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(Path(str(methods.get(method).__file__)).read_bytes())
     for name in names:
         digest.update((root / name).read_bytes())
     return digest.hexdigest()[:16]

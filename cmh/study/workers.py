@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,13 +63,14 @@ def search(
     `run` holds the settings all trials share (dataset, features, bits, epochs, seed). Each trial writes to
     `folder/trials/<number>`. Raises StudyError when the storage or Ray breaks.
     """
-    module = methods.get(store.space.method)
     session = _Session(store, limit, folder, dict(run), view)
     asha = store.space.asha
     scheduler = _Rungs(session, asha.first_rung, asha.reduction) if asha is not None else _Rungs(session, None, 2)
     with tempfile.TemporaryDirectory(prefix="cmh-ray-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(module.trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
+            tune.with_resources(
+                _trainable(methods.spec(store.space.method)), {"cpu": resources.cpus, "gpu": resources.gpus}
+            ),
             tune_config=tune.TuneConfig(
                 search_alg=_Proposals(session),
                 scheduler=scheduler,
@@ -92,6 +93,15 @@ def search(
     if session.error is not None:
         raise session.error
     return session.exhausted and not session.live
+
+
+def _trainable(method: str) -> Callable[[dict[str, Any]], None]:
+    """The method's `trainable` by name or path: a worker cannot import a file of one's own, so it loads it itself."""
+
+    def trainable(config: dict[str, Any]) -> None:
+        methods.get(method).trainable(config)
+
+    return trainable
 
 
 class _Session:
