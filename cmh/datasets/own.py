@@ -203,6 +203,9 @@ def _text_options(folder: Path, document: dict[Any, Any], wanted: Settings, prob
         problems.add(
             "dataset.yml", f"{FILE}: text: stop_words is {shown(stop)}, but must be none, english or a list of words"
         )
+    if options.weights and (options.kind != "clip" or not Path(options.weights).is_file()):
+        problems.add("dataset.yml", f"{FILE}: text: weights is {options.weights!r}, but must be a file, for kind: clip")
+        return
     if (options.kind == "matrix") != bool(options.file):
         problems.add("dataset.yml", f"{FILE}: text: file and kind: matrix belong together")
     elif options.file:
@@ -301,6 +304,7 @@ def _of_items(folder: Path, wanted: Settings, problems: Problems, progress: bool
         "labels": label_names,
         "text": [dataclasses.asdict(wanted.text), sorted(wanted.stop_words)],
         "matrix": scan.sha256(folder / wanted.text.file) if matrix is not None else "",
+        "weights": scan.sha256(Path(wanted.text.weights)) if wanted.text.weights else "",
     }
     digest = hashlib.sha256(json.dumps(about).encode())
     for item in chosen:
@@ -348,8 +352,9 @@ def _words(
 ) -> Any:
     """Vectors of the texts, as the `text:` part of dataset.yml asks for."""
     options = wanted.text
-    if options.kind == "sentences":
-        return text.sentences([". ".join((*item.text, *item.tags)) for item in chosen], wanted.name, progress)
+    if options.kind in ("sentences", "clip"):
+        whole = [". ".join((*item.text, *item.tags)) for item in chosen]
+        return text.embeddings(whole, wanted.name, progress, kind=options.kind, weights=options.weights)
     words = documents(chosen, without)
     known = text.vocabulary((words[row] for row in split.train), min_count=options.min_count, size=options.size)
     if not known:

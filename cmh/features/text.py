@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,13 @@ _LETTERS = re.compile(r"[^\W\d_]+")
 class Options:
     """The `text:` part of a dataset.yml (`stop_words` may be a list there, and stands beside this table)."""
 
-    kind: str = param("words", "bag of words, or sentence embeddings", choices=("words", "sentences", "matrix"))
+    kind: str = param(
+        "words",
+        "bag of words, embeddings by MiniLM or CLIP, or given",
+        choices=("words", "sentences", "clip", "matrix"),
+    )
     file: str = param("", "kind matrix: .npy, .npz or .mat file with a row an item (variable `text`)")
+    weights: str = param("", "kind clip: file of CLIP's weights; empty: downloaded by open_clip")
     size: int = param(MAX_SIZE, "words: at most this many, the most frequent", low=1, high=1_000_000)
     min_count: int = param(MIN_COUNT, "words: in at least this many training items", low=1, high=1_000_000_000)
     label_words: str = param("keep", "words: labels (their parts, plurals) in the texts", choices=("keep", "drop"))
@@ -132,12 +138,14 @@ def sparse_bag(
     return Sparse(matrix)
 
 
-def sentences(texts: Sequence[str], called: str, progress: bool = False) -> NDArray[np.float32]:
-    """`(n, 384)` embeddings by MiniLM (all-MiniLM-L6-v2), from the weights in the package of the extra `[text]`.
+def embeddings(
+    texts: Sequence[str], called: str, progress: bool = False, *, kind: str = "sentences", weights: str = ""
+) -> NDArray[np.float32]:
+    """Embeddings of whole texts: `sentences` `(n, 384)` by MiniLM, `clip` `(n, 512)` by the text side of CLIP ViT-B/32.
 
-    Raises DatasetError when the extra is not installed.
+    Raises DatasetError when the extra they need is not installed, or the weights cannot be had.
     """
-    encode, dim = _encoder()
+    encode, dim = _clip_encoder(weights) if kind == "clip" else _encoder()
     from tqdm import tqdm
 
     vectors = np.zeros((len(texts), dim), np.float32)
@@ -147,6 +155,24 @@ def sentences(texts: Sequence[str], called: str, progress: bool = False) -> NDAr
             vectors[start : start + len(some)] = encode(list(some))
             bar.update(len(some))
     return vectors
+
+
+def _clip_encoder(weights: str) -> tuple[Callable[[list[str]], Any], int]:
+    import torch
+
+    from cmh.nets.backbones import clip
+
+    model = clip(Path(weights) if weights else None).eval()
+    import open_clip
+
+    tokenize = open_clip.get_tokenizer("ViT-B-32-quickgelu")
+
+    def encode(some: list[str]) -> Any:
+        with torch.inference_mode():
+            parts = [model.encode_text(tokens).cpu().numpy() for tokens in torch.split(tokenize(some), 64)]
+        return np.concatenate(parts)
+
+    return encode, 512
 
 
 def _encoder() -> tuple[Callable[[list[str]], Any], int]:
