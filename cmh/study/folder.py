@@ -24,7 +24,7 @@ from cmh.study.storage import Row
 
 ROOM = 64 * 2**20  # a study on clip art needs some tens of MiB; below this a full disk is near
 COLUMNS = ("number", "state", "origin", "epochs", "val_map_best", "best_epoch", "val_map_i2t", "val_map_t2i")
-COLUMNS_END = ("rung", "seconds", "device", "failure", "error")
+COLUMNS_END = ("rung", "seconds", "device", "failure", "error", "copied_from")
 
 
 @contextlib.contextmanager
