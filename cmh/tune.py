@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--trial-timeout", type=commands.duration, metavar="TIME", help="fail a trial that reports nothing for so long")
     add("--seed", type=commands.whole(0), default=0, metavar="N", help="seed of sampler and training (default: 0)")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="fix hyperparameters")
+    add("--warm-start", type=Path, metavar="STUDY", help="start with the best points of another study of the method")
     add("--seeds", type=commands.whole(1), default=3, metavar="N", help="seeds of the confirmation (default: 3)")
     add("--no-confirm", action="store_true", help="leave the test split closed")
     add("--out", type=Path, default=Path("studies"), metavar="DIR", help="where studies go (default: studies)")
@@ -81,9 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--cpus-per-trial", type=commands.number, default=1.0, metavar="N", help="default: 1")
     add(
         "--gpus-per-trial",
-        type=commands.number,
+        type=lambda text: text if text == "auto" else commands.number(text),
         metavar="N",
-        help="may be a fraction (default: 1 where there are GPUs)",
+        help="may be a fraction; auto: as much as an epoch was measured to need (default: 1 where there are GPUs)",
     )
     add("--max-concurrent", type=commands.whole(1), metavar="N", help="trials at once (default: as many as fit)")
     add("--plan", action="store_true", help="check everything, print the first points and an estimate, and stop")
@@ -100,6 +101,7 @@ class _Job:
     fixed: dict[str, Value]
     limit: int
     dataset: Any
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)  # for study.yml, beside the request
 
     @property
     def base(self) -> dict[str, Value]:
@@ -133,7 +135,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _begun(job: _Job, arguments: argparse.Namespace, stack: contextlib.ExitStack) -> _Job:
     """The study in its folder, which is ours from here on: a new one, or the one that is there."""
-    from cmh.study import confirm, folder
+    from cmh.study import confirm, folder, storage
 
     stack.enter_context(folder.held(job.folder))
     data = {
@@ -143,7 +145,7 @@ def _begun(job: _Job, arguments: argparse.Namespace, stack: contextlib.ExitStack
         "features": job.dataset.features,
     }
     about = folder.identity(job.space, data, int(job.run["bits"]), arguments.seed, job.fixed)
-    notes = {"versions": confirm.versions(), "storage": _url(job, arguments)}
+    notes = {"versions": confirm.versions(), "storage": storage.without_password(_url(job, arguments)), **job.notes}
     if folder.check_identity(job.folder, about, notes):
         _say(f"{commands.short(job.folder)}: going on with the study that is there")
     if past := confirm.openings(job.folder):
@@ -181,7 +183,7 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
     if problems:
         raise ConfigError(*problems, heading="" if len(problems) == 1 else "nothing was started")
     dataset = datasets.load(arguments.dataset, features=arguments.features, weights=str(arguments.weights or ""))
-    return [
+    jobs = [
         _Job(
             space=space,
             folder=arguments.out / f"{space.method}-{dataset.name}-{bits}",
@@ -200,6 +202,18 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
         for space, fixed in searches
         for bits in dict.fromkeys(arguments.bits)
     ]
+    return jobs if arguments.warm_start is None else [_warm(job, arguments.warm_start) for job in jobs]
+
+
+def _warm(job: _Job, source: Path) -> _Job:
+    """The study with the best points of another among its first trials."""
+    from cmh.study import folder
+
+    points = folder.warm_start(job.folder, source, job.space, job.base)
+    named = tuple((f"warm {number}", tuple(point.items())) for number, point in enumerate(points, start=1))
+    space = dataclasses.replace(job.space, start_from=job.space.start_from + named)
+    notes = {"warm_start": {"study": str(source), "points": points}}
+    return dataclasses.replace(job, space=space, notes=notes)
 
 
 def _space(name: str, raw: Mapping[str, Value], arguments: argparse.Namespace) -> tuple[Space, dict[str, Value]]:
@@ -290,27 +304,33 @@ def _search(
     jobs: list[_Job], controls: Mapping[int, Any], arguments: argparse.Namespace, interrupts: Interrupts
 ) -> None:
     """All studies in one session."""
-    from cmh.study import workers
+    from cmh.study import folder, workers
     from cmh.study.storage import Store, readable_errors
 
-    joined = arguments.address is not None
-    resources = workers.share(arguments.max_concurrent, arguments.cpus_per_trial, arguments.gpus_per_trial, joined)
+    joined, gpus = arguments.address is not None, arguments.gpus_per_trial
     with contextlib.ExitStack() as stack:
         studies = []
         for job in jobs:
             url = _url(job, arguments)
             with readable_errors(url):
-                store = Store(url, job.folder.name, job.space, job.base, arguments.seed)
+                owner = folder.read_study(job.folder).get("id", "")
+                store = Store(url, job.folder.name, job.space, job.base, arguments.seed, owner)
+            study = _Study(job, store, controls[int(job.run["bits"])], arguments, several=len(jobs) > 1)
+            stack.callback(study.close)
+            studies.append(study)
+        works = [study.work() for study in studies]
+        if gpus == "auto":
+            gpus, why = workers.measured_gpus(works, arguments.cpus_per_trial, joined)
+            _say(f"--gpus-per-trial auto: {why}")
+        resources = workers.share(arguments.max_concurrent, arguments.cpus_per_trial, gpus, joined)
+        for job in jobs:
             rungs = job.space.asha.rungs(job.space.epochs) if job.space.asha is not None else []
             _say(
                 f"{commands.short(job.folder)}: {job.limit} trials of up to {job.space.epochs} epochs,"
                 f" {resources.concurrent} at once; rungs {', '.join(map(str, rungs)) or 'none'}"
             )
-            study = _Study(job, store, controls[int(job.run["bits"])], arguments, several=len(jobs) > 1)
-            stack.callback(study.close)
-            studies.append(study)
         workers.search(
-            [study.work() for study in studies],
+            works,
             resources,
             time_budget=arguments.time_budget,
             trial_timeout=arguments.trial_timeout,

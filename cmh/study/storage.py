@@ -16,6 +16,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -89,7 +90,7 @@ def readable_errors(url: str) -> Iterator[None]:
         line = (str(getattr(cause, "orig", cause)).splitlines() or [type(cause).__name__])[0]
         if isinstance(cause, ModuleNotFoundError):
             line += "; install the driver of that database with pip"
-        raise StudyError(f"the storage {_without_password(url)} cannot be used: {line}") from error
+        raise StudyError(f"the storage {without_password(url)} cannot be used: {line}") from error
 
 
 class Store:
@@ -140,7 +141,7 @@ class Store:
             self.study.set_user_attr("owner", owner)
         elif found != owner and owner:
             raise StudyError(
-                f"the storage {_without_password(self.url)} holds a study {name} of another folder;"
+                f"the storage {without_password(self.url)} holds a study {name} of another folder;"
                 " use another --out (its name is the study's), or another database"
             )
 
@@ -448,8 +449,39 @@ def _engine(url: str) -> dict[str, Any]:
     return {"pool_pre_ping": True}  # a server may restart between two writes
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """A storage's address as it may be shown and kept; PostgreSQL's client takes a password from PGPASSWORD, too."""
     try:
-        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
+        return sqlalchemy.engine.make_url(url).set(password=None).render_as_string(hide_password=False)
     except sqlalchemy.exc.ArgumentError:
         return url
+
+
+def open_study(url: str, name: str) -> optuna.Study:
+    """A study as Optuna has it, to be read: writing to it raises."""
+    parts = sqlalchemy.engine.make_url(url)
+    kwargs = _engine(url)
+    if parts.drivername.startswith("sqlite"):
+        if not Path(parts.database or "").is_file():
+            raise StudyError(f"the storage {parts.database} does not exist")
+        parts = parts.set(database=f"file:{parts.database}", query={"mode": "ro", "uri": "true"})
+    elif parts.drivername.startswith("postgresql"):
+        kwargs["connect_args"] = {"options": "-c default_transaction_read_only=on"}
+    url = parts.render_as_string(hide_password=False)
+    with readable_errors(url), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=kwargs, skip_table_creation=True)
+        try:
+            return optuna.load_study(study_name=name, storage=storage)
+        except KeyError:
+            raise StudyError(f"the storage {without_password(url)} holds no study {name}") from None
+
+
+def best_points(study: optuna.Study, most: int) -> list[dict[str, Value]]:
+    """The parameters of its best complete trials, best first, each set once."""
+    done = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    points: list[dict[str, Value]] = []
+    for trial in sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.number)):
+        if trial.params not in points:
+            points.append(dict(trial.params))
+    return points[:most]

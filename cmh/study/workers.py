@@ -37,6 +37,8 @@ METRIC = "val_map_best"
 RESULT_KEYS = ("best_epoch", "best_i2t", "best_t2i", "seconds", "device")
 CONTINUE, STOP = str(TrialScheduler.CONTINUE), str(TrialScheduler.STOP)
 GRACE_SECONDS = 5.0  # after the end of a time budget, for a trial's running epoch
+CONTEXT_BYTES = 600 * 2**20  # of GPU memory, that a process takes without allocating anything
+MOST_ON_A_GPU = 8
 ROOM_SECONDS = 5.0  # how old the count of a joined cluster's nodes may be
 
 
@@ -582,6 +584,43 @@ def _work(task: dict[str, Any], places: list[_Place]) -> None:
             cluster.report({"tested": tested})
 
 
+def measured_gpus(works: list[Work], cpus: float, joined: bool) -> tuple[float, str]:
+    """GPUs a trial needs, from an epoch of the largest point of each space on one; and how that was found."""
+    if not ray.cluster_resources().get("GPU", 0.0):
+        return 0.0, "the session has no GPU, so trials run on CPUs"
+    depot = cluster.depot() if joined else None
+    probe = ray.remote(num_cpus=cpus, num_gpus=1, max_calls=1)(_probe)
+    found = ray.get([probe.remote(_Place.of(work, depot), _largest(work)) for work in works])
+    peak, total = max(peak for peak, _ in found), min(total for _, total in found)
+    share = gpu_share(peak, total)
+    return share, f"an epoch took {peak / 2**20:.0f} MiB of {total / 2**20:.0f}, so a trial gets {share:.3g} GPUs"
+
+
+def gpu_share(peak: int, total: int) -> float:
+    """1/k of a GPU so that k trials fit, each with a quarter of room and its own CUDA context."""
+    return 1 / max(1, min(int(total / (1.25 * peak + CONTEXT_BYTES)), MOST_ON_A_GPU))
+
+
+def _largest(work: Work) -> dict[str, Value]:
+    """The point of the space that takes most memory, as far as its numbers say, for one epoch."""
+    point = dict(work.store.base)
+    for item in work.store.space.ranges:
+        if item.kind == "int":
+            point[item.name] = int(item.high)
+        elif item.kind == "choice" and all(isinstance(choice, (int, float)) for choice in item.choices):
+            point[item.name] = max(item.choices, key=float)
+    return {**point, **work.run, "epochs": 1}
+
+
+def _probe(place: _Place, values: dict[str, Value]) -> tuple[int, int]:
+    """Bytes of GPU memory that a run took at most, and that there are."""
+    import torch
+
+    module = methods.get(place.method)
+    training.fit(module, *training.split(module, values), place.fetch("search"))
+    return int(torch.cuda.max_memory_allocated()), int(torch.cuda.mem_get_info()[1])
+
+
 def threads(cpus: float) -> int:
     """Torch threads of a run that was given so many CPUs."""
     return max(1, int(cpus))
@@ -609,5 +648,5 @@ def fitting(resources: Resources) -> int:
     """How many trials fit into the session as it is now, within what was asked for."""
     have = ray.cluster_resources()
     needs = {"CPU": resources.cpus, "GPU": resources.gpus}
-    room = min(int(have.get(name, 0.0) / need + 1e-6) for name, need in needs.items() if need)
+    room = min((int(have.get(name, 0.0) / need + 1e-6) for name, need in needs.items() if need), default=0)
     return min(room, resources.most or room)
