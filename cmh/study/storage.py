@@ -452,7 +452,10 @@ def _engine(url: str) -> dict[str, Any]:
 def without_password(url: str) -> str:
     """A storage's address as it may be shown and kept; PostgreSQL's client takes a password from PGPASSWORD, too."""
     try:
-        return sqlalchemy.engine.make_url(url).set(password=None).render_as_string(hide_password=False)
+        parts = sqlalchemy.engine.make_url(url)
+        return sqlalchemy.URL.create(
+            parts.drivername, parts.username, None, parts.host, parts.port, parts.database, parts.query
+        ).render_as_string(hide_password=False)
     except sqlalchemy.exc.ArgumentError:
         return url
 
