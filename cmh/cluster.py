@@ -6,17 +6,19 @@ Importing this module imports Ray (seconds): do it late.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
-import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from typing import Any
+
+import numpy as np
 
 # Read by Ray when it is imported or when a RunConfig is made, so they must stand before the import.
-__all__ = ["in_trial", "ray", "report", "session", "stored_checkpoint", "trial_cpus", "tune"]
+__all__ = ["depot", "in_trial", "ray", "report", "session", "stored_checkpoint", "trial_cpus", "tune"]
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -29,6 +31,7 @@ QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     # A pruned trial's thread ends with its epoch; Ray would wait 2 s and then lose the worker.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "3600",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",  # a worker that does not stop is killed
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Ray's own snapshots are never read: the storage is the truth
 }
 for _name, _value in QUIET.items():
@@ -37,6 +40,7 @@ for _name, _value in QUIET.items():
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
+from cmh import files  # noqa: E402
 from cmh.errors import StudyError  # noqa: E402
 
 
@@ -47,6 +51,7 @@ def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
     Raises StudyError where the cluster cannot be reached.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what becomes of a trial is in the storage
     try:
         ray.init(
             address=address or "local",
@@ -60,8 +65,7 @@ def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
         where = f"--address {address}" if address else "a local session"
         raise StudyError(f"Ray did not start ({where}): {error}. Is the cluster up? Try `ray status`.") from error
     try:
-        with _terminate_as_interrupt():
-            yield
+        yield
     finally:
         ray.shutdown()
 
@@ -98,15 +102,42 @@ def stored_checkpoint() -> bytes | None:
         return Path(folder, "checkpoint.pt").read_bytes()
 
 
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM stops like Ctrl-C; Ray's own handler would end the driver without saving."""
+class Depot:
+    """An actor on the driver's node: hands its arrays and files to nodes that do not see the driver's folders."""
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], Any] = {}
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def arrays(self, dataset: Any, part: str) -> list[Any]:
+        """Reference to `dataset.search()` or `.test()` in the object store: one copy a node, mapped by its trials."""
+        key = str(dataset.folder), part
+        if key not in self._kept:
+            self._kept[key] = ray.put(_plain(getattr(dataset, part)()))
+        return [self._kept[key]]
+
+    def read(self, folder: str) -> dict[str, bytes]:
+        """Every file of a trial's folder."""
+        return {path.name: path.read_bytes() for path in Path(folder).glob("[!.]*") if path.is_file()}
+
+    def write(self, folder: str, contents: dict[str, bytes]) -> None:
+        """Replace files of a trial's folder."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for name, data in contents.items():
+            files.write_atomic(Path(folder, name), data)
+
+
+def depot() -> Any:
+    """A depot on this node; it lives as long as the session."""
+    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    here = strategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Depot).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def _plain(value: Any) -> Any:
+    """Memory maps as arrays, within dataclasses: what the object store takes without pickling."""
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    return value

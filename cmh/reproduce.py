@@ -303,7 +303,8 @@ def _of_trial(folder: Path, number: int) -> _Target:
     text = {name: row[name] for name in table if row.get(name)}
     raw = {name: {"True": True, "False": False}.get(value, value) for name, value in text.items()}
     values = dataclasses.asdict(config.build(methods.get(method).Config, raw, where=str(path)))
-    written = json.loads((folder / "trials" / str(number) / "config.json").read_text())
+    trained = row.get("copied_from") or str(number)
+    written = json.loads((folder / "trials" / trained / "config.json").read_text())
     run = {key: written[key] for key in SETTINGS if key in written}
     recorded = {int(identity["seed"]): {"val_map": float(row["val_map_best"])}} if row["state"] == "complete" else {}
     return _Target(

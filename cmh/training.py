@@ -11,8 +11,10 @@ checkpoint, or in a worker that has run other trials, repeats what an uninterrup
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
+import errno
 import functools
 import gc
 import importlib
@@ -214,11 +216,18 @@ def load(run: Run) -> datasets.Dataset:
     )
 
 
-def train(module_name: str, values: Mapping[str, object]) -> None:
+def train(
+    module_name: str,
+    values: Mapping[str, object],
+    *,
+    fetch: Callable[[], SearchData] | None = None,
+    before_report: Callable[[], None] = lambda: None,
+) -> None:
     """The body of every `trainable`: fit, and report each epoch to whoever runs it.
 
-    Inside a Ray Tune trial epochs go to Tune. With `folder` set (the study harness), failures become a report
-    with `failed` and `reason`, so that the worker lives on; without it checkpoints go to Tune and errors rise.
+    Inside a Ray Tune trial epochs go to Tune. With `folder` set (the study harness, which may bring the data with
+    `fetch` and take the folder's files away `before_report`), failures become a report with `failed` and `reason`,
+    so that the worker lives on; without it checkpoints go to Tune and errors rise.
     Outside Ray the curve is printed to stderr.
     """
     module = importlib.import_module(module_name)
@@ -237,19 +246,20 @@ def train(module_name: str, values: Mapping[str, object]) -> None:
     try:
         device, threads = _prepare(run)
         extra = {"device": describe(device, threads), "epochs": _epochs(module, run)}
-        data = load(run).search()
-        fit(
-            module,
-            run,
-            config,
-            data,
-            report=lambda epoch, _: cluster.report({**epoch.metrics(), **extra}),
-            folder=folder,
-        )
+        data = fetch() if fetch is not None else load(run).search()
+
+        def report(epoch: Epoch, _save: Callable[[], bytes] | None) -> None:
+            before_report()
+            cluster.report({**epoch.metrics(), **extra})
+
+        fit(module, run, config, data, report=report, folder=folder)
     except Exception as error:
         # Whatever a trial dies of stays its own: the reason goes to the study, the traceback to its folder.
         kind, reason = _failure(error)
-        _note(folder, f"failed ({kind}): {reason}\n{traceback.format_exc()}")
+        trace = traceback.format_exc()
+        with contextlib.suppress(OSError):  # the disk may be what failed
+            _note(folder, f"failed ({kind}): {reason}\n{trace}")
+            before_report()
         cluster.report({"failed": kind, "reason": reason})
     finally:
         gc.collect()
@@ -587,13 +597,15 @@ def _note(folder: Path, text: str) -> None:
 
 
 def _failure(error: Exception) -> tuple[str, str]:
-    """(kind, one line) of what a trial died of; kinds: nan, oom, error."""
+    """(kind, one line) of what a trial died of; kinds: nan, oom, error, and disk, which is not the trial's fault."""
     text = str(error) if isinstance(error, CmhError) else f"{type(error).__name__}: {error}"
     line = " ".join(text.split())[:500]
     if isinstance(error, NotFiniteError):
         return "nan", line
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in line:
         return "oom", line
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return "disk", line
     return "error", line
 
 

@@ -17,13 +17,16 @@ from cmh.errors import CmhError, ConfigError, StudyError
 
 if TYPE_CHECKING:
     from cmh.records import Record
+    from cmh.signals import Interrupts
+    from cmh.study.confirm import Tested
     from cmh.study.space import Space
     from cmh.study.storage import Row, Store
+    from cmh.study.workers import Work
 
 EPILOG = """\
 examples:
   python -m cmh.tune --method dcmh --space spaces/dcmh.yml             the main job, on the built-in clip art
-  python -m cmh.tune --method dcmh --space dcmh --bits 16 32 64        one study for each code length
+  python -m cmh.tune --method dcmh ridge --bits 16 32 64               six studies, one after the other, no idle worker
   python -m cmh.tune --method dcmh --space dcmh --trials 100           the same study again, with more trials
   python -m cmh.tune --method dcmh --space dcmh --plan                 check everything, start nothing
 
@@ -48,13 +51,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "--method",
-        required=True,
-        metavar="NAME|FILE",
-        help="the method (`python -m cmh.methods` lists them), or a file",
-    )
-    add("--space", required=True, metavar="FILE", help="search space; a file, or the name of a built-in one (dcmh)")
+    add("--method", required=True, nargs="+", metavar="NAME|FILE", help="methods (`python -m cmh.methods`) or files")
+    add("--space", metavar="FILE", help="search space; a file, or the name of a built-in one (default: the method's)")
     add("--dataset", default="clipart", metavar="NAME|DIR", help="default: %(default)s, which comes with cmh")
     add("--skip-bad", action="store_true", help="go on without the dataset's bad items, and say how many")
     add(
@@ -67,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "--features",
         default="efficientnet-lite0",
         metavar="NETWORK",
-        help="frozen image network (default: %(default)s)",
+        help="image network, frozen unless finetune is set (default: %(default)s)",
     )
     add("--weights", type=Path, metavar="FILE", help="weights for it (default: its own)")
     add("--bits", nargs="+", type=commands.whole(1), default=[32], metavar="N", help="code lengths (default: 32)")
@@ -78,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         help="trials in all, earlier ones included (default: the space's)",
     )
     add("--epochs", type=commands.whole(1), metavar="N", help="epochs of a full trial (default: the space's)")
-    add("--time-budget", type=commands.duration, metavar="TIME", help="end the search after 45s, 30m, 1.5h …")
+    add("--time-budget", type=commands.duration, metavar="TIME", help="end a study's search after 45s, 30m, 1.5h …")
+    add("--trial-timeout", type=commands.duration, metavar="TIME", help="fail a trial that reports nothing for so long")
     add("--seed", type=commands.whole(0), default=0, metavar="N", help="seed of sampler and training (default: 0)")
     add(
         "--set",
@@ -86,8 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="fix hyperparameters; or finetune=true …",
+        help=f"fix hyperparameters, or how items are taken: {', '.join(commands.INPUTS)}",
     )
+    add("--warm-start", type=Path, metavar="STUDY", help="start with the best points of another study of the method")
     add("--seeds", type=commands.whole(1), default=3, metavar="N", help="seeds of the confirmation (default: 3)")
     add("--no-confirm", action="store_true", help="leave the test split closed")
     add("--out", type=Path, default=Path("studies"), metavar="DIR", help="where studies go (default: studies)")
@@ -96,9 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--cpus-per-trial", type=commands.number, default=1.0, metavar="N", help="default: 1")
     add(
         "--gpus-per-trial",
-        type=commands.number,
+        type=lambda text: text if text == "auto" else commands.number(text),
         metavar="N",
-        help="may be a fraction (default: 1 where there are GPUs)",
+        help="may be a fraction; auto: as much as an epoch was measured to need (default: 1 where there are GPUs)",
     )
     add("--max-concurrent", type=commands.whole(1), metavar="N", help="trials at once (default: as many as fit)")
     add("--plan", action="store_true", help="check everything, print the first points and an estimate, and stop")
@@ -115,6 +115,7 @@ class _Job:
     fixed: dict[str, Value]
     limit: int
     dataset: Any
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)  # for study.yml, beside the request
 
     @property
     def base(self) -> dict[str, Value]:
@@ -125,49 +126,61 @@ class _Job:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    started = time.monotonic()
-    jobs = _jobs(arguments)
-    if arguments.plan:
-        for job in jobs:
-            _plan(job, arguments)
-        return 0
-    complete = True
-    from cmh import methods
-    from cmh.study import confirm, folder
+    from cmh.signals import Interrupts
 
+    started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        for job in jobs:
-            stack.enter_context(folder.held(job.folder))
-            data = {
-                "dataset": job.dataset.name,
-                "dataset_sha256": job.dataset.sha256,
-                "split_sha256": job.dataset.split_sha256,
-                "features": job.dataset.features,
-            }
-            fixed = {**job.fixed, **_inputs(job.run)}
-            about = folder.identity(job.space, data, int(job.run["bits"]), arguments.seed, fixed)
-            notes = {
-                "method_file": methods.spec(job.space.method),
-                "versions": confirm.versions(),
-                "storage": _url(job, arguments),
-            }
-            if folder.check_identity(job.folder, about, notes):
-                _say(f"{commands.short(job.folder)}: going on with the study that is there")
-        controls = [_controls(job) for job in jobs]
+        interrupts = stack.enter_context(Interrupts())
+        jobs = _jobs(arguments)
+        if arguments.plan:
+            for job in jobs:
+                _plan(job, arguments)
+            return 0
+        jobs = [_begun(job, arguments, stack) for job in jobs]
+        controls = {int(job.run["bits"]): _controls(job) for job in jobs}  # they know no method
         from cmh import cluster
 
         stack.enter_context(cluster.session(arguments.address))
-        for job, control in zip(jobs, controls, strict=True):
-            complete &= _study(job, control, arguments)
+        interrupts.install()  # Ray has taken SIGTERM
+        _search(jobs, controls, arguments, interrupts)
     _say(f"done in {time.monotonic() - started:.0f} s")
-    return 0 if complete else 130
+    return 0
+
+
+def _begun(job: _Job, arguments: argparse.Namespace, stack: contextlib.ExitStack) -> _Job:
+    """The study in its folder, which is ours from here on: a new one, or the one that is there."""
+    from cmh import methods
+    from cmh.study import confirm, folder, storage
+
+    stack.enter_context(folder.held(job.folder))
+    data = {
+        "dataset": job.dataset.name,
+        "dataset_sha256": job.dataset.sha256,
+        "split_sha256": job.dataset.split_sha256,
+        "features": job.dataset.features,
+    }
+    fixed = {**job.fixed, **_inputs(job.run)}
+    about = folder.identity(job.space, data, int(job.run["bits"]), arguments.seed, fixed)
+    notes = {
+        "method_file": methods.spec(job.space.method),
+        "versions": confirm.versions(),
+        "storage": storage.without_password(_url(job, arguments)),
+        **job.notes,
+    }
+    if folder.check_identity(job.folder, about, notes):
+        _say(f"{commands.short(job.folder)}: going on with the study that is there")
+    if past := confirm.openings(job.folder):
+        _say(
+            f"{commands.short(job.folder)}: its test split has been opened {len(past)}× already, last on"
+            f" {past[-1]['date'][:10]}; a further opening is counted, and its records say so"
+        )
+    return job
 
 
 def _jobs(arguments: argparse.Namespace) -> list[_Job]:
     """Everything checked that can be, all problems at once."""
-    from cmh import config, datasets, methods, training
+    from cmh import config, datasets, training
     from cmh.features import backbones
-    from cmh.study import space as spaces
 
     problems: list[str] = []
 
@@ -178,20 +191,14 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
             problems.extend(f"{error.heading}: {problem}" if error.heading else problem for problem in error.problems)
             return None
 
-    module = tried(lambda: methods.get(arguments.method))
-    path = tried(lambda: spaces.find(arguments.space))
+    names = list(dict.fromkeys(arguments.method))
+    if arguments.space and len(names) > 1:
+        problems.append("--space is one method's, but there are several; leave it out, then each has its own")
     raw = tried(lambda: commands.settings(arguments.set)) or {}
     inputs = {key: raw.pop(key) for key in commands.INPUTS if key in raw}
     checked = tried(lambda: config.build(training.Run, inputs, where="--set"))
     inputs = {key: getattr(checked, key) for key in inputs} if checked is not None else {}
-    fixed: dict[str, Value] = {}
-    if module is not None:
-        built = tried(lambda: config.build(module.Config, raw, where="--set"))
-        fixed = {key: getattr(built, key) for key in raw} if built is not None else {}
-    space = None
-    if module is not None and path is not None:
-        name = methods.short(module)
-        space = tried(lambda: spaces.load(path, method=name, fixed=fixed, epochs=arguments.epochs))
+    searches = [tried(lambda name=name: _space(name, raw, arguments)) for name in names]
     if arguments.cpus_per_trial == 0 and not arguments.gpus_per_trial:
         problems.append("--cpus-per-trial is 0 without --gpus-per-trial: a trial must take something")
     # Reading is cheap; preparing comes only when everything else is right.
@@ -200,7 +207,6 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
     tried(lambda: backbones.check(arguments.features, str(arguments.weights or "")))
     if problems:
         raise ConfigError(*problems, heading="" if len(problems) == 1 else "nothing was started")
-    assert space is not None
     dataset = datasets.load(
         arguments.dataset,
         features=arguments.features,
@@ -209,7 +215,7 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
         pixels=bool(inputs.get("finetune")),
     )
     place = str(Path(arguments.dataset).resolve()) if datasets.is_folder(arguments.dataset) else dataset.name
-    return [
+    jobs = [
         _Job(
             space=space,
             folder=arguments.out / f"{space.method}-{dataset.name}-{bits}",
@@ -228,8 +234,44 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
             limit=arguments.trials or space.trials,
             dataset=dataset,
         )
+        for space, fixed in searches
         for bits in dict.fromkeys(arguments.bits)
     ]
+    return jobs if arguments.warm_start is None else [_warm(job, arguments.warm_start) for job in jobs]
+
+
+def _warm(job: _Job, source: Path) -> _Job:
+    """The study with the best points of another among its first trials."""
+    from cmh.study import folder
+
+    points = folder.warm_start(job.folder, source, job.space, job.base)
+    named = tuple((f"warm {number}", tuple(point.items())) for number, point in enumerate(points, start=1))
+    space = dataclasses.replace(job.space, start_from=job.space.start_from + named)
+    notes = {"warm_start": {"study": str(source), "points": points}}
+    return dataclasses.replace(job, space=space, notes=notes)
+
+
+def _space(name: str, raw: Mapping[str, Value], arguments: argparse.Namespace) -> tuple[Space, dict[str, Value]]:
+    """A method's search space, and the values that `--set` takes out of it."""
+    from cmh import config, methods
+    from cmh.study import space as spaces
+
+    module = methods.get(name)
+    problems: list[str] = []
+    fixed: dict[str, Value] = {}
+    try:
+        built = config.build(module.Config, raw, where="--set")
+        fixed = {key: getattr(built, key) for key in raw}
+    except ConfigError as error:
+        problems += [f"--set: {problem}" for problem in error.problems]
+    try:
+        path = spaces.find(arguments.space or methods.short(module))
+        space = spaces.load(path, method=methods.short(module), fixed=fixed, epochs=arguments.epochs)
+    except ConfigError as error:
+        problems += [f"{error.heading}: {problem}" if error.heading else problem for problem in error.problems]
+    if problems:
+        raise ConfigError(*problems)
+    return space, fixed
 
 
 def _inputs(run: Mapping[str, Value]) -> dict[str, Value]:
@@ -297,56 +339,152 @@ def _controls(job: _Job) -> dict[str, tuple[float, float, float]]:
     return {"chance": (floor, floor, floor), "ridge (control)": (best.val_map_i2t, best.val_map_t2i, best.val_map)}
 
 
-def _study(job: _Job, controls: Mapping[str, Any], arguments: argparse.Namespace) -> bool:
-    from cmh import config, methods
+def _search(
+    jobs: list[_Job], controls: Mapping[int, Any], arguments: argparse.Namespace, interrupts: Interrupts
+) -> None:
+    """All studies in one session."""
     from cmh.study import folder, workers
     from cmh.study.storage import Store, readable_errors
-    from cmh.views.progress import Progress
 
-    url = _url(job, arguments)
-    terminal = sys.stderr.isatty()
-    with readable_errors(url):
-        store = Store(url, job.folder.name, job.space, job.base, arguments.seed)
-        resources = workers.share(arguments.max_concurrent, arguments.cpus_per_trial, arguments.gpus_per_trial)
-        rungs = job.space.asha.rungs(job.space.epochs) if job.space.asha is not None else []
-        _say(
-            f"{commands.short(job.folder)}: {job.limit} trials of up to {job.space.epochs} epochs,"
-            f" {resources.concurrent} at once; rungs {', '.join(map(str, rungs)) or 'none'}"
-        )
-        began = time.monotonic()
-        view = Progress(store, job.limit, _say, terminal)
-        try:
-            finished = workers.search(
-                store,
-                limit=job.limit,
-                folder=job.folder,
-                run=job.run,
-                resources=resources,
-                time_budget=arguments.time_budget,
-                view=view,
+    joined, gpus = arguments.address is not None, arguments.gpus_per_trial
+    with contextlib.ExitStack() as stack:
+        studies = []
+        for job in jobs:
+            url = _url(job, arguments)
+            with readable_errors(url):
+                owner = folder.read_study(job.folder).get("id", "")
+                store = Store(url, job.folder.name, job.space, job.base, arguments.seed, owner)
+            study = _Study(job, store, controls[int(job.run["bits"])], arguments, several=len(jobs) > 1)
+            stack.callback(study.close)
+            studies.append(study)
+        works = [study.work() for study in studies]
+        if gpus == "auto":
+            gpus, why = workers.measured_gpus(works, arguments.cpus_per_trial, joined)
+            _say(f"--gpus-per-trial auto: {why}")
+        resources = workers.share(arguments.max_concurrent, arguments.cpus_per_trial, gpus, joined)
+        for job in jobs:
+            rungs = job.space.asha.rungs(job.space.epochs) if job.space.asha is not None else []
+            _say(
+                f"{commands.short(job.folder)}: {job.limit} trials of up to {job.space.epochs} epochs,"
+                f" {resources.concurrent} at once; rungs {', '.join(map(str, rungs)) or 'none'}"
             )
-        finally:
-            view.close()
-            store.add_seconds(time.monotonic() - began)
-            rows = store.rows()
-            folder.write_trials(job.folder, rows, list(config.params(methods.get(job.space.method).Config)))
-    complete = [row for row in rows if row.state == "complete" and row.val_map_best is not None]
-    stopped_by_time = not finished and arguments.time_budget is not None
-    if not finished and not stopped_by_time:
-        raise KeyboardInterrupt
-    if not complete:
-        failures = [f"trial {row.number}: {row.error}" for row in rows if row.state == "failed"]
-        raise StudyError(
-            f"{job.folder}: no trial was completed, so there is no winner; see {job.folder / 'trials.csv'}",
-            *failures[:3],
+        workers.search(
+            works,
+            resources,
+            time_budget=arguments.time_budget,
+            trial_timeout=arguments.trial_timeout,
+            interrupts=interrupts,
         )
-    best = max(complete, key=lambda row: (row.val_map_best or 0.0, -row.number))
-    _write_best(job, best, store, rows, arguments)
-    records: list[Record] = []
-    if not arguments.no_confirm:
-        records = _confirm(job, best, store, rows, arguments, resources.concurrent)
-    _closing(job, rows, best, controls, records)
-    return True
+
+
+class _Study:
+    """One study from its first trial to its closing table."""
+
+    def __init__(
+        self, job: _Job, store: Store, controls: Mapping[str, Any], arguments: argparse.Namespace, several: bool
+    ) -> None:
+        from cmh.views.progress import Progress
+
+        self.job, self.store, self.controls, self.arguments = job, store, controls, arguments
+        self.view = Progress(store, job.limit, _say, sys.stderr.isatty(), job.folder.name if several else "")
+        self.rows: list[Row] = []
+        self.best: Row | None = None
+        self.opened = 0
+        self.records: dict[int, Record] = {}  # by seed
+        self.seeds = [arguments.seed + number for number in range(1, arguments.seeds + 1)]
+        self.closed = False
+
+    def work(self) -> Work:
+        """What the workers need."""
+        from cmh.study import workers
+
+        job = self.job
+        return workers.Work(self.store, job.limit, job.folder, job.run, job.dataset, self.view, self.ended, self.tested)
+
+    def close(self) -> None:
+        """Write what is there of the trials; once."""
+        from cmh import config, methods
+        from cmh.study import folder
+
+        if not self.closed:
+            self.closed = True
+            self.view.close()
+            self.rows = self.store.rows()
+            table = config.params(methods.get(self.job.space.method).Config)
+            folder.write_trials(self.job.folder, self.rows, list(table))
+
+    def ended(self) -> list[dict[str, Value]]:
+        """The search has ended: write its files; the winner with each seed that is to be confirmed."""
+        from cmh import records
+        from cmh.study import confirm, workers
+
+        self.close()
+        job, complete = self.job, [row for row in self.rows if row.state == "complete"]
+        if not complete:
+            raise StudyError(
+                f"{job.folder}: no trial was completed, so there is no winner; see {job.folder / 'trials.csv'}",
+                *[f"trial {row.number}: {row.error}" for row in self.rows if row.state == "failed"][:3],
+            )
+        best = self.best = max(complete, key=lambda row: (row.val_map_best or 0.0, -row.number))
+        _write_best(job, best, self.store, self.rows, self.arguments)
+        if not self.arguments.no_confirm:
+            self.records = {
+                record.seed: record
+                for record in records.read(job.folder)
+                if record.config == best.config
+                and record.epochs == job.space.epochs
+                and record.selection == "validation"
+                and record.seed in self.seeds
+            }
+        missing = [seed for seed in self.seeds if seed not in self.records]
+        if self.arguments.no_confirm or not missing:
+            self.closing()
+            return []
+        self.opened = confirm.open_test(job.folder, "confirm", best.config, self.seeds)
+        self.say(
+            f"confirming trial {best.number} with seeds {', '.join(map(str, missing))}: training, then the test split"
+        )
+        if self.opened > 1:
+            self.say(f"this is opening {self.opened} of this study's test split, and its records say so")
+        shared = {**best.config, **job.run, "threads": workers.threads(self.arguments.cpus_per_trial)}
+        folders = {seed: (job.folder / "confirm" / f"{best.number}-{seed}").resolve() for seed in missing}
+        return [{**shared, "seed": seed, "folder": str(folders[seed])} for seed in missing]
+
+    def tested(self, tested: Tested) -> None:
+        """A seed of the winner was trained and tested."""
+        from cmh.study import confirm
+
+        job, best = self.job, self.best
+        assert best is not None
+        spent = sum(row.spent for row in self.rows)
+        record = confirm.write_record(
+            job.folder,
+            tested,
+            method=job.space.method,
+            dataset=job.dataset.name,
+            bits=int(job.run["bits"]),
+            epochs=job.space.epochs,
+            config=best.config,
+            selection="validation",
+            search=confirm.Search(len(self.rows), spent, self.store.seconds()),
+            test_opened=self.opened,
+        )
+        self.records[tested.seed] = record
+        self.say(
+            f"seed {tested.seed}: test MAP i→t {record.test['map_i2t']:.4f}, t→i {record.test['map_t2i']:.4f},"
+            f" mean {record.test['map']:.4f}"
+        )
+        if len(self.records) == len(self.seeds):
+            self.closing()
+
+    def closing(self) -> None:
+        """The closing table."""
+        assert self.best is not None
+        _closing(self.job, self.rows, self.best, self.controls, [self.records[seed] for seed in sorted(self.records)])
+
+    def say(self, text: str) -> None:
+        """A line on stderr, with the study's name where there are several."""
+        _say(f"{self.view.name}  {text}" if self.view.name else text)
 
 
 def _write_best(job: _Job, best: Row, store: Store, rows: list[Row], arguments: argparse.Namespace) -> None:
@@ -372,69 +510,12 @@ def _write_best(job: _Job, best: Row, store: Store, rows: list[Row], arguments: 
                 "study": job.folder.name,
                 "trial": best.number,
                 "trials": len(rows),
-                "epochs": sum(row.epochs for row in rows),
+                "epochs": sum(row.spent for row in rows),
                 "seconds": round(store.seconds(), 1),
                 "val_map": best.val_map_best,
             },
         },
     )
-
-
-def _confirm(
-    job: _Job, best: Row, store: Store, rows: list[Row], arguments: argparse.Namespace, concurrent: int
-) -> list[Record]:
-    """Train the winner with fresh seeds and open the test split; what was confirmed before is not run again."""
-    from cmh import methods, records
-    from cmh.study import confirm, workers
-
-    seeds = [arguments.seed + number for number in range(1, arguments.seeds + 1)]
-    done = {
-        record.seed: record
-        for record in records.read(job.folder)
-        if record.config == best.config and record.epochs == job.space.epochs and record.selection == "validation"
-    }
-    missing = [seed for seed in seeds if seed not in done]
-    if not missing:
-        return [done[seed] for seed in seeds]
-    opened = confirm.open_test(job.folder, "confirm", best.config, seeds)
-    if opened > 1:
-        _say(f"the test split of this study has been opened before: this is opening {opened}, and its records say so")
-    _say(f"confirming trial {best.number} with seeds {', '.join(map(str, missing))}: training, then the test split")
-    search = confirm.Search(len(rows), sum(row.epochs for row in rows), store.seconds())
-    values = [
-        {
-            **best.config,
-            **job.run,
-            "seed": seed,
-            "folder": str((job.folder / "confirm" / f"{best.number}-{seed}").resolve()),
-        }
-        for seed in missing
-    ]
-    for tested in workers.confirm_all(
-        methods.spec(job.space.method),
-        values,
-        arguments.cpus_per_trial,
-        workers.gpus(arguments.gpus_per_trial),
-        concurrent,
-    ):
-        done[tested.seed] = confirm.write_record(
-            job.folder,
-            tested,
-            method=job.space.method,
-            dataset=job.dataset.name,
-            bits=int(job.run["bits"]),
-            epochs=job.space.epochs,
-            config=best.config,
-            selection="validation",
-            search=search,
-            test_opened=opened,
-        )
-        score = done[tested.seed].test
-        _say(
-            f"seed {tested.seed}: test MAP i→t {score['map_i2t']:.4f}, t→i {score['map_t2i']:.4f},"
-            f" mean {score['map']:.4f}"
-        )
-    return [done[seed] for seed in seeds]
 
 
 def _closing(
@@ -477,7 +558,9 @@ def _closing(
         f"see the board         python -m cmh.leaderboard {commands.short(job.folder.parent)}",
         "",
     ]
-    sys.stdout.write("\n".join(lines))
+    from tqdm import tqdm
+
+    tqdm.write("\n".join(lines), file=sys.stdout, end="")
     sys.stdout.flush()
 
 

@@ -132,15 +132,16 @@ def test_a_killed_study_goes_on_as_if_nothing_had_happened(study: Path, tmp_path
     whole = trials(study)
     arguments = command(study.parent.parent / "space.yml", tmp_path, "--no-confirm")
     folder = tmp_path / "dcmh-clipart-8"
-    for wanted, number in ((1, signal.SIGTERM), (3, signal.SIGKILL)):
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL
+    for wanted, number in enumerate(numbers):
         process = subprocess.Popen(
             arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, text=True
         )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None and not (folder / "trials" / str(wanted)).exists():
             time.sleep(0.05)
-        if number == signal.SIGTERM:
-            process.terminate()
+        if number != signal.SIGKILL:
+            process.send_signal(number)
             assert "interrupted; the same command goes on from here" in process.communicate(timeout=60)[1]
             assert process.returncode == 130
         else:

@@ -1,1 +1,20 @@
 """Studies: a search space, an Optuna storage that is the only truth, Ray workers, and the confirmed test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def open(folder: str | Path) -> Any:
+    """The study of a folder as an `optuna.Study`, to be read: trials, curves, importances, plots; writing raises.
+
+    Raises ConfigError where the folder holds no study, StudyError where its storage cannot be read.
+    """
+    from cmh.study import storage
+    from cmh.study.folder import read_study
+
+    path = Path(folder)
+    url = str(read_study(path).get("storage", ""))
+    beside = path / "study.db"  # also where the folder was moved
+    return storage.open_study(f"sqlite:///{beside.resolve()}" if beside.exists() else url, path.resolve().name)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cmh import __version__, files, methods, records, training
 from cmh.config import Value
+from cmh.datasets import Dataset
 from cmh.records import PROTOCOL, SCHEMA, Record
 
 OPENINGS = "openings.jsonl"
@@ -53,23 +54,31 @@ class Tested:
     t2i: NDArray[np.float64]
 
 
-def run(method: str, values: Mapping[str, Value], report: Callable[[training.Epoch], None] | None = None) -> Tested:
+def run(
+    method: str,
+    values: Mapping[str, Value],
+    report: Callable[[training.Epoch], None] | None = None,
+    dataset: Dataset | None = None,
+    fetch: Callable[[str], Any] | None = None,
+) -> Tested:
     """Train `method` with a flat mapping of hyperparameters and run settings, then test its best validation epoch.
 
-    The caller counts the opening first (`open_test`). With `folder` set a run that was killed goes on.
+    The caller counts the opening first (`open_test`). With `folder` set a run that was killed goes on. Whoever has
+    the `dataset` may give it, with `fetch("search")` and `fetch("test")` to bring its arrays.
     """
     module = methods.get(method)
     settings, config = training.split(module, values)
-    dataset = training.load(settings)
+    dataset = dataset if dataset is not None else training.load(settings)
+    fetch = fetch if fetch is not None else lambda part: getattr(dataset, part)()
     fitted = training.fit(
         module,
         settings,
         config,
-        dataset.search(),
+        fetch("search"),
         report=None if report is None else lambda epoch, _: report(epoch),
         folder=Path(settings.folder) if settings.folder else None,
     )
-    scores, i2t, t2i = training.test(fitted, dataset.test())
+    scores, i2t, t2i = training.test(fitted, fetch("test"))
     best = fitted.best
     return Tested(
         seed=settings.seed,

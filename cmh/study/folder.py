@@ -9,6 +9,7 @@ import io
 import os
 import platform
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,16 @@ import yaml
 
 import cmh
 from cmh import config as configs
-from cmh import files, methods
+from cmh import files, methods, study
+from cmh.config import Value
 from cmh.errors import ConfigError, StudyError
 from cmh.study.space import Space
-from cmh.study.storage import Row
+from cmh.study.storage import Row, best_points
 
 ROOM = 64 * 2**20  # a study on clip art needs some tens of MiB; below this a full disk is near
+WARM_POINTS = 3  # of another study, tried after the known-good ones and pruned like any
 COLUMNS = ("number", "state", "origin", "epochs", "val_map_best", "best_epoch", "val_map_i2t", "val_map_t2i")
-COLUMNS_END = ("rung", "seconds", "device", "failure", "error")
+COLUMNS_END = ("rung", "seconds", "device", "failure", "error", "copied_from")
 
 
 @contextlib.contextmanager
@@ -74,7 +77,7 @@ def identity(
 
 
 def check_identity(folder: Path, wanted: dict[str, Any], about: Mapping[str, Any]) -> bool:
-    """Whether the folder holds this study already; writes `study.yml` where it holds none.
+    """Whether the folder holds this study already; writes `study.yml`, with an id of its own, where it holds none.
 
     Raises StudyError that lists every difference to the study that is there.
     """
@@ -84,7 +87,7 @@ def check_identity(folder: Path, wanted: dict[str, Any], about: Mapping[str, Any
             raise StudyError(
                 f"{folder}: has a study.db without study.yml, so nobody knows whose it is; use another --out"
             )
-        write_yaml(path, {"identity": wanted, **about})
+        write_yaml(path, {"id": uuid.uuid4().hex, "identity": wanted, **about})
         return False
     document = configs.load_yaml(path)
     found = document.get("identity") if isinstance(document, dict) else None
@@ -102,6 +105,31 @@ def check_identity(folder: Path, wanted: dict[str, Any], about: Mapping[str, Any
             heading=f"{folder} holds a study of another request",
         )
     return True
+
+
+def warm_start(folder: Path, source: Path, space: Space, base: Mapping[str, Value]) -> list[dict[str, Value]]:
+    """The best points of the study in `source`, as start points of the one in `folder` (its own, where it has begun).
+
+    Points, not values: MAP at another code length, on other data or after other epochs would mislead the sampler.
+    What is not searched here has this study's value. Raises ConfigError where there are none.
+    """
+    if (folder / "study.yml").is_file():
+        return list(read_study(folder).get("warm_start", {}).get("points", []))
+    found = read_study(source)["identity"]
+    if found.get("method") != space.method:
+        raise ConfigError(
+            f"--warm-start {source}: is a study of {found.get('method')}, but must be one of {space.method}"
+        )
+    there = {**configs.defaults(methods.get(space.method).Config), **found.get("fixed", {})}
+    points = []
+    for params in best_points(study.open(source), 10 * WARM_POINTS):
+        values = {**there, **params}
+        point = {**base, **{item.name: values[item.name] for item in space.ranges if item.active(values)}}
+        if all(item.holds(point[item.name]) for item in space.ranges if item.active(point)) and point not in points:
+            points.append(point)
+    if not points:
+        raise ConfigError(f"--warm-start {source}: has no complete trial whose point lies inside this search space")
+    return points[:WARM_POINTS]
 
 
 def write_trials(folder: Path, rows: list[Row], names: list[str]) -> None:

@@ -142,6 +142,12 @@ class _Reader:
             )
         trials = self._whole("trials", self.document.get("trials", 24), 1)
         sampler = self._sampler()
+        if sampler == "grid":
+            self.problems += [
+                f"search.sampler is 'grid', but params.{item.name} is a float range, which has no grid; list a choice"
+                for item in ranges
+                if item.kind == "float"
+            ]
         starts = self._starts(ranges)
         if self.problems:
             return None

@@ -2,7 +2,11 @@
 is written there as it happens, and each start rebuilds the searcher and the rungs from it.
 
 What is proposed for a trial depends on (study seed, trial number, history) alone: the sampler is built anew for
-each trial. So a study that was killed and goes on proposes what an uninterrupted one would have.
+each trial. So a study that was killed and goes on proposes what an uninterrupted one would have. A kill between any
+two commits is survived: each end is one commit, and what stands before it is written again or found to be there.
+
+A configuration that has run is not run again: the trial takes over the curve, the state and the value of the first
+one (training is a function of the configuration and the study's seed).
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -28,6 +33,8 @@ from cmh.study.space import Range, Space
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 STARTUP_TRIALS = 8  # trials before TPE models the history; start points count
+BUSY_SECONDS = 60.0  # SQLite: how long to wait for another process that holds the database
+DEATHS = 3  # of the worker at one epoch of a trial, then it has failed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +42,15 @@ class Proposal:
     """A trial to run: its number in the study and every hyperparameter."""
 
     number: int
-    origin: str  # paper, default, point N, or search
+    origin: str  # paper, default, point N, warm N, or search
     config: dict[str, Value]
     curve: dict[int, float]  # epochs already stored, where the trial was interrupted
+    careful: bool = False  # it ran out of memory once: now with fewer beside it
+
+    @property
+    def protected(self) -> bool:
+        """Whether ASHA lets it run through: the known-good points are compared with the winner on equal epochs."""
+        return self.origin != "search" and not self.origin.startswith("warm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +61,7 @@ class Row:
     state: str  # complete | pruned | failed | interrupted
     origin: str
     epochs: int
+    copied_from: int | None  # the trial with the same configuration that was trained
     val_map_best: float | None
     best_epoch: int | None
     val_map_i2t: float | None  # at the best epoch
@@ -60,6 +74,11 @@ class Row:
     config: dict[str, Value]
     curve: dict[int, float]
 
+    @property
+    def spent(self) -> int:
+        """Epochs that were trained for it."""
+        return self.epochs if self.copied_from is None else 0
+
 
 @contextlib.contextmanager
 def readable_errors(url: str) -> Iterator[None]:
@@ -71,14 +90,21 @@ def readable_errors(url: str) -> Iterator[None]:
         line = (str(getattr(cause, "orig", cause)).splitlines() or [type(cause).__name__])[0]
         if isinstance(cause, ModuleNotFoundError):
             line += "; install the driver of that database with pip"
-        raise StudyError(f"the storage {_without_password(url)} cannot be used: {line}") from error
+        raise StudyError(f"the storage {without_password(url)} cannot be used: {line}") from error
 
 
 class Store:
-    """A study in its storage. `url` None keeps it in memory (for a plan)."""
+    """A study in its storage. `url` None keeps it in memory (for a plan).
 
-    def __init__(self, url: str | None, name: str, space: Space, base: Mapping[str, Value], seed: int) -> None:
+    `owner` names the study folder: in a storage that many share, a study of the same name may be another's.
+    """
+
+    def __init__(
+        self, url: str | None, name: str, space: Space, base: Mapping[str, Value], seed: int, owner: str = ""
+    ) -> None:
         self.space, self.base, self.seed = space, dict(base), seed
+        self.url = url or ""
+        self._starts = dict(space.starts())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             storage = None if url is None else optuna.storages.RDBStorage(url, engine_kwargs=_engine(url))
@@ -89,24 +115,67 @@ class Store:
                 load_if_exists=True,
                 sampler=_Seeded(space, seed),
             )
+        self._own(owner, name)
+        self.settled: list[int] = []  # trials that ended without being run, since somebody looked last
         self._live: dict[int, tuple[optuna.trial.Trial, dict[int, float]]] = {}
+        self._interrupted: list[tuple[optuna.trial.Trial | FrozenTrial, dict[int, float]]] = []
+        self._held: list[Proposal] = []  # each waits for the end of a running trial with the same configuration
+        self._first: dict[_Key, int] = {}  # the trial that is trained for all of its configuration
+        self._asked = 0
         trials = self.study.get_trials(deepcopy=False)
         known = {trial.user_attrs.get("origin") for trial in trials}
         for origin, point in space.starts():
             if origin not in known:
                 active = {item.name: point[item.name] for item in space.ranges if item.active(point)}
                 self.study.enqueue_trial(active, user_attrs={"origin": origin})
-        self._interrupted = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        for trial in sorted(trials, key=lambda trial: not trial.state.is_finished()):
+            self._asked += trial.state != TrialState.WAITING
+            if trial.state == TrialState.RUNNING:
+                self._interrupted.append((trial, dict(trial.intermediate_values)))
+            if _trained(trial):
+                self._first.setdefault(_key(self._config_of(trial)), trial.number)
+
+    def _own(self, owner: str, name: str) -> None:
+        found = self.study.user_attrs.get("owner", "")
+        if not found and owner:
+            self.study.set_user_attr("owner", owner)
+        elif found != owner and owner:
+            raise StudyError(
+                f"the storage {without_password(self.url)} holds a study {name} of another folder;"
+                " use another --out (its name is the study's), or another database"
+            )
 
     def propose(self, limit: int) -> Proposal | None:
-        """The next trial: first those that were interrupted, then new ones until there are `limit` of them."""
-        if self._interrupted:
-            frozen = self._interrupted.pop(0)
-            trial = optuna.trial.Trial(self.study, frozen._trial_id)
-            return self._proposal(trial, dict(frozen.intermediate_values))
-        if self.n_asked() >= limit:
-            return None
-        return self._proposal(self.study.ask(), {})
+        """The next trial to run: first those that were interrupted, then new ones until there are `limit` of them.
+
+        None where there is none, or none now (`exhausted` tells). What need not be run ends here.
+        """
+        self._settle()
+        while self._interrupted or self._asked < limit:
+            if self._interrupted:
+                found, curve = self._interrupted.pop(0)
+                trial = found if isinstance(found, optuna.trial.Trial) else self._again(found)
+            else:
+                trial, curve = self.study.ask(), {}
+                self._asked += 1
+            proposal = self._proposal(trial, curve)
+            first = self._first.setdefault(_key(proposal.config), proposal.number)
+            if first == proposal.number:
+                return proposal
+            self._held.append(proposal)
+            self._settle()
+        return None
+
+    def exhausted(self, limit: int) -> bool:
+        """Whether `propose` has nothing more, now and later."""
+        return not self._interrupted and not self._held and self._asked >= limit
+
+    def careful(self) -> bool:
+        """Whether a trial that ran out of memory is waiting for its second try."""
+        return any("memory" in trial.user_attrs for trial, _ in self._interrupted)
+
+    def _again(self, frozen: FrozenTrial) -> optuna.trial.Trial:
+        return optuna.trial.Trial(self.study, frozen._trial_id)
 
     def _proposal(self, trial: optuna.trial.Trial, curve: dict[int, float]) -> Proposal:
         origin = str(trial.user_attrs.get("origin", "search"))
@@ -115,14 +184,35 @@ class Store:
             if item.active(config):
                 config[item.name] = _suggest(trial, item)
         self._live[trial.number] = trial, curve
-        return Proposal(trial.number, origin, config, dict(curve))
+        return Proposal(trial.number, origin, config, dict(curve), "memory" in trial.user_attrs)
+
+    def _settle(self) -> None:
+        """End the held trials whose twin has ended; one whose twin failed by accident is to be run itself."""
+        trials = self.study.get_trials(deepcopy=False) if self._held else []
+        for proposal in list(self._held):
+            key = _key(proposal.config)
+            twin = trials[self._first.get(key, proposal.number)]
+            if twin.number != proposal.number and not twin.state.is_finished():
+                continue
+            self._held.remove(proposal)
+            if twin.number == proposal.number or (twin.state == TrialState.PRUNED and proposal.protected):
+                self._first[key] = proposal.number
+                self._interrupted.append(self._live[proposal.number])
+            else:
+                self._copy(proposal.number, twin)
+                self.settled.append(proposal.number)
+
+    def _copy(self, number: int, twin: FrozenTrial) -> None:
+        for epoch, value in sorted(twin.intermediate_values.items()):
+            self.report(number, epoch, value)
+        result = {**twin.user_attrs.get("result", {}), "copied_from": twin.number, "seconds": 0.0}
+        self._end(number, twin.state, result, twin.value if twin.state == TrialState.COMPLETE else None)
 
     def _config(self, origin: str) -> dict[str, Value]:
-        return dict(self.space.starts()).get(origin, self.base).copy()
+        return self._starts.get(origin, self.base).copy()
 
-    def n_asked(self) -> int:
-        """Trials that were started, whatever became of them."""
-        return sum(trial.state != TrialState.WAITING for trial in self.study.get_trials(deepcopy=False))
+    def _config_of(self, trial: FrozenTrial) -> dict[str, Value]:
+        return {**self._config(str(trial.user_attrs.get("origin", "search"))), **trial.params}
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Store an epoch's validation MAP; False where it is stored already."""
@@ -133,27 +223,55 @@ class Store:
         curve[epoch] = value
         return True
 
-    def running(self, number: int) -> bool:
-        """Whether the trial was proposed and has not ended."""
-        return number in self._live
+    def curve(self, number: int) -> Mapping[int, float]:
+        """What is stored of a running trial."""
+        return self._live[number][1]
+
+    def memory_failed(self, number: int) -> bool:
+        """The trial ran out of memory; true, and it waits for a second try, if this was its first time."""
+        trial, _ = self._live[number]
+        if "memory" in trial.user_attrs:
+            return False
+        trial.set_user_attr("memory", 1)
+        self.put_back(number)
+        return True
+
+    def worker_died(self, number: int) -> bool:
+        """The trial's worker died; true, and it waits to go on, unless that was the third time at one epoch."""
+        trial, curve = self._live[number]
+        epoch, times = max(curve, default=0), 1
+        before = trial.user_attrs.get("died", [0, 0])
+        if before[0] == epoch:
+            times += before[1]
+        trial.set_user_attr("died", [epoch, times])
+        if times >= DEATHS:
+            return False
+        self.put_back(number)
+        return True
+
+    def put_back(self, number: int) -> None:
+        """The trial is not run any more, and goes on later."""
+        self._interrupted.append(self._live.pop(number))
 
     def complete(self, number: int, result: dict[str, Any]) -> None:
         """The trial reached its last epoch; its value is the best of its curve."""
-        trial, curve = self._live.pop(number)
-        trial.set_user_attr("result", result)
-        self.study.tell(trial, max(curve.values()))
+        self._end(number, TrialState.COMPLETE, result, max(self._live[number][1].values()))
 
     def prune(self, number: int, rung: int, result: dict[str, Any]) -> None:
         """ASHA stopped the trial at a rung; the sampler sees it as pruned, with its curve."""
-        trial, _ = self._live.pop(number)
-        trial.set_user_attr("result", {**result, "rung": rung})
-        self.study.tell(trial, state=TrialState.PRUNED)
+        self._end(number, TrialState.PRUNED, {**result, "rung": rung})
 
     def fail(self, number: int, kind: str, reason: str, result: dict[str, Any]) -> None:
         """The trial died of something of its own."""
-        trial, _ = self._live.pop(number)
-        trial.set_user_attr("result", {**result, "failure": kind, "error": reason})
-        self.study.tell(trial, state=TrialState.FAIL)
+        if kind != "nan":  # that lies in the configuration; the others may not happen again
+            self._first = {key: first for key, first in self._first.items() if first != number}
+        self._end(number, TrialState.FAIL, {**result, "failure": kind, "error": reason})
+
+    def _end(self, number: int, state: TrialState, result: dict[str, Any], value: float | None = None) -> None:
+        trial, _ = self._live[number]
+        trial.set_user_attr("result", result)
+        self.study.tell(trial, value, state=state)
+        del self._live[number]
 
     def add_seconds(self, seconds: float) -> None:
         """Count wall-clock time spent on the search."""
@@ -169,7 +287,7 @@ class Store:
         return [
             (trial.number, dict(trial.intermediate_values), trial.state.is_finished())
             for trial in trials
-            if trial.intermediate_values
+            if trial.intermediate_values and "copied_from" not in trial.user_attrs.get("result", {})
         ]
 
     def rows(self) -> list[Row]:
@@ -192,6 +310,7 @@ class Store:
             state=states.get(trial.state, "interrupted"),
             origin=origin,
             epochs=max(curve, default=0),
+            copied_from=result.get("copied_from"),
             val_map_best=best if curve else None,
             best_epoch=next((epoch for epoch, value in curve.items() if value == best), None),
             val_map_i2t=result.get("best_i2t"),
@@ -201,41 +320,77 @@ class Store:
             device=result.get("device", ""),
             failure=result.get("failure", ""),
             error=result.get("error", ""),
-            config={**self._config(origin), **trial.params},
+            config=self._config_of(trial),
             curve=curve,
         )
 
 
+_Key = tuple[tuple[str, Value], ...]
+
+
+def _key(config: Mapping[str, Value]) -> _Key:
+    return tuple(sorted(config.items()))
+
+
+def _trained(trial: FrozenTrial) -> bool:
+    """Whether it is the trial that is, or was, trained for all of its configuration."""
+    result = trial.user_attrs.get("result", {})
+    if "copied_from" in result or (trial.state == TrialState.FAIL and result.get("failure") != "nan"):
+        return False
+    return trial.state.is_finished() or bool(trial.state == TrialState.RUNNING and trial.intermediate_values)
+
+
 class _Seeded(BaseSampler):
-    """Builds the space's sampler anew for each trial, seeded by (study seed, trial number)."""
+    """Builds the space's sampler anew for each trial, seeded by (study seed, trial number).
+
+    A parameter that is drawn by itself has a stream of its own name: those that a killed process has stored already
+    are not drawn again, and must not move the others.
+    """
 
     def __init__(self, space: Space, seed: int) -> None:
         self.space, self.seed = space, seed
-        self._number, self._sampler = -1, _sampler(space, 0)
+        self._relative = _sampler(space, 0)
 
-    def _of(self, trial: FrozenTrial) -> BaseSampler:
-        if trial.number != self._number:
-            self._number = trial.number
-            # A QMC sequence is one sequence: its points are told apart by the trial, not by the seed.
-            stream = 0 if self.space.sampler in ("qmc", "grid") else trial.number
-            self._sampler = _sampler(self.space, derive(self.seed, "sampler", stream) % 2**32)
-        return self._sampler
+    def _of(self, trial: FrozenTrial, *stream: str) -> BaseSampler:
+        return _sampler(self.space, derive(self.seed, "sampler", trial.number, *stream) % 2**32)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._of(trial).infer_relative_search_space(study, trial)
+        self._relative = self._of(trial)
+        if self.space.sampler == "qmc":
+            self._relative = _Sobol(derive(self.seed, "sampler") % 2**32, self.space, trial.number)
+        return self._relative.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._of(trial).sample_relative(study, trial, search_space)
+        return self._relative.sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+        return self._of(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         self._of(trial).before_trial(study, trial)
+
+
+class _Sobol(optuna.samplers.QMCSampler):
+    """A Sobol sequence over all ranges of the space, whose point is the trial's number.
+
+    Optuna counts its points in the storage, where a kill skips one; and its space is what the first trial had.
+    """
+
+    def __init__(self, seed: int, space: Space, number: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            super().__init__(seed=seed, scramble=True, warn_independent_sampling=False)
+        self.space, self.number = space, number
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {item.name: _distribution(item) for item in self.space.ranges}
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self.number
 
 
 def _sampler(space: Space, seed: int) -> BaseSampler:
@@ -266,9 +421,17 @@ _SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "cmaes": _cmaes,
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS),
-    "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False),
+    "qmc": lambda seed: optuna.samplers.RandomSampler(seed=seed),  # what lies outside the sequence: nothing
     "grid": lambda seed: optuna.samplers.BruteForceSampler(seed=seed),
 }
+
+
+def _distribution(item: Range) -> BaseDistribution:
+    if item.kind == "choice":
+        return optuna.distributions.CategoricalDistribution(item.choices)
+    if item.kind == "int":
+        return optuna.distributions.IntDistribution(int(item.low), int(item.high), log=item.log)
+    return optuna.distributions.FloatDistribution(item.low, item.high, log=item.log)
 
 
 def _suggest(trial: optuna.trial.Trial, item: Range) -> Value:
@@ -281,11 +444,47 @@ def _suggest(trial: optuna.trial.Trial, item: Range) -> Value:
 
 
 def _engine(url: str) -> dict[str, Any]:
-    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    if url.startswith("sqlite"):  # readers (a notebook, a dashboard) hold it for moments
+        return {"connect_args": {"timeout": BUSY_SECONDS}}
+    return {"pool_pre_ping": True}  # a server may restart between two writes
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """A storage's address as it may be shown and kept; PostgreSQL's client takes a password from PGPASSWORD, too."""
     try:
-        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
+        parts = sqlalchemy.engine.make_url(url)
+        return sqlalchemy.URL.create(
+            parts.drivername, parts.username, None, parts.host, parts.port, parts.database, parts.query
+        ).render_as_string(hide_password=False)
     except sqlalchemy.exc.ArgumentError:
         return url
+
+
+def open_study(url: str, name: str) -> optuna.Study:
+    """A study as Optuna has it, to be read: writing to it raises."""
+    parts = sqlalchemy.engine.make_url(url)
+    kwargs = _engine(url)
+    if parts.drivername.startswith("sqlite"):
+        if not Path(parts.database or "").is_file():
+            raise StudyError(f"the storage {parts.database} does not exist")
+        parts = parts.set(database=f"file:{parts.database}", query={"mode": "ro", "uri": "true"})
+    elif parts.drivername.startswith("postgresql"):
+        kwargs["connect_args"] = {"options": "-c default_transaction_read_only=on"}
+    url = parts.render_as_string(hide_password=False)
+    with readable_errors(url), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=kwargs, skip_table_creation=True)
+        try:
+            return optuna.load_study(study_name=name, storage=storage)
+        except KeyError:
+            raise StudyError(f"the storage {without_password(url)} holds no study {name}") from None
+
+
+def best_points(study: optuna.Study, most: int) -> list[dict[str, Value]]:
+    """The parameters of its best complete trials, best first, each set once."""
+    done = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    points: list[dict[str, Value]] = []
+    for trial in sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.number)):
+        if trial.params not in points:
+            points.append(dict(trial.params))
+    return points[:most]

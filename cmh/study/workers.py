@@ -1,29 +1,45 @@
-"""A search on Ray Tune: Ray runs the processes, the storage owns the state.
+"""Searches on Ray Tune: Ray runs the processes, the storages own the state.
 
-Each start builds a fresh Tuner, whose searcher takes trials from the storage and whose ASHA refills its rungs
-from it. (`Tuner.restore` forgets the rungs.) A worker serves one trial after another; the trainer resets it.
+Each start builds a fresh Tuner, whose searcher takes trials from the storages and whose rungs are refilled from
+them. (`Tuner.restore` forgets the rungs.) One Tuner serves all studies of a command, and their confirmations too:
+a worker takes the next piece of work, whichever study it is from, so that none idles while there is any. A worker
+serves one trial after another; the trainer resets it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import re
 import tempfile
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
 
-from cmh import methods
+from cmh import cluster, files, methods, training
 from cmh.cluster import ray, tune
 from cmh.config import Value
+from cmh.datasets import Dataset
 from cmh.errors import StudyError
+from cmh.features import cache
+from cmh.signals import Interrupts
 from cmh.study import confirm
-from cmh.study.storage import Proposal, Store
+from cmh.study.space import Asha
+from cmh.study.storage import DEATHS, Proposal, Store, readable_errors
 
 METRIC = "val_map_best"
 RESULT_KEYS = ("best_epoch", "best_i2t", "best_t2i", "seconds", "device")
+CONTINUE, STOP = str(TrialScheduler.CONTINUE), str(TrialScheduler.STOP)
+GRACE_SECONDS = 5.0  # after the end of a time budget, for a trial's running epoch
+CONTEXT_BYTES = 600 * 2**20  # of GPU memory, that a process takes without allocating anything
+MOST_ON_A_GPU = 8
+ROOM_SECONDS = 5.0  # how old the count of a joined cluster's nodes may be
 
 
 class View(Protocol):
@@ -41,130 +57,405 @@ class View(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """What a trial takes, and how many run at once."""
+    """What a trial takes, and how many run at once; `most` is what was asked for."""
 
     cpus: float
     gpus: float
     concurrent: int
+    most: int | None = None
+    joined: bool = False  # a cluster whose nodes come and go
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A study that is to be searched, and what follows.
+
+    `run` holds the settings that all its trials share (dataset, features, bits, epochs, seed); each trial writes to
+    `folder/trials/<number>`. When the search has ended, `ended` says which runs are to be confirmed, as flat mappings,
+    and `tested` is given each that is done.
+    """
+
+    store: Store
+    limit: int
+    folder: Path
+    run: Mapping[str, Value]
+    dataset: Dataset
+    view: View
+    ended: Callable[[], list[dict[str, Value]]] = lambda: []
+    tested: Callable[[confirm.Tested], None] = lambda _: None
 
 
 def search(
-    store: Store,
-    *,
-    limit: int,
-    folder: Path,
-    run: Mapping[str, Value],
+    works: list[Work],
     resources: Resources,
-    time_budget: float | None,
-    view: View,
-) -> bool:
-    """Run trials until `limit` were started and have ended; False if it was stopped before.
+    *,
+    time_budget: float | None = None,
+    trial_timeout: float | None = None,
+    interrupts: Interrupts | None = None,
+) -> None:
+    """Run every study to its end: until its limit of trials was started and has ended, or its time is over.
 
-    `run` holds the settings all trials share (dataset, features, bits, epochs, seed). Each trial writes to
-    `folder/trials/<number>`. Raises StudyError when the storage or Ray breaks.
+    Earlier studies go first. Raises StudyError when a storage or a disk breaks, and, after everything else is done,
+    when `ended` or a confirmation did; KeyboardInterrupt when it was interrupted. Then the same call goes on.
     """
-    session = _Session(store, limit, folder, dict(run), view)
-    asha = store.space.asha
-    scheduler = _Rungs(session, asha.first_rung, asha.reduction) if asha is not None else _Rungs(session, None, 2)
-    with tempfile.TemporaryDirectory(prefix="cmh-ray-") as scratch:
+    interrupts = interrupts or Interrupts()
+    depot = cluster.depot() if resources.joined else None
+    places = [_Place.of(work, depot) for work in works]
+    state = _Search(works, resources, time_budget, trial_timeout, interrupts)
+    with tempfile.TemporaryDirectory(prefix="cmh-ray-") as scratch, interrupts.polled():
         tuner = tune.Tuner(
             tune.with_resources(
-                _trainable(methods.spec(store.space.method)), {"cpu": resources.cpus, "gpu": resources.gpus}
+                tune.with_parameters(_work, places=places), {"cpu": resources.cpus, "gpu": resources.gpus}
             ),
             tune_config=tune.TuneConfig(
-                search_alg=_Proposals(session),
-                scheduler=scheduler,
+                search_alg=_Proposals(state),
+                scheduler=_Decisions(state),
                 num_samples=-1,
-                max_concurrent_trials=resources.concurrent,
-                time_budget_s=time_budget,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=tune.RunConfig(
-                name="search",
-                storage_path=scratch,
-                verbose=0,
-                stop=session.should_stop,
-                # A worker that the kernel killed is replaced, and its trial goes on from its own checkpoint.
-                failure_config=tune.FailureConfig(max_failures=2),
+                name="search", storage_path=scratch, verbose=0, stop=_End(state), callbacks=[_Watch(state)]
             ),
         )
-        tuner.fit()
-    if session.error is not None:
-        raise session.error
-    return session.exhausted and not session.live
+        try:
+            tuner.fit()
+        finally:
+            for session in state.sessions:
+                with state.guarded(session):
+                    session.count_seconds()
+    if state.error is not None:
+        with readable_errors(state.broken.store.url if state.broken is not None else ""):
+            raise state.error
+    if problems := [problem for session in state.sessions for problem in session.problems]:
+        raise StudyError(*problems)
 
 
-def _trainable(method: str) -> Callable[[dict[str, Any]], None]:
-    """The method's `trainable` by name or path: a worker cannot import a file of one's own, so it loads it itself."""
+class _Rungs(ASHAScheduler):
+    """ASHA over a study's own trial numbers: there a trial is the same after a resume."""
 
-    def trainable(config: dict[str, Any]) -> None:
-        methods.get(method).trainable(config)
+    def __init__(self, asha: Asha, epochs: int, history: list[tuple[int, dict[int, float], bool]]) -> None:
+        super().__init__(
+            time_attr="epoch",
+            metric=METRIC,
+            mode="max",
+            max_t=epochs,
+            grace_period=asha.first_rung,
+            reduction_factor=asha.reduction,
+            stop_last_trials=False,
+        )
+        for number, curve, finished in history:
+            # The last epoch of a trial that goes on is reported again, and decided then.
+            self._note(number, curve, max(curve) + finished)
 
-    return trainable
+    def _note(self, number: int, curve: Mapping[int, float], before: int) -> None:
+        for rung, recorded in self._brackets[0]._rungs:
+            if rung < before and rung in curve:
+                recorded.setdefault(number, max(value for epoch, value in curve.items() if epoch <= rung))
+
+    def stops(self, number: int, epoch: int, curve: Mapping[int, float]) -> bool:
+        """Whether the trial is among those that do not go on; notes it where it reached a rung.
+
+        Earlier epochs of its curve were decided before a kill: the trial went on, and its checkpoint is ahead of them.
+        """
+        self._note(number, curve, epoch)
+        trial, best = _Numbered(number), max(value for past, value in curve.items() if past <= epoch)
+        if number not in self._trial_info:
+            self.on_trial_add(None, trial)
+        return bool(self.on_trial_result(None, trial, {"epoch": epoch, METRIC: best}) == TrialScheduler.STOP)
+
+
+@dataclasses.dataclass
+class _Numbered:
+    """Stands for a trial in the rungs."""
+
+    trial_id: int
+
+
+@dataclasses.dataclass
+class _Live:
+    """A piece of work that Ray has: a trial of the search, or a confirmation run."""
+
+    session: _Session
+    proposal: Proposal | None = None
+    run: dict[str, Value] = dataclasses.field(default_factory=dict)
+    result: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the newest
+    trial: Any = None  # Ray's
+    heard: float | None = None  # when the worker started or reported
+
+    @property
+    def number(self) -> int:
+        """Of the trial."""
+        assert self.proposal is not None
+        return self.proposal.number
+
+    def summary(self) -> dict[str, Any]:
+        """What of the newest report the storage keeps."""
+        return {key: self.result[key] for key in RESULT_KEYS if key in self.result}
 
 
 class _Session:
-    """What searcher and scheduler share: which Ray trial is which trial of the study."""
+    """One study while it runs."""
 
-    def __init__(self, store: Store, limit: int, folder: Path, run: dict[str, Value], view: View) -> None:
-        self.store, self.limit, self.folder, self.run, self.view = store, limit, folder, run, view
-        self.live: dict[str, Proposal] = {}  # by Ray's trial id
-        self.results: dict[int, dict[str, Any]] = {}  # newest report of each live trial
-        self.exhausted = False
+    def __init__(self, index: int, work: Work, time_budget: float | None) -> None:
+        self.index, self.work, self.store, self.time_budget = index, work, work.store, time_budget
+        asha, self.epochs = work.store.space.asha, int(work.run["epochs"])
+        self.rungs = None if asha is None else _Rungs(asha, self.epochs, work.store.history())
+        self.live: dict[int, _Live] = {}  # trials, by number
+        self.runs: list[dict[str, Value]] = []  # confirmation runs that wait
+        self.deaths: dict[str, int] = {}  # of workers, by the confirmation's folder
+        self.over = False  # the search has ended
+        self.deadline: float | None = None
+        self.clock: float | None = None
+        self.problems: list[str] = []
+
+    def take(self) -> _Live | None:
+        """The next piece of work that can start now."""
+        if not self.over:
+            if self.store.exhausted(self.work.limit) or self.late():
+                self.finish()
+            elif proposal := self.propose():
+                live = self.live[proposal.number] = _Live(self, proposal)
+                return live
+        return _Live(self, run=self.runs.pop(0)) if self.runs else None
+
+    def propose(self) -> Proposal | None:
+        if self.clock is None:
+            self.clock = time.monotonic()
+            self.deadline = None if self.time_budget is None else self.clock + self.time_budget
+        proposal = self.store.propose(self.work.limit)
+        for number in self.store.settled:
+            self.work.view.ended(number)
+        self.store.settled.clear()
+        if proposal is not None:
+            self.work.view.started(proposal)
+        elif self.store.exhausted(self.work.limit):
+            self.finish()
+        return proposal
+
+    def late(self) -> bool:
+        """Whether the time of the search is over."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def finish(self) -> None:
+        """Once nothing of the search runs any more: on to the confirmation."""
+        if self.live or self.over:
+            return
+        self.over = True
+        self.count_seconds()
+        try:
+            self.runs = self.work.ended()
+        except StudyError as error:
+            self.problems.extend(error.problems)
+
+    def end(self, live: _Live) -> None:
+        """A trial has ended, and the storage knows it."""
+        del self.live[live.number]
+        self.count_seconds()
+        self.work.view.ended(live.number)
+
+    def count_seconds(self) -> None:
+        """Add the time since this was last done to the study's."""
+        if self.clock is not None:
+            now = time.monotonic()
+            self.store.add_seconds(now - self.clock)
+            self.clock = None if self.over else now
+
+    def reported(self, live: _Live, result: Mapping[str, Any]) -> bool:
+        """Store what a trial reported; true if it is to be stopped."""
+        if "failed" in result:
+            self.failed(live, str(result["failed"]), str(result["reason"]))
+            return False
+        number, epoch = live.number, int(result["epoch"])
+        live.result = result
+        if self.store.report(number, epoch, float(result["val_map"])):
+            self.work.view.reported(number, epoch, float(result["val_map"]))
+        # A closed-form method may need fewer epochs than asked for.
+        if epoch >= int(result.get("epochs", self.epochs)):
+            self.store.complete(number, live.summary())
+            self.end(live)
+            return False
+        stops = self.rungs is not None and self.rungs.stops(number, epoch, self.store.curve(number))
+        if stops and live.proposal is not None and not live.proposal.protected:
+            self.store.prune(number, epoch, live.summary())
+            self.end(live)
+            return True
+        return False
+
+    def failed(self, live: _Live, kind: str, reason: str) -> None:
+        """A trial failed; out of memory it is tried a second time."""
+        if kind == "disk":
+            raise StudyError(f"trial {live.number}: {reason}; make room, then the same command goes on")
+        if kind == "oom" and self.store.memory_failed(live.number):
+            del self.live[live.number]
+            return
+        self.store.fail(live.number, kind, reason, live.summary())
+        self.end(live)
+
+    def died(self, live: _Live, error: str) -> None:
+        """The worker of a trial or of a confirmation is gone: killed, crashed, or its node was lost."""
+        if live.proposal is None:
+            key = str(live.run["folder"])
+            self.deaths[key] = self.deaths.get(key, 0) + 1
+            if self.deaths[key] < DEATHS:
+                self.runs.append(live.run)
+            else:
+                self.problems.append("the confirmation failed: its worker died three times; the same command goes on")
+        elif re.search("OutOfMemory|low on memory", error):
+            self.failed(live, "oom", "the worker was killed because the node ran out of memory")
+        elif self.store.worker_died(live.number):
+            del self.live[live.number]
+        else:
+            reason = f"the worker process died {DEATHS} times at this epoch (killed, out of memory, or crashed)"
+            self.store.fail(live.number, "error", reason, live.summary())
+            self.end(live)
+
+    def put_back(self, live: _Live) -> None:
+        """A trial is stopped without a verdict; it stays in the storage as interrupted."""
+        self.store.put_back(live.number)
+        del self.live[live.number]
+
+    def confirmed(self, result: Mapping[str, Any]) -> None:
+        """A confirmation run reported: it is done, or it failed."""
+        if "failed" in result:
+            self.problems.append(f"the confirmation failed: {result['reason']}")
+        else:
+            self.work.tested(result["tested"])
+
+
+class _Search:
+    """What searcher, scheduler and watch share: which Ray trial is which piece of work."""
+
+    def __init__(
+        self,
+        works: list[Work],
+        resources: Resources,
+        time_budget: float | None,
+        trial_timeout: float | None,
+        interrupts: Interrupts,
+    ) -> None:
+        self.sessions = [_Session(index, work, time_budget) for index, work in enumerate(works)]
+        self.resources, self.trial_timeout, self.interrupts = resources, trial_timeout, interrupts
+        self.live: dict[str, _Live] = {}  # by Ray's trial id
         self.error: Exception | None = None
+        self.broken: _Session | None = None
+        self.counted = time.monotonic()
 
-    def should_stop(self, _trial_id: str, _result: dict[str, Any]) -> bool:
-        """Ends the whole run once the storage has failed: going on would lose what it cannot write."""
-        return self.error is not None
+    @contextlib.contextmanager
+    def guarded(self, session: _Session) -> Iterator[None]:
+        """An error of the harness must not die inside Ray's loop, which would hide it: it ends the whole run."""
+        try:
+            yield
+        except Exception as error:
+            if self.error is None:
+                self.error, self.broken = error, session
 
-    def propose(self, trial_id: str) -> dict[str, Value] | None:
-        proposal = self.store.propose(self.limit)
-        if proposal is None:
-            self.exhausted = True
-            return None
-        self.live[trial_id] = proposal
-        self.view.started(proposal)
-        trial_folder = self.folder / "trials" / str(proposal.number)
-        return {**proposal.config, **self.run, "folder": str(trial_folder.resolve())}
+    @property
+    def stopping(self) -> bool:
+        """Whether the whole run is to end now: going on would lose what a broken storage cannot write."""
+        return self.error is not None or self.interrupts.asked > 0
 
-    def end(self, trial_id: str) -> None:
-        number = self.live.pop(trial_id).number
-        self.results.pop(number, None)
-        self.view.ended(number)
+    def next(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next piece of work as a Ray config; None where there is none now, FINISHED where there will be none."""
+        for session in self.sessions:
+            if self.stopping or len(self.live) >= self.room():
+                break
+            with self.guarded(session):
+                live = session.take()
+                if live is not None:
+                    self.live[trial_id] = live
+                    return self.task(live)
+        done = all(session.over and not session.runs for session in self.sessions)
+        return str(Searcher.FINISHED) if self.stopping or (done and not self.live) else None
 
-    def summary(self, number: int) -> dict[str, Any]:
-        newest = self.results.get(number, {})
-        return {key: newest[key] for key in RESULT_KEYS if key in newest}
+    def room(self) -> int:
+        """How many trials may run at once; half as many around one that ran out of memory."""
+        if self.resources.joined and time.monotonic() - self.counted > ROOM_SECONDS:
+            self.counted = time.monotonic()
+            self.resources = dataclasses.replace(self.resources, concurrent=fitting(self.resources))
+        careful = any(live.proposal is not None and live.proposal.careful for live in self.live.values())
+        if careful or any(session.store.careful() for session in self.sessions):
+            return max(1, self.resources.concurrent // 2)
+        return self.resources.concurrent
+
+    def task(self, live: _Live) -> dict[str, Any]:
+        work = live.session.work
+        if live.proposal is None:
+            return {"study": live.session.index, "confirm": True, "values": live.run}
+        folder = str((work.folder / "trials" / str(live.number)).resolve())
+        values = {**live.proposal.config, **work.run, "folder": folder}
+        return {"study": live.session.index, "confirm": False, "values": values}
+
+    def reported(self, trial_id: str, result: dict[str, Any]) -> str:
+        """What is to become of the trial."""
+        live = self.live.get(trial_id)
+        if live is None or self.stopping:
+            return CONTINUE  # the last report of an ended trial comes twice
+        live.heard = time.monotonic()
+        stops = True
+        with self.guarded(live.session):
+            if live.proposal is None:
+                live.session.confirmed(result)
+                stops = False
+            else:
+                stops = live.session.reported(live, result)
+            if live.proposal is None or live.number not in live.session.live:
+                del self.live[trial_id]
+            elif live.session.late():
+                live.session.put_back(live)
+                del self.live[trial_id]
+                stops = True
+        return STOP if stops else CONTINUE
+
+    def died(self, trial_id: str, error: str) -> None:
+        """The worker of a piece of work is gone."""
+        live = self.live.pop(trial_id, None)
+        if live is not None and not self.stopping:
+            with self.guarded(live.session):
+                live.session.died(live, error)
+
+    def look(self) -> None:
+        """Stop what hangs, and what still runs some seconds after the end of the time budget."""
+        now = time.monotonic()
+        for trial_id, live in list(self.live.items()):
+            if live.proposal is None:
+                continue
+            late = live.session.deadline is not None and now > live.session.deadline + GRACE_SECONDS
+            hangs = self.trial_timeout is not None and live.heard is not None and now - live.heard > self.trial_timeout
+            if not late and not hangs:
+                continue
+            del self.live[trial_id]
+            with self.guarded(live.session):
+                if late:
+                    live.session.put_back(live)
+                else:
+                    live.session.failed(live, "error", f"no report for {self.trial_timeout:g} s (--trial-timeout)")
+            _kill(live)
+
+    def kill_all(self) -> None:
+        """End every worker at once: their trials stay in the storage as interrupted."""
+        while self.live:
+            _kill(self.live.popitem()[1])
+
+
+def _kill(live: _Live) -> None:
+    actor = live.trial.temporary_state.ray_actor if live.trial is not None else None
+    if actor is not None:
+        ray.kill(actor)
 
 
 class _Proposals(Searcher):
-    """Hands the storage's proposals to Ray Tune."""
+    """Hands the studies' work to Ray Tune."""
 
-    def __init__(self, session: _Session) -> None:
+    def __init__(self, state: _Search) -> None:
         super().__init__(metric=METRIC, mode="max")
-        self.session = session
+        self.state = state
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        session = self.session
-        if session.error is not None:
-            return str(Searcher.FINISHED)
-        try:
-            return session.propose(trial_id) or str(Searcher.FINISHED)
-        except Exception as error:  # it must not die inside Ray's loop, which would hide it
-            session.error = error
-            return str(Searcher.FINISHED)
+        return self.state.next(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        proposal = self.session.live.get(trial_id)
-        if proposal is None or not error or self.session.error is not None:
-            return  # ended by its own report, or interrupted: then it stays in the storage as it is
-        reason = "the worker process died three times (killed, out of memory, or crashed)"
-        try:
-            self.session.store.fail(proposal.number, "error", reason, self.session.summary(proposal.number))
-            self.session.end(trial_id)
-        except Exception as failure:
-            self.session.error = failure
+        """Nothing: the report that ended the trial, or its error, said it all."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the storage has it."""
@@ -173,121 +464,161 @@ class _Proposals(Searcher):
         """Nothing to restore: every start reads the storage."""
 
 
-@dataclasses.dataclass
-class _Numbered:
-    """Stands for a trial in the rungs, under its number in the study: there it is the same after a resume."""
+class _Decisions(FIFOScheduler):
+    """Writes each report to its study's storage, and stops whom the rungs stop."""
 
-    trial_id: int
-
-
-class _Rungs(ASHAScheduler):
-    """ASHA whose rungs are the storage's; it writes each epoch and each end there. Without rungs it only writes."""
-
-    def __init__(self, session: _Session, first_rung: int | None, reduction: int) -> None:
-        self.session = session
-        self.epochs = int(session.run["epochs"])
-        self.halving = first_rung is not None
-        super().__init__(
-            time_attr="epoch",
-            metric=METRIC,
-            mode="max",
-            max_t=self.epochs,
-            grace_period=first_rung or self.epochs,
-            reduction_factor=reduction,
-            stop_last_trials=False,
-        )
-        for number, curve, finished in session.store.history():
-            epochs = sorted(curve)
-            # The last epoch of a trial that goes on is reported again, and decided then.
-            self._refill(number, {epoch: curve[epoch] for epoch in (epochs if finished else epochs[:-1])})
-
-    def _refill(self, number: int, curve: Mapping[int, float]) -> None:
-        stand_in = _Numbered(number)
-        super().on_trial_add(None, stand_in)
-        best = float("-inf")
-        for epoch, value in sorted(curve.items()):
-            best = max(best, value)
-            if epoch < self.epochs:
-                super().on_trial_result(None, stand_in, {"epoch": epoch, METRIC: best})
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        proposal = self.session.live[trial.trial_id]
-        super().on_trial_add(tune_controller, _Numbered(proposal.number))
+    def __init__(self, state: _Search) -> None:
+        super().__init__()
+        self.state = state
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        proposal = self.session.live.get(trial.trial_id)
-        if proposal is None or self.session.error is not None:
-            return str(TrialScheduler.CONTINUE)  # the last report of an ended trial comes twice
-        try:
-            return self._decide(tune_controller, trial.trial_id, proposal, result)
-        except Exception as error:
-            self.session.error = error
-            return str(TrialScheduler.STOP)
-
-    def _decide(self, tune_controller: Any, trial_id: str, proposal: Proposal, result: dict[str, Any]) -> str:
-        session, number = self.session, proposal.number
-        if "failed" in result:
-            session.store.fail(number, result["failed"], result["reason"], session.summary(number))
-            session.end(trial_id)
-            return str(TrialScheduler.CONTINUE)
-        epoch = int(result["epoch"])
-        session.results[number] = result
-        if session.store.report(number, epoch, float(result["val_map"])):
-            session.view.reported(number, epoch, float(result["val_map"]))
-        if epoch >= self.last_epoch(result):
-            session.store.complete(number, session.summary(number))
-            session.end(trial_id)
-            return str(TrialScheduler.CONTINUE)
-        if not self.halving:
-            return str(TrialScheduler.CONTINUE)
-        decision = super().on_trial_result(tune_controller, _Numbered(number), result)
-        # The known-good points are compared with the winner at the end: on equal epochs, so they run through.
-        if decision == TrialScheduler.STOP and proposal.origin == "search":
-            session.store.prune(number, epoch, session.summary(number))
-            session.end(trial_id)
-            return str(TrialScheduler.STOP)
-        return str(TrialScheduler.CONTINUE)
-
-    def last_epoch(self, result: Mapping[str, Any]) -> int:
-        """The epoch with which a trial ends: a closed-form method may need fewer than asked for."""
-        return int(result.get("epochs", self.epochs))
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Nothing: the report that ended the trial said it all."""
+        return self.state.reported(trial.trial_id, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Nothing: the searcher is told, and writes it."""
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Nothing: rungs keep what was reported."""
+        error = Path(trial.error_file or "")
+        self.state.died(trial.trial_id, error.read_text() if error.is_file() else "")
 
 
-def confirm_all(
-    method: str, values: list[dict[str, Value]], cpus: float, gpus_per_run: float, concurrent: int
-) -> Iterator[confirm.Tested]:
-    """Train and test each mapping on a worker, at most `concurrent` at once; yields as they finish.
+class _Watch(tune.Callback):
+    """Looks at the clock in every round of Tune's loop, and keeps the signals ours."""
 
-    A run whose worker dies is started again and goes on from its checkpoint.
-    """
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus_per_run, max_retries=2)(_confirm_one)
-    waiting = list(reversed(values))
-    running: list[Any] = []
-    while waiting or running:
-        while waiting and len(running) < concurrent:
-            running.append(task.remote(method, {"threads": threads(cpus), **waiting.pop()}))
-        done, running = ray.wait(running, num_returns=1)
+    def __init__(self, state: _Search) -> None:
+        self.state, self.begun = state, False
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        if not self.begun:  # Tune has taken SIGINT and SIGUSR1 when it started
+            self.begun = True
+            self.state.interrupts.install()
+        if self.state.stopping:
+            self.state.kill_all()
+        else:
+            self.state.look()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        live = self.state.live.get(trial.trial_id)
+        if live is not None:
+            live.trial, live.heard = trial, time.monotonic()
+
+
+class _End(Stopper):
+    """Ends the whole run when it is interrupted or broken."""
+
+    def __init__(self, state: _Search) -> None:
+        self.state = state
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.state.stopping
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """What a worker must know to find a study's files and arrays, or to get them from the driver's node."""
+
+    method: str
+    dataset: Dataset
+    entry: str  # of the dataset's arrays within a cache
+    mark: Path
+    marked: bytes
+    depot: Any = None  # None in a session of one machine
+
+    @classmethod
+    def of(cls, work: Work, depot: Any) -> _Place:
+        folder, mark = work.dataset.folder, (work.folder / "study.yml").resolve()
+        entry = str(folder.relative_to(cache.root())) if folder.is_relative_to(cache.root()) else ""
+        marked = mark.read_bytes() if depot is not None else b""
+        return cls(methods.spec(work.store.space.method), work.dataset, entry, mark, marked, depot)
+
+    def fetch(self, part: str) -> Any:
+        """`dataset.search()` or `.test()`: mapped from this node's disk, else from the object store."""
+        if self.depot is None:
+            return getattr(self.dataset, part)()
+        for folder in (self.dataset.folder, cache.root() / self.entry):
+            if (folder / "meta.json").is_file():
+                return getattr(dataclasses.replace(self.dataset, folder=folder), part)()
+        # Nobody writes to them; torch would say so at every tensor.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+        return ray.get(ray.get(self.depot.arrays.remote(self.dataset, part))[0])
+
+    @contextlib.contextmanager
+    def folder(self, wanted: str) -> Iterator[tuple[str, Callable[[], None]]]:
+        """The trial's folder, and what takes its files to the driver's node if this node does not see that folder."""
+        if self.depot is None or (self.mark.is_file() and self.mark.read_bytes() == self.marked):
+            yield wanted, lambda: None
+            return
+        with tempfile.TemporaryDirectory(prefix="cmh-trial-") as name:
+            local, sent = Path(name), dict[str, tuple[int, int]]()
+            for path, data in ray.get(self.depot.read.remote(wanted)).items():
+                files.write_atomic(local / path, data)
+
+            def send() -> None:
+                changed = {}
+                for path in local.glob("[!.]*"):
+                    state = path.stat().st_mtime_ns, path.stat().st_size
+                    if sent.get(path.name) != state:
+                        sent[path.name], changed[path.name] = state, path.read_bytes()
+                if changed:
+                    ray.get(self.depot.write.remote(wanted, changed))
+
+            yield name, send
+
+
+def _work(task: dict[str, Any], places: list[_Place]) -> None:
+    """What a worker does with a piece of work."""
+    place = places[task["study"]]
+    with place.folder(task["values"]["folder"]) as (folder, send):
+        values = {**task["values"], "folder": folder}
+        if not task["confirm"]:
+            module = methods.get(place.method).__name__
+            training.train(module, values, fetch=lambda: place.fetch("search"), before_report=send)
+            return
         try:
-            yield ray.get(done[0])
-        except ray.exceptions.RayTaskError as error:
-            raise StudyError(f"the confirmation failed: {error.cause}") from error
-        except ray.exceptions.RayError as error:
-            raise StudyError(
-                f"the confirmation failed: {type(error).__name__}; the same command tries again"
-            ) from error
+            tested = confirm.run(
+                place.method, values, report=lambda _: send(), dataset=place.dataset, fetch=place.fetch
+            )
+        except Exception as error:  # it must not take the worker with it
+            cluster.report({"failed": "error", "reason": f"{type(error).__name__}: {error}"})
+        else:
+            cluster.report({"tested": tested})
 
 
-def _confirm_one(method: str, values: dict[str, Value]) -> confirm.Tested:
-    return confirm.run(method, values)
+def measured_gpus(works: list[Work], cpus: float, joined: bool) -> tuple[float, str]:
+    """GPUs a trial needs, from an epoch of the largest point of each space on one; and how that was found."""
+    if not ray.cluster_resources().get("GPU", 0.0):
+        return 0.0, "the session has no GPU, so trials run on CPUs"
+    depot = cluster.depot() if joined else None
+    probe = ray.remote(num_cpus=cpus, num_gpus=1, max_calls=1)(_probe)
+    found = ray.get([probe.remote(_Place.of(work, depot), _largest(work)) for work in works])
+    peak, total = max(peak for peak, _ in found), min(total for _, total in found)
+    share = gpu_share(peak, total)
+    return share, f"an epoch took {peak / 2**20:.0f} MiB of {total / 2**20:.0f}, so a trial gets {share:.3g} GPUs"
+
+
+def gpu_share(peak: int, total: int) -> float:
+    """1/k of a GPU so that k trials fit, each with a quarter of room and its own CUDA context."""
+    return 1 / max(1, min(int(total / (1.25 * peak + CONTEXT_BYTES)), MOST_ON_A_GPU))
+
+
+def _largest(work: Work) -> dict[str, Value]:
+    """The point of the space that takes most memory, as far as its numbers say, for one epoch."""
+    point = dict(work.store.base)
+    for item in work.store.space.ranges:
+        if item.kind == "int":
+            point[item.name] = int(item.high)
+        elif item.kind == "choice" and all(isinstance(choice, (int, float)) for choice in item.choices):
+            point[item.name] = max(item.choices, key=float)
+    return {**point, **work.run, "epochs": 1}
+
+
+def _probe(place: _Place, values: dict[str, Value]) -> tuple[int, int]:
+    """Bytes of GPU memory that a run took at most, and that there are."""
+    import torch
+
+    module = methods.get(place.method)
+    training.fit(module, *training.split(module, values), place.fetch("search"))
+    return int(torch.cuda.max_memory_allocated()), int(torch.cuda.mem_get_info()[1])
 
 
 def threads(cpus: float) -> int:
@@ -295,27 +626,27 @@ def threads(cpus: float) -> int:
     return max(1, int(cpus))
 
 
-def gpus(per_trial: float | None) -> float:
-    """GPUs a trial takes: as asked for, else one where the session has any."""
-    if per_trial is not None:
-        return per_trial
-    return 1.0 if ray.cluster_resources().get("GPU", 0.0) else 0.0
+def share(concurrent: int | None, cpus_per_trial: float, gpus_per_trial: float | None, joined: bool) -> Resources:
+    """How many trials fit into the session at once; a GPU for each where there are any and nobody said otherwise.
 
-
-def share(concurrent: int | None, cpus_per_trial: float, gpus_per_trial: float | None) -> Resources:
-    """How many trials fit into the session at once.
-
-    Raises StudyError where not even one does.
+    Raises StudyError where not even one fits.
     """
-    total = ray.cluster_resources()
-    per_trial = gpus(gpus_per_trial)
-    have_cpus, have_gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    fit = [have_cpus / cpus_per_trial] if cpus_per_trial else []
-    fit += [have_gpus / per_trial] if per_trial else []
-    room = int(min(fit))
+    have = ray.cluster_resources()
+    have_cpus, have_gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
+    per_trial = gpus_per_trial if gpus_per_trial is not None else float(bool(have_gpus))
+    resources = Resources(cpus_per_trial, per_trial, 1, concurrent, joined)
+    room = fitting(resources)
     if room < 1:
         raise StudyError(
             f"a trial asks for {cpus_per_trial:g} CPUs and {per_trial:g} GPUs, but the session has"
             f" {have_cpus:g} and {have_gpus:g}; lower --cpus-per-trial or --gpus-per-trial"
         )
-    return Resources(cpus_per_trial, per_trial, min(room, concurrent or room))
+    return dataclasses.replace(resources, concurrent=room)
+
+
+def fitting(resources: Resources) -> int:
+    """How many trials fit into the session as it is now, within what was asked for."""
+    have = ray.cluster_resources()
+    needs = {"CPU": resources.cpus, "GPU": resources.gpus}
+    room = min((int(have.get(name, 0.0) / need + 1e-6) for name, need in needs.items() if need), default=0)
+    return min(room, resources.most or room)

@@ -10,10 +10,10 @@ from cmh.study.storage import Proposal, Row, Store
 
 
 class Progress:
-    """Follows a search; `bar` is off where stderr is not a terminal."""
+    """Follows a search; the bar is off where stderr is not a terminal. `name` tells several studies apart."""
 
-    def __init__(self, store: Store, limit: int, say: Callable[[str], None], terminal: bool) -> None:
-        self.store, self.say = store, say
+    def __init__(self, store: Store, limit: int, say: Callable[[str], None], terminal: bool, name: str = "") -> None:
+        self.store, self.say, self.name = store, say, name
         rows = [row for row in store.rows() if row.state != "interrupted"]
         asha = store.space.asha
         self.rungs = dict.fromkeys(asha.rungs(store.space.epochs) if asha is not None else [], 0)
@@ -23,7 +23,12 @@ class Progress:
         self.running: dict[int, int] = {}
         layout = "{desc} |{bar}| {n_fmt}/{total_fmt} trials [{elapsed}<{remaining}{postfix}]"
         self.bar = tqdm(
-            total=limit, initial=len(rows), desc="search", disable=not terminal, bar_format=layout, dynamic_ncols=True
+            total=limit,
+            initial=len(rows),
+            desc=name or "search",
+            disable=not terminal,
+            bar_format=layout,
+            dynamic_ncols=True,
         )
         self._show()
 
@@ -45,7 +50,8 @@ class Progress:
         row = self.store.row(number)
         if row.val_map_best is not None and (self.best is None or _value(row) > _value(self.best)):
             self.best = row
-        self.say(line(row, searched=[item.name for item in self.store.space.ranges]))
+        text = line(row, searched=[item.name for item in self.store.space.ranges])
+        self.say(f"{self.name}  {text}" if self.name else text)
         self.bar.update()
         self._show()
 
@@ -71,6 +77,8 @@ def line(row: Row, searched: list[str]) -> str:
     score = "     -" if row.val_map_best is None else f"{row.val_map_best:.4f}"
     if row.state == "failed":
         detail = row.error
+    elif row.copied_from is not None:
+        detail = f"the same as trial {row.copied_from}, not run again"
     else:
         values = [f"{name}={_short(row.config[name])}" for name in searched]
         detail = row.origin if row.origin != "search" else " ".join(values)

@@ -1,0 +1,78 @@
+"""With this folder on PYTHONPATH, `ridge` takes four epochs, and some of its points break in a way of their own.
+
+It reaches Ray's workers, which a monkeypatch in the test's process does not. What a point does is told by its
+`lambda_text`; what happens only once leaves a file in `$FAULTS`.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SLEEPS, MEMORY, HANGS, KILLED, RAISES, KILLED_ALWAYS, DISK = 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0
+
+
+def once(name: str) -> bool:
+    """Whether this is the first time."""
+    path = Path(os.environ["FAULTS"], name)
+    if path.exists():
+        return False
+    path.touch()
+    return True
+
+
+def misbehave(kind: float, epoch: int) -> None:
+    """What a point does in its second epoch."""
+    time.sleep(float(os.environ.get("EPOCH_SECONDS", "0")))
+    if kind == KILLED_ALWAYS:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if epoch != 2:
+        return
+    if kind == MEMORY and once("memory"):
+        raise MemoryError("no more")
+    if kind == HANGS:
+        time.sleep(10_000)
+    if kind == KILLED and once("killed"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == RAISES:
+        raise RuntimeError("broke")
+    if kind == DISK and once("disk"):
+        raise OSError(28, "No space left on device")
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name != "cmh.methods.ridge":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.loader is not None
+        run = spec.loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            run(module)
+            from cmh import training
+
+            training.CHECKPOINT_SECONDS = 0
+            module.EPOCHS, epoch = 4, module.Method.epoch
+
+            def faulty(self: Any, batches: Any) -> Any:
+                self.count = getattr(self, "count", 0) + 1
+                misbehave(self.lambdas["text"], self.count)
+                return epoch(self, batches)
+
+            module.Method.epoch = faulty
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,406 @@
+"""A study that is killed at any write of its storage goes on as if nothing had happened. No Ray, no training."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy
+from sqlalchemy import event
+
+from cmh.errors import StudyError
+from cmh.study import storage, workers
+from cmh.study.space import Asha, Range, Space
+from cmh.study.storage import Proposal, Row, Store
+
+SAMPLERS = ("tpe", "random", "gp", "cmaes", "grid", "qmc")
+EPOCHS = 4
+BASE: dict[str, Any] = {"optimizer": "adam", "momentum": 0.0, "gamma": 1.0, "units": 4}
+RANGES = (
+    Range("optimizer", "choice", choices=("adam", "sgd")),
+    Range("gamma", "float", 0.1, 1),
+    Range("units", "int", 2, 64, log=True),
+    Range("momentum", "float", 0, 0.9, when=(("optimizer", "sgd"),)),
+)
+DISCRETE = (
+    Range("optimizer", "choice", choices=("adam", "sgd")),
+    Range("units", "int", 2, 4),
+    Range("momentum", "choice", choices=(0.0, 0.5), when=(("optimizer", "sgd"),)),
+)
+
+
+def space(sampler: str = "tpe", ranges: tuple[Range, ...] = RANGES, asha: Asha | None = Asha(1, 2)) -> Space:  # noqa: B008
+    ranges = DISCRETE if sampler == "grid" else ranges
+    return Space("dcmh", ranges, (("default", tuple(BASE.items())),), sampler, asha, EPOCHS, 12)
+
+
+class Quiet:
+    """A view that only notes which trials have ended."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def started(self, proposal: Proposal) -> None:
+        pass
+
+    def reported(self, number: int, epoch: int, value: float) -> None:
+        pass
+
+    def ended(self, number: int) -> None:
+        self.seen.append(number)
+
+
+def session(store: Store, limit: int, folder: Path = Path(), budget: float | None = None) -> workers._Session:
+    work = workers.Work(store, limit, folder, {"epochs": EPOCHS}, None, Quiet())  # type: ignore[arg-type]
+    return workers._Session(0, work, budget)
+
+
+def value(config: dict[str, Any], epoch: int) -> float:
+    bend = math.sin(17 * config["gamma"] + config["units"] + 3 * config["momentum"] + (config["optimizer"] == "sgd"))
+    return 0.5 + 0.3 * bend + 0.02 * epoch
+
+
+def outcome(config: dict[str, Any], epoch: int, best: float) -> dict[str, Any]:
+    if config["units"] == 3 or config["units"] > 40:
+        return {"failed": "nan", "reason": "loss = nan"}
+    now = value(config, epoch)
+    about = {"best_epoch": epoch, "best_i2t": now, "best_t2i": now, "device": "cpu"}
+    return {"epoch": epoch, "val_map": now, "val_map_best": max(best, now), "seconds": 1.0, **about}
+
+
+def train(live: workers._Live, session: workers._Session, disk: dict[int, int]) -> Iterator[None]:
+    """What a worker does: goes on from its checkpoint, whose epoch it reports again; one step a report."""
+    assert live.proposal is not None
+    number, config = live.number, live.proposal.config
+    for epoch in range(max(disk.get(number, 0), 1), EPOCHS + 1):
+        if epoch % 2 == 0:
+            disk[number] = epoch
+        best = max((value(config, past) for past in range(1, epoch)), default=0.0)
+        stops = session.reported(live, outcome(config, epoch, best))
+        yield
+        if stops or number not in session.live:
+            return
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@contextlib.contextmanager
+def killed_at(write: int) -> Iterator[list[int]]:
+    """Ends the block before commit number `write` of those that change the storage; yields their count."""
+    count = [0]
+
+    def changed(connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.split()[0].upper() in ("INSERT", "UPDATE", "DELETE", "CREATE"):
+            connection.info["changed"] = True
+
+    def commit(connection: Any) -> None:
+        if connection.info.pop("changed", False):
+            count[0] += 1
+            if count[0] == write:
+                connection.connection.driver_connection.rollback()  # what the database does when its client is gone
+                raise Killed
+
+    def fast(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    hooks = (("before_cursor_execute", changed), ("commit", commit), ("connect", fast))
+    for name, hook in hooks:
+        event.listen(sqlalchemy.engine.Engine, name, hook)
+    try:
+        with contextlib.suppress(Killed):
+            yield count
+    finally:
+        for name, hook in hooks:
+            event.remove(sqlalchemy.engine.Engine, name, hook)
+
+
+def play(url: str, wanted: Space, disk: dict[int, int], limit: int = 6, concurrent: int = 1, offset: int = 0) -> None:
+    """A whole start of the driver: trials in turn, `concurrent` of them interleaved."""
+    store = Store(url, "s", wanted, BASE, seed=3, owner="me")
+    state, running = session(store, limit), []
+    turn = offset
+    while True:
+        while len(running) < concurrent and (live := state.take()) is not None:
+            running.append(train(live, state, disk))
+        if not running:
+            break
+        turn += 1
+        one = running[turn % len(running)]
+        if next(one, "done") == "done":
+            running.remove(one)
+    assert state.over
+
+
+def rows(url: str, wanted: Space) -> list[Row]:
+    return [dataclasses.replace(row, seconds=None) for row in Store(url, "s", wanted, BASE, seed=3).rows()]
+
+
+def urls(folder: Path) -> Iterator[str]:
+    """Databases that hold Optuna's tables and no study (to make them takes long)."""
+    optuna.storages.RDBStorage(f"sqlite:///{folder / '0.db'}")
+    number = 0
+    while True:
+        number += 1
+        shutil.copy(folder / "0.db", folder / f"{number}.db")
+        yield f"sqlite:///{folder / f'{number}.db'}"
+
+
+@pytest.mark.parametrize("write", [1, 2, 3])
+def test_a_kill_while_the_tables_are_made(write: int, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    with killed_at(write):
+        play(url, space(), {}, limit=2)
+    play(url, space(), {}, limit=2)
+    assert [row.number for row in rows(url, space())] == [0, 1]
+
+
+def test_a_kill_at_each_write_changes_nothing(tmp_path: Path) -> None:
+    fresh, wanted = urls(tmp_path), space()
+    with killed_at(-1) as writes:
+        play(url := next(fresh), wanted, {})
+    whole = rows(url, wanted)
+    assert {row.state for row in whole} == {"complete", "pruned", "failed"}
+    assert writes[0] > 50
+    for write in range(1, writes[0] + 1):
+        url, disk = next(fresh), dict[int, int]()
+        with killed_at(write):
+            play(url, wanted, disk)
+        with killed_at(-1):
+            play(url, wanted, disk)
+        assert rows(url, wanted) == whole, f"killed at write {write}"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_kills_at_every_write_of_one_study(sampler: str, tmp_path: Path) -> None:
+    """Each start is killed after three to five writes; with conditionals, and under every sampler."""
+    if sampler == "cmaes":
+        pytest.importorskip("cmaes")
+    fresh, wanted = urls(tmp_path), space(sampler)
+    with killed_at(-1):
+        play(whole := next(fresh), wanted, {}, limit=11)
+    url, disk, starts = next(fresh), dict[int, int](), 0
+    for starts in range(1, 500):
+        with killed_at(4 + starts % 3):
+            play(url, wanted, disk, limit=11)
+            break
+    assert starts > 20
+    assert rows(url, wanted) == rows(whole, wanted)
+
+
+def ends(state: workers._Session) -> list[int]:
+    return state.work.view.seen  # type: ignore[attr-defined]
+
+
+def run(state: workers._Session, live: workers._Live) -> None:
+    for _ in train(live, state, {}):
+        pass
+
+
+@pytest.mark.parametrize("write", [3, 5, 9])
+def test_a_kill_among_several_trials_loses_and_doubles_none(write: int, tmp_path: Path) -> None:
+    """Two trials at once, killed again and again, with another interleaving each time."""
+    url, disk = next(urls(tmp_path)), dict[int, int]()
+    for start in range(200):
+        with killed_at(write + start % 4):
+            play(url, space(), disk, limit=9, concurrent=2, offset=start)
+            break
+    found = rows(url, space())
+    assert [row.number for row in found] == list(range(9))
+    assert {row.state for row in found} <= {"complete", "pruned", "failed"}
+    assert [row.origin for row in found].count("default") == 1
+    for row in found:
+        assert list(row.curve) == list(range(1, row.epochs + 1))
+        assert all(row.curve[epoch] == value(row.config, epoch) for epoch in row.curve)
+        assert row.epochs == (EPOCHS if row.state == "complete" else row.rung or 0)
+
+
+def test_rungs_after_a_restart_are_those_before(tmp_path: Path) -> None:
+    url, wanted = next(urls(tmp_path)), space()
+    store = Store(url, "s", wanted, BASE, seed=3)
+    state = session(store, 9)
+    while (live := state.take()) is not None:
+        run(state, live)
+    again = session(Store(url, "s", wanted, BASE, seed=3), 9)
+    assert state.rungs is not None
+    assert again.rungs is not None
+    before, after = (dict(rungs._brackets[0]._rungs) for rungs in (state.rungs, again.rungs))
+    before.pop(EPOCHS, None)  # the last epoch is no rung
+    after.pop(EPOCHS, None)
+    assert after == before
+    assert all(after.values())
+
+
+def test_a_configuration_is_trained_once(tmp_path: Path) -> None:
+    url, wanted = next(urls(tmp_path)), space("random", DISCRETE)
+    state = session(Store(url, "s", wanted, BASE, seed=3), 30)
+    trained = []
+    while (live := state.take()) is not None:
+        assert live.proposal is not None
+        trained.append(tuple(live.proposal.config.values()))
+        run(state, live)
+    assert len(trained) == len(set(trained)) <= 9 + 1
+    found = rows(url, wanted)
+    assert len(found) == 30
+    copies = [row for row in found if row.copied_from is not None]
+    assert len(copies) == 30 - len(trained)
+    for row in copies:
+        first = found[row.copied_from or 0]
+        assert (row.config, row.curve, row.state, row.rung, row.failure) == (
+            *(first.config, first.curve, first.state, first.rung),
+            first.failure,
+        )
+        assert row.spent == 0
+    assert sorted(ends(state)) == list(range(30))
+    # What was copied stands in no rung: it says nothing new.
+    assert all(
+        number in {row.number for row in found} - {row.number for row in copies}
+        for number, _, _ in Store(url, "s", wanted, BASE, seed=3).history()
+    )
+
+
+def test_a_twin_waits_for_the_running_one_and_runs_itself_if_that_breaks() -> None:
+    one = Range("optimizer", "choice", choices=("adam",))
+    state = session(Store(None, "s", Space("dcmh", (one,), (), "random", None, EPOCHS, 3), BASE, seed=3), 2)
+    first = state.take()
+    assert first is not None
+    assert state.take() is None
+    assert not state.over
+    state.store.fail(first.number, "error", "broke by accident", {})
+    state.end(first)
+    second = state.take()
+    assert second is not None
+    assert second.number == 1
+    run(state, second)
+    assert state.take() is None
+    assert state.over
+    assert [row.state for row in state.store.rows()] == ["failed", "complete"]
+
+
+def test_out_of_memory_is_tried_once_more_with_fewer_beside_it(tmp_path: Path) -> None:
+    url, wanted = next(urls(tmp_path)), space(asha=None)
+    work = session(Store(url, "s", wanted, BASE, seed=3), 5).work
+    search = workers._Search([work], workers.Resources(1, 0, 4), None, None, None)  # type: ignore[arg-type]
+    search.interrupts = type("quiet", (), {"asked": 0})()
+    ids = [f"ray {number}" for number in range(9)]
+    assert all(isinstance(search.next(name), dict) for name in ids[:4])
+    assert search.next(ids[4]) is None  # no room
+    search.reported(ids[0], {"failed": "oom", "reason": "CUDA out of memory"})
+    assert search.room() == 2
+    assert search.next(ids[4]) is None  # three are running still
+    for name in ids[1:3]:
+        search.reported(name, {"failed": "error", "reason": "x"})
+    task = search.next(ids[5])
+    assert isinstance(task, dict)
+    assert task["values"]["folder"].endswith("/0")
+    assert search.next(ids[6]) is None
+    # A start after a kill knows that this is the second try.
+    again = Store(url, "s", wanted, BASE, seed=3)
+    assert again.careful()
+    search.reported(ids[5], {"failed": "oom", "reason": "CUDA out of memory"})
+    assert search.room() == 4
+    assert [row.failure for row in work.store.rows()] == ["oom", "error", "error", ""]
+
+
+def test_a_trial_that_kills_its_worker_fails_the_third_time_at_one_epoch() -> None:
+    state = session(Store(None, "s", space(asha=None), BASE, seed=3), 1)
+    for death in range(1, 5):
+        live = state.take()
+        assert live is not None
+        if death == 2:  # it comes further: the count starts anew
+            state.reported(live, outcome(BASE, 1, 0.0))
+        state.died(live, "ActorDiedError")
+    assert state.take() is None
+    (row,) = state.store.rows()
+    assert row.state == "failed"
+    assert "died 3 times" in row.error
+    assert row.epochs == 1
+
+
+def test_a_worker_killed_for_memory_counts_as_out_of_memory() -> None:
+    state = session(Store(None, "s", space(asha=None), BASE, seed=3), 1)
+    for _ in range(2):
+        live = state.take()
+        assert live is not None
+        state.died(live, "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory")
+    assert [(row.state, row.failure) for row in state.store.rows()] == [("failed", "oom")]
+
+
+def test_a_full_disk_ends_the_run_and_no_trial() -> None:
+    state = session(Store(None, "s", space(), BASE, seed=3), 3)
+    live = state.take()
+    assert live is not None
+    with pytest.raises(StudyError, match="make room, then the same command goes on"):
+        state.failed(live, "disk", "OSError: No space left on device")
+    assert [row.state for row in state.store.rows()] == ["interrupted"]
+
+
+def test_pruned_trials_reach_the_sampler_as_pruned_with_their_curve(tmp_path: Path) -> None:
+    url = next(urls(tmp_path))
+    play(url, space(), {}, limit=8)
+    found = optuna.load_study(study_name="s", storage=url).get_trials(states=[optuna.trial.TrialState.PRUNED])
+    assert found
+    for trial in found:
+        assert trial.value == trial.intermediate_values[max(trial.intermediate_values)]
+        assert trial.last_step == trial.user_attrs["result"]["rung"]
+
+
+def test_a_database_that_stays_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "BUSY_SECONDS", 0.2)
+    url = next(urls(tmp_path))
+    store = Store(url, "s", space(), BASE, seed=3)
+    other = sqlite3.connect(url.removeprefix("sqlite:///"))
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StudyError, match="cannot be used: database is locked"), storage.readable_errors(url):
+        store.propose(3)
+    other.rollback()
+    play(url, space(), {}, limit=3)
+    assert [row.number for row in rows(url, space())] == [0, 1, 2]
+
+
+def test_a_reader_does_not_break_the_writer(tmp_path: Path) -> None:
+    """A notebook that reads in a loop, in another thread, while trials are written."""
+    url, stop, errors = next(urls(tmp_path)), threading.Event(), list[Exception]()
+    play(url, space(), {}, limit=1)
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                _ = storage.open_study(url, "s").trials
+            except Exception as error:
+                errors.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        play(url, space(), {}, limit=6)
+    finally:
+        stop.set()
+        reader.join()
+    assert not errors
+
+
+def test_a_study_of_the_same_name_in_a_shared_storage_is_refused(tmp_path: Path) -> None:
+    url = next(urls(tmp_path))
+    Store(url, "s", space(), BASE, seed=3, owner="mine")
+    Store(url, "s", space(), BASE, seed=3, owner="mine")
+    with pytest.raises(StudyError, match="holds a study s of another folder"):
+        Store(url, "s", space(), BASE, seed=3, owner="yours")
+
+
+@pytest.mark.parametrize(
+    ("peak", "total", "share"), [(2**30, 80 * 2**30, 1 / 8), (30 * 2**30, 80 * 2**30, 1 / 2), (2**40, 2**33, 1.0)]
+)
+def test_the_share_of_a_gpu_leaves_room(peak: int, total: int, share: float) -> None:
+    assert workers.gpu_share(peak, total) == share
+    assert peak <= total * share or share == 1

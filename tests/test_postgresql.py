@@ -1,0 +1,81 @@
+"""A study in a real PostgreSQL server, which the test starts. Debian: `apt-get install postgresql`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+
+import cmh.study
+from cmh.study import storage
+from cmh.study.storage import Store
+from tests.test_faults import BASE, play, rows, space
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The URL of an empty database."""
+    pytest.importorskip("psycopg", reason="no driver: pip install cmh[postgresql]")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    if not found:
+        pytest.skip("no PostgreSQL server: apt-get install postgresql")
+    tools, folder = found[-1].parent, Path(tempfile.mkdtemp(prefix="cmh-postgresql-"))  # tmp_path is ours alone
+    data, user = folder / "data", "nobody" if os.getuid() == 0 else None  # the server refuses to run as root
+    if user:
+        shutil.chown(folder, user)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def tool(name: str, *arguments: str) -> None:
+        command = [str(tools / name), *arguments]
+        done = subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, user=user, cwd=folder, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    tool("initdb", "-D", str(data), "-U", "cmh", "-A", "trust", "--no-sync")
+    options = f"-p {port} -k '' -c listen_addresses=127.0.0.1 -c fsync=off"
+    tool("pg_ctl", "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start")
+    yield f"postgresql://cmh:secret@127.0.0.1:{port}/postgres"
+    tool("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+def test_a_study_in_postgresql_is_the_one_in_sqlite(server: str, tmp_path: Path) -> None:
+    play(server, space(), {}, limit=3)
+    play(server, space(), {}, limit=10)
+    play(f"sqlite:///{tmp_path / 'same.db'}", space(), {}, limit=10)
+    assert rows(server, space()) == rows(f"sqlite:///{tmp_path / 'same.db'}", space())
+
+
+def test_what_is_kept_and_opened(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(server, "mine", space(), BASE, seed=3, owner="me").propose(1)
+    kept = storage.without_password(server)
+    assert "secret" not in kept
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "study.yml").write_text(f"identity: {{method: dcmh}}\nstorage: {kept}\n")
+    monkeypatch.setenv("PGPASSWORD", "secret")
+    study = cmh.study.open(tmp_path / "mine")
+    assert [trial.number for trial in study.trials] == [0]
+    with pytest.raises(optuna.exceptions.StorageInternalError):
+        study.ask()
+
+
+def test_a_server_that_restarts_and_one_that_is_gone(server: str) -> None:
+    store = Store(server, "again", space(), BASE, seed=3)
+    with store.study._storage._backend.engine.connect() as connection:  # type: ignore[attr-defined]
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid() AND usename = 'cmh'"
+        )
+    assert store.propose(1) is not None
+    gone = "postgresql://cmh@127.0.0.1:1/postgres"
+    with pytest.raises(cmh.errors.StudyError, match="connection"), storage.readable_errors(gone):
+        Store(gone, "s", space(), BASE, seed=3)

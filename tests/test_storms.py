@@ -1,0 +1,127 @@
+"""What goes wrong while a study runs on real Ray: trials that break, nodes that vanish, time that runs out."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cmh import records
+
+ROOT = Path(__file__).parent.parent
+SPACE = """
+method: ridge
+params:
+  lambda_image: {float: [1.0e-3, 1.0e+2], log: true}
+  lambda_text: {choice: [1, 2, 3, 4, 5, 6, 7]}
+start_from: [START]
+schedule: {asha: {first_rung: 1, reduction: 3, epochs: 4}}
+trials: TRIALS
+"""
+
+
+class Command:
+    """`python -m cmh.tune` on a ridge that breaks as `tests/faulty` says."""
+
+    def __init__(self, folder: Path, starts: list[int], trials: int, *more: str, epoch_seconds: float = 0.0) -> None:
+        points = ", ".join(f"{{lambda_text: {kind}, lambda_image: {2 + at}}}" for at, kind in enumerate(starts))
+        space = folder / "space.yml"
+        space.write_text(SPACE.replace("START", points).replace("TRIALS", str(trials)))
+        self.study = folder / "out" / "ridge-clipart-8"
+        given = ["--method", "ridge", "--space", str(space), "--out", str(folder / "out"), "--bits", "8"]
+        self.arguments = [sys.executable, "-m", "cmh.tune", *given, *more]
+        paths = [str(ROOT / "tests" / "faulty"), *sys.path[1:]]
+        own = {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), *paths])), "FAULTS": str(folder)}
+        self.environment = {**os.environ, **own, "EPOCH_SECONDS": str(epoch_seconds)}
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.arguments,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self) -> tuple[int, str]:
+        """(exit code, stderr)."""
+        process = self.start()
+        _, error = process.communicate(timeout=280)
+        return process.returncode, error
+
+    def rows(self) -> list[dict[str, str]]:
+        with (self.study / "trials.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def wait_for(self, path: str, seconds: float = 120) -> None:
+        until(lambda: (self.study / path).exists(), seconds, path)
+
+
+def until(true, seconds: float, what: str) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.05)
+
+
+@pytest.mark.ray
+def test_trials_that_break_each_in_its_own_way(tmp_path: Path) -> None:
+    command = Command(tmp_path, [2, 3, 4, 5, 6, 1], 6, "--no-confirm", "--max-concurrent", "2", "--trial-timeout", "8s")
+    code, error = command.run()
+    assert code == 0, error
+    assert "Traceback" not in error
+    rows = command.rows()
+    assert [row["state"] for row in rows] == ["complete", "failed", "complete", "failed", "failed", "complete"]
+    assert "no report for 8 s (--trial-timeout)" in rows[1]["error"]
+    assert rows[3]["error"] == "RuntimeError: broke"
+    assert "died 3 times" in rows[4]["error"]
+    assert [row["epochs"] for row in rows] == ["4", "1", "4", "1", "0", "4"]
+    log = (command.study / "trials" / "2" / "log.txt").read_text()
+    assert "goes on after epoch 1" in log  # the one whose worker was killed, from its checkpoint
+    assert "failed (oom): MemoryError" in (command.study / "trials" / "0" / "log.txt").read_text()
+
+
+@pytest.mark.ray
+def test_a_full_disk_stops_the_study_and_a_time_budget_ends_on_time(tmp_path: Path) -> None:
+    command = Command(tmp_path, [7], 1000, "--seeds", "1", "--max-concurrent", "1")
+    code, error = command.run()
+    assert code == 2, error
+    assert "No space left on device; make room, then the same command goes on" in error
+    assert [row["state"] for row in command.rows()] == ["interrupted"]
+    command.environment["EPOCH_SECONDS"] = "0.5"
+    command.arguments += ["--time-budget", "10s"]
+    code, error = command.run()
+    assert code == 0, error
+    assert command.rows()[0]["state"] == "complete"
+    assert len(command.rows()) < 60
+    assert float(command.rows()[0]["seconds"]) > 0
+    assert [record.seed for record in records.read(command.study)] == [1]
+    held = command.start()
+    command.wait_for(".owner")
+    until(lambda: f"process {held.pid}" in (command.study / ".owner").read_text(), 60, "the first to hold the folder")
+    code, error = command.run()
+    assert code == 2
+    assert f"is in use by process {held.pid} on" in error
+    os.killpg(held.pid, signal.SIGKILL)
+    held.communicate()
+
+
+@pytest.mark.ray
+def test_several_studies_in_one_session(tmp_path: Path) -> None:
+    command = Command(tmp_path, [1], 3, "--seeds", "1", "--bits", "8", "16", "--trials", "3")
+    space = command.arguments.index("--space")
+    del command.arguments[space : space + 2]
+    code, error = command.run()
+    assert code == 0, error
+    for bits in (8, 16):
+        folder = command.study.parent / f"ridge-clipart-{bits}"
+        assert len(records.read(folder)) == 1
+        assert f"ridge-clipart-{bits}  trial" in error
+    assert "confirming" in error
