@@ -137,7 +137,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 _plan(job, arguments)
             return 0
         jobs = [_begun(job, arguments, stack) for job in jobs]
-        controls = {int(job.run["bits"]): _controls(job) for job in jobs}  # they know no method
+        controls = {_control_key(job): _controls(job) for job in jobs}
         from cmh import cluster
 
         stack.enter_context(cluster.session(arguments.address))
@@ -327,20 +327,33 @@ def _likely_epochs(space: Space, trials: int) -> float:
     return total + left * (space.epochs - done)
 
 
+def _control_key(job: _Job) -> tuple[int, bool]:
+    """What the controls of a study depend on: code length, and whether its method sees no labels."""
+    from cmh import methods
+
+    return int(job.run["bits"]), methods.get(job.space.method).KIND == "unsupervised"
+
+
 def _controls(job: _Job) -> dict[str, tuple[float, float, float]]:
-    """Validation MAP (i→t, t→i, mean) of chance and of the linear control. It also compiles the metric for all."""
+    """Validation MAP (i→t, t→i, mean) of chance and of the shallow controls; this also compiles the metric for all.
+
+    The control of methods that see no labels is CCA-ITQ; ridge stands above it as what labels are worth.
+    """
     from cmh import methods, training
 
     data = job.dataset.search()
     floor = training.chance(data)
-    ridge = methods.get("ridge")
-    run, config = training.split(ridge, {key: value for key, value in job.run.items() if key not in commands.INPUTS})
-    best = training.fit(ridge, run, config, data).best
-    return {"chance": (floor, floor, floor), "ridge (control)": (best.val_map_i2t, best.val_map_t2i, best.val_map)}
+    values = {"chance": (floor, floor, floor)}
+    for name in ("ridge", "cca_itq") if _control_key(job)[1] else ("ridge",):
+        module = methods.get(name)
+        settings = {key: value for key, value in job.run.items() if key not in commands.INPUTS}
+        best = training.fit(module, *training.split(module, settings), data).best
+        values[f"{name} (control)"] = best.val_map_i2t, best.val_map_t2i, best.val_map
+    return values
 
 
 def _search(
-    jobs: list[_Job], controls: Mapping[int, Any], arguments: argparse.Namespace, interrupts: Interrupts
+    jobs: list[_Job], controls: Mapping[tuple[int, bool], Any], arguments: argparse.Namespace, interrupts: Interrupts
 ) -> None:
     """All studies in one session."""
     from cmh.study import folder, workers
@@ -354,7 +367,7 @@ def _search(
             with readable_errors(url):
                 owner = folder.read_study(job.folder).get("id", "")
                 store = Store(url, job.folder.name, job.space, job.base, arguments.seed, owner)
-            study = _Study(job, store, controls[int(job.run["bits"])], arguments, several=len(jobs) > 1)
+            study = _Study(job, store, controls[_control_key(job)], arguments, several=len(jobs) > 1)
             stack.callback(study.close)
             studies.append(study)
         works = [study.work() for study in studies]
