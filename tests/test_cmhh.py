@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cmh import methods, training
 from cmh.losses import cosines, pair_weights, similar
-from cmh.methods.cmhh import distances, focal, quantisation, step_loss
+from cmh.methods.cmhh import NEAREST, distances, focal, quantisation, step_loss
 from tests import golden
 from tests.test_training import tiny
 
@@ -92,8 +92,9 @@ def test_step_loss_equals_loops(
     n_similar, loss = int(S.sum()), 0.0
     for i in range(b):
         for j in range(m):
-            p = math.exp(-beta * distance(h[i], o[j]))
-            cost = -((1 - p) ** gamma) * math.log(p) if S[i, j] else -(p**gamma) * math.log(1 - p)
+            far = max(beta * distance(h[i], o[j]), NEAREST)  # difference 3
+            p = math.exp(-far)
+            cost = (1 - p) ** gamma * far if S[i, j] else -(p**gamma) * math.log(-math.expm1(-far))
             loss += cost * (b * m / n_similar if balanced and S[i, j] else 1) / (b * m)
     quantised = sum(beta * distance(abs(row), ones) / len(codes) for codes in (h, o) for row in codes)
     total, parts = step_loss(
