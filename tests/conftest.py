@@ -15,6 +15,13 @@ settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sessions of Ray take all CPUs: only one at a time."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Callable[[str], Path]:
     """The path of a real data file, in `$CMH_TEST_DATA` or `shared/data` beside the checkout; skips if absent."""

@@ -165,7 +165,8 @@ def test_mean_nll_is_the_mean_and_its_gradient(n: int, b: int, bits: int, seed: 
     codes.requires_grad_()
     plain = pairwise_nll(scale * codes @ others.T, S).mean()
     assert float(mean_nll(codes, others, S, scale).detach()) == pytest.approx(float(plain.detach()), rel=1e-12)
-    assert torch.allclose(gradient(3 * mean_nll(codes, others, S, scale), codes), gradient(3 * plain, codes), rtol=1e-9)
+    ours, torchs = gradient(3 * mean_nll(codes, others, S, scale), codes), gradient(3 * plain, codes)
+    assert torch.allclose(ours, torchs, rtol=1e-9, atol=1e-6)  # torch's softplus is a line above 20: e^-20 is missing
 
 
 def test_gradients() -> None:

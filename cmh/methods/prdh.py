@@ -14,9 +14,10 @@ An epoch is as DCMH's: a pass over the items that trains the image net (J1, J2 a
 that trains the text net, and the closed form B = sign(γ(U^x + U^y)). A step pairs its b items with all N stored
 outputs of both modalities, which are constants (also the item's own). `λ` is `decorrelation`, `γ` is `gamma`.
 
-Differences from the paper, of which no authors' code is known:
+No authors' code is known. The formulas are taken from a reading note (WendellGul/wendellgul.github.io @6eb7bbb).
 
-0. Its formulas are taken from a reading note (WendellGul/wendellgul.github.io @6eb7bbb).
+Differences from the paper:
+
 1. A step divides J1 to J3 and R by N·b, as DCMH does, and leaves J4 as it is written, with C divided by b. How the
    paper scales J4 against the sums is unverified.
 2. λ = γ = 1, b = 128, SGD from 10^−1.5 and 500 epochs in the paper's point are those of a public port
@@ -35,8 +36,7 @@ Differences from the paper, of which no authors' code is known:
    balance, and the balance grows with N² while its pull is divided by N·b. A large λ keeps the outputs small, and
    small steps by the thousand matter more than in DCMH: J2 and J3 cannot call the average pair dissimilar (U Uᵀ is
    positive semidefinite), which takes long outputs where few pairs are similar, as in the clip art (16 %).
-
-Measured on the clip art's validation queries (32 bits, 30 epochs): see the numbers below.
+   On the clip art (32 bits, 30 epochs, validation MAP, chance .156) they give .608, the paper's point .189.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ TITLE = "Pairwise Relationship Guided Deep Hashing for Cross-Modal Retrieval"
 YEAR = 2017
 KIND = "supervised"
 LABELS = True
-SOURCE = "OJS 10719"
+SOURCE = "DOI 10.1609/aaai.v31i1.10719"
 
 
 @dataclass(frozen=True)

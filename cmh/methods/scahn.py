@@ -16,10 +16,11 @@ is `scale`; the four sums are the terms `inter`, `intra`, `pair`, `quantisation`
 Codes are bit-scalable: `bit_importance()` ranks the bits by what the nets learned, and `truncate(codes, importance,
 bits)` keeps the most important ones, without training again.
 
+Of the paper only the abstract could be read. Formulas and values are the code's; that the paper states the same is
+unverified.
+
 Differences from the paper and from the authors' code (SWU-CS-MediaLab/SCAHN @6f20ac8):
 
-0. Of the paper only the abstract could be read. Formulas and values are the code's; that the paper states the same is
-   unverified.
 1. The image net is ResNet-34, with a head after each of its four stages. On frozen features there are no stages: four
    fully connected layers with ReLU stand for them, each with the published head (batch norm, linear, tanh).
 2. The text net is published as pooling at five scales and four residual blocks of convolutions (`text_net:

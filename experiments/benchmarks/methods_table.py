@@ -3,7 +3,8 @@
     for m in $(python -m cmh.methods | cut -d' ' -f1); do python -m cmh.tune --method $m --space $m; done
     python experiments/benchmarks/methods_table.py studies
 
-Validation MAP is the mean of both directions of a search trial; test MAP is that of the confirmed seeds.
+Validation MAP is the mean of both directions of a search trial; test MAP is that of the confirmed seeds. Studies
+that are not confirmed yet are left out.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from cmh import methods, records
 from cmh.board.statistics import estimate
 from cmh.study.folder import read_study
 
-HEAD = ("method", "year", "kind", "paper", "default", "tuned", "test i→t", "test t→i", "test mean", "trials", "seconds")
+HEAD = ("method", "year", "kind", "paper", "default", "tuned", "test i→t", "test t→i", "test mean", "trials")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the studies")
-    studies = sorted(path.parent for path in parser.parse_args().root.glob("*/trials.csv"))
+    studies = sorted(path.parent for path in parser.parse_args().root.glob("*/records.jsonl"))
     rows = [row(study) for study in studies]
     print("| " + " | ".join(HEAD) + " |")
     print("|" + "---|" * len(HEAD))
@@ -45,7 +46,7 @@ def row(study: Path) -> tuple[float, list[str]]:
         means["map"] += f" ± {high - tests['map'].mean:.3f}"
     cells = [f"`{name}`", str(module.YEAR), module.KIND]
     cells += [f"{best[origin]:.3f}" if origin in best else "" for origin in ("paper", "default")]
-    cells += [f"{tuned:.3f}", *means.values(), str(len(trials)), f"{found[0].search_seconds:.0f}" if found else ""]
+    cells += [f"{tuned:.3f}", *means.values(), str(len(trials))]
     return tests["map"].mean, cells
 
 
