@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -11,11 +12,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cmh import datasets, records
+from cmh import cluster, datasets, records
+from cmh.errors import DatasetError, StudyError
 from cmh.features import cache
+from cmh.study import workers
+from tests.faulty import spy
 from tests.test_storms import Command, until
 
 QUICK = {  # a dead node is found out in a second or two; with Ray's own values it takes longer
@@ -28,6 +33,7 @@ QUICK = {  # a dead node is found out in a second or two; with Ray's own values 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5" * 64}
 RAY = str(Path(sys.executable).with_name("ray"))
 TRIALS, EPOCHS = 8, 4
+WAIT = 200.0  # seconds; each of these steps takes some, on an idle machine
 
 
 @pytest.fixture
@@ -60,6 +66,65 @@ def check(command: Command, *lost: int) -> None:
     assert {number: trained(command).count(number) for number in range(TRIALS)} == expected
     (record,) = records.read(command.study)
     assert record.test_opened == 1
+
+
+class AskedError(Exception):
+    """The depot was asked for something."""
+
+
+class NoDepot:
+    """Stands for the depot's handle where it must not be asked, and says so where it is."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AskedError(name)
+
+
+def place(folder: Path) -> workers._Place:
+    """What a worker on another node is told of a study in `folder`."""
+    study = folder / "study.yml"
+    study.write_text("id: 1")
+    return workers._Place("ridge", datasets.load("clipart"), "entry", study, study.read_bytes(), NoDepot())
+
+
+def test_a_shared_folder_is_used_where_it_is_the_same(tmp_path: Path) -> None:
+    shared = place(tmp_path)
+    assert len(shared.fetch("search").train.labels) > 1000
+    with shared.folder(str(tmp_path / "trials" / "0")) as (folder, send):
+        send()
+        assert folder == str(tmp_path / "trials" / "0")
+    (tmp_path / "study.yml").write_text("id: 2")  # another study, at the same path of another machine
+    with pytest.raises(AskedError, match="read"), shared.folder(str(tmp_path / "trials" / "0")):
+        pass
+
+
+def test_arrays_are_mapped_from_a_nodes_own_cache_if_all_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = place(tmp_path)
+    shutil.copytree(there.dataset.folder, tmp_path / "entry")
+    monkeypatch.setenv("CMH_CACHE", str(tmp_path))
+    elsewhere = dataclasses.replace(there, dataset=dataclasses.replace(there.dataset, folder=Path("/nowhere")))
+    assert len(elsewhere.fetch("search").train.labels) > 1000
+    pixels = dataclasses.replace(elsewhere.dataset, pixel_folder=Path("/nowhere"))
+    with pytest.raises(AskedError, match="arrays"):
+        dataclasses.replace(elsewhere, dataset=pixels).fetch("search")
+
+
+def test_the_depot_gives_what_is_asked_for_rightly(tmp_path: Path) -> None:
+    dataset, study = datasets.load("clipart"), tmp_path / "study"
+    depot = cluster.Depot("key", [study])
+    with pytest.raises(StudyError, match="for confirmations"):
+        depot.arrays(dataset, "test", "")
+    depot.write(str(study / "trials" / "0"), {"log.txt": b"x"})
+    assert depot.read(str(study / "trials" / "0")) == {"log.txt": b"x"}
+    for outside in (dataset.folder / "test", study / ".." / "x"):
+        with pytest.raises(StudyError, match="in no study's folder"):
+            depot.read(str(outside))
+        with pytest.raises(StudyError, match="in no study's folder"):
+            depot.write(str(outside), {"a": b""})
+    with datasets.locked(), pytest.raises(DatasetError, match="the test split is locked"):
+        dataset.test()
+    assert len(dataset.test().query.labels) > 100
 
 
 class Machine:
@@ -115,12 +180,14 @@ def hold(command: Command, node: str) -> Path:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(600)
 def test_machines_that_share_no_folder(folder: Path) -> None:
     """`ray start` on each; arrays, checkpoints and logs travel through Ray."""
     command = Command(folder, [1] * TRIALS, TRIALS, "--seeds", "1", "--address", "10.77.0.1:6379")
     out, own_cache, temporary = hidden = [folder / "out", folder / "cache", folder / "ray"]
     for path in hidden:
         path.mkdir()
+    spy.hide(folder, datasets.load("clipart"))
     prepared = datasets.load("clipart").folder
     shutil.copytree(prepared, own_cache / prepared.relative_to(cache.root()))
     command.environment |= {**QUICK, **TOKEN, "CMH_CACHE": str(own_cache), "RAY_TMPDIR": str(temporary)}
@@ -138,31 +205,33 @@ def test_machines_that_share_no_folder(folder: Path) -> None:
 
         def join(*made: Machine) -> None:
             for process in [start(one, f"--address={first.address}:6379", "--num-cpus=1") for one in made]:
-                assert process.wait(100) == 0
+                assert process.wait(WAIT) == 0
 
         first = machine(1)
-        assert start(first, "--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false").wait(100) == 0
+        assert start(first, "--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false").wait(WAIT) == 0
         second, third = machine(2, first), machine(3, first)
         join(second, third)
         command.arguments[:0] = first.inside
         hold(command, second.address)
         held = hold(command, third.address)
         process = command.start()
-        until(lambda: len(trained(command, second.address)) == 2, 100, "two epochs on the second machine")
-        until(lambda: len(trained(command, third.address)) == 2, 100, "two epochs on the third machine")
+        until(lambda: len(trained(command, second.address)) == 2, WAIT, "two epochs on the second machine")
+        until(lambda: len(trained(command, third.address)) == 2, WAIT, "two epochs on the third machine")
         second.kill()
         fourth = machine(4, first)
         join(fourth)
-        until(lambda: bool(trained(command, fourth.address)), 100, "the fourth machine to get a trial")
+        until(lambda: bool(trained(command, fourth.address)), WAIT, "the fourth machine to get a trial")
         held.unlink()
-        _, error = process.communicate(timeout=100)
+        _, error = process.communicate(timeout=WAIT)
         assert process.returncode == 0, error
         for one in (third, fourth):
             assert one.run(f"find {out} {own_cache} -type f") == ""  # it has seen nothing of the first machine's
     check(command, trained(command, second.address)[-1])
+    assert set((folder / "found").read_text().split()) == {"nothing"}
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(600)
 def test_nodes_that_share_the_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both nodes die at once, so that for a while there is none at all."""
     from ray.cluster_utils import Cluster
@@ -177,12 +246,12 @@ def test_nodes_that_share_the_folders(folder: Path, monkeypatch: pytest.MonkeyPa
         nodes = [cluster.add_node(num_cpus=1, env_vars={"NODE": name}) for name in holds]
         process = command.start()
         for name in holds:
-            until(lambda name=name: len(trained(command, name)) == 2, 100, f"two epochs on node {name}")
+            until(lambda name=name: len(trained(command, name)) == 2, WAIT, f"two epochs on node {name}")
         for node in nodes:
             cluster.remove_node(node, allow_graceful=False)  # SIGKILL
         for name in "cd":
             cluster.add_node(num_cpus=1, env_vars={"NODE": name})
-        _, error = process.communicate(timeout=200)
+        _, error = process.communicate(timeout=WAIT)
     finally:
         cluster.shutdown()
     assert process.returncode == 0, error

@@ -77,6 +77,11 @@ class _Finder(importlib.abc.MetaPathFinder):
                 self.count = getattr(self, "count", 0) + 1
                 if "NODE" in os.environ:
                     say_where(os.environ["NODE"], self.lambdas["image"], self.count)
+                in_worker = "cmh.study.workers" in sys.modules  # not in the driver, which trains the controls
+                if in_worker and self.count == 1 and Path(os.environ["FAULTS"], "secret").exists():
+                    import spy
+
+                    spy.look()
                 misbehave(self.lambdas["text"], self.count)
                 return epoch(self, batches)
 
