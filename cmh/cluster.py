@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ from ray import tune  # noqa: E402
 from cmh import files  # noqa: E402
 from cmh.errors import StudyError  # noqa: E402
 
+CONNECT_SECONDS = 10.0
+
 
 @contextlib.contextmanager
 def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
@@ -53,6 +56,9 @@ def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what becomes of a trial is in the storage
     try:
+        if address and address != "auto":  # where nobody listens, Ray tries for many minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         ray.init(
             address=address or "local",
             num_cpus=None if address else n_cpus,
@@ -61,9 +67,12 @@ def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         where = f"--address {address}" if address else "a local session"
-        raise StudyError(f"Ray did not start ({where}): {error}. Is the cluster up? Try `ray status`.") from error
+        raise StudyError(
+            f"Ray did not start ({where}): {error}. Is the cluster up? Try `ray status`."
+            " A cluster that asks for a token takes RAY_AUTH_MODE=token and its ~/.ray/auth_token."
+        ) from error
     try:
         yield
     finally:

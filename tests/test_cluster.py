@@ -127,6 +127,22 @@ def test_the_depot_gives_what_is_asked_for_rightly(tmp_path: Path) -> None:
     assert len(dataset.test().query.labels) > 100
 
 
+def test_a_cluster_that_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise cluster.ray.exceptions.AuthenticationError("no token was found")
+
+    monkeypatch.setattr(cluster.ray, "init", refuse)
+    with pytest.raises(StudyError, match=r"--address auto.*no token was found.*RAY_AUTH_MODE=token"):
+        cluster.session("auto").__enter__()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1"])
+def test_an_address_where_no_cluster_is(address: str) -> None:
+    with pytest.raises(StudyError, match=f"--address {address}.*Is the cluster up"):
+        cluster.session(address).__enter__()
+
+
 class Machine:
     """For the processes in it, a computer of its own: its address on a network, its processes, its shared memory, and
     folders of its own. Made of Linux namespaces, which need no root where the system allows them."""
