@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from cmh.errors import DatasetError, StudyError
 from cmh.features import cache
 from cmh.study import workers
 from tests.faulty import spy
-from tests.test_storms import Command, until
+from tests.test_storms import ROOT, Command, until
 
 QUICK = {  # a dead node is found out in a second or two; with Ray's own values it takes longer
     "RAY_health_check_initial_delay_ms": "500",
@@ -141,6 +142,14 @@ def test_a_cluster_that_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_address_where_no_cluster_is(address: str) -> None:
     with pytest.raises(StudyError, match=f"--address {address}.*Is the cluster up"):
         cluster.session(address).__enter__()
+
+
+def test_the_readmes_scripts_are_sound() -> None:
+    scripts = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    mine = [script for script in scripts if "--address" in script]
+    assert len(mine) == 2
+    for script in mine:
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)  # noqa: S607
 
 
 class Machine:
