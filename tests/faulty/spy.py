@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+WANTED = ("ndarray", "memmap", "Tensor", "Parameter", "Dataset", "ObjectRef", "ActorHandle")
+
 
 def digests(rows: np.ndarray[Any, Any]) -> set[str]:
     """Of each row."""
@@ -69,22 +71,22 @@ def given(name: str, ask: Any, known: set[str]) -> Iterator[str]:
         answer = ask()
     except Exception:
         return
-    files = (isinstance(value, bytes) and value.startswith(b"\x93NUMPY") for value in below(answer))
+    files = (type(value) is bytes and value.startswith(b"\x93NUMPY") for value in below(answer))
     if any(holds(value, known) for value in below(answer)) or any(files):
         yield name
 
 
 def holds(value: Any, known: set[str]) -> bool:
     """Whether it is an array of features with a test query among its rows."""
-    if isinstance(value, torch.Tensor) and value.layout == torch.strided:
+    if issubclass(type(value), torch.Tensor) and value.layout == torch.strided:
         value = value.detach().cpu().numpy() if value.ndim == 2 else None
-    if not isinstance(value, np.ndarray) or value.ndim != 2 or value.dtype.kind != "f" or value.shape[1] < 64:
+    if not issubclass(type(value), np.ndarray) or value.ndim != 2 or value.dtype.kind != "f" or value.shape[1] < 64:
         return False
     return bool(digests(value) & known)
 
 
 def reachable() -> Iterator[Any]:
-    """All that the collector of garbage knows, all local variables, and what these refer to."""
+    """Arrays and what leads to them: all that the collector of garbage knows, all local variables, and their parts."""
     roots: list[Any] = gc.get_objects()
     for frame in sys._current_frames().values():
         while frame is not None:
@@ -93,7 +95,7 @@ def reachable() -> Iterator[Any]:
     seen = set[int]()
     for root in roots:
         for value in (root, *gc.get_referents(root)):
-            if id(value) not in seen:
+            if type(value).__name__ in WANTED and id(value) not in seen:
                 seen.add(id(value))
                 yield value
 
