@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ from ray import tune  # noqa: E402
 from cmh import files  # noqa: E402
 from cmh.errors import StudyError  # noqa: E402
 
+CONNECT_SECONDS = 10.0
+
 
 @contextlib.contextmanager
 def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
@@ -53,6 +56,9 @@ def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what becomes of a trial is in the storage
     try:
+        if address and address != "auto":  # where nobody listens, Ray tries for many minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         ray.init(
             address=address or "local",
             num_cpus=None if address else n_cpus,
@@ -61,9 +67,12 @@ def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         where = f"--address {address}" if address else "a local session"
-        raise StudyError(f"Ray did not start ({where}): {error}. Is the cluster up? Try `ray status`.") from error
+        raise StudyError(
+            f"Ray did not start ({where}): {error}. Is the cluster up? Try `ray status`."
+            " A cluster that asks for a token takes RAY_AUTH_MODE=token and its ~/.ray/auth_token."
+        ) from error
     try:
         yield
     finally:
@@ -103,34 +112,47 @@ def stored_checkpoint() -> bytes | None:
 
 
 class Depot:
-    """An actor on the driver's node: hands its arrays and files to nodes that do not see the driver's folders."""
+    """An actor on the driver's node: hands its arrays and files to nodes that do not see the driver's folders.
 
-    def __init__(self) -> None:
+    Only whoever has the `key` gets test queries: the confirmations, which carry it. Files are those below `roots`, the
+    folders of the studies.
+    """
+
+    def __init__(self, key: str, roots: list[Path]) -> None:
+        self._key, self._roots = key, roots
         self._kept: dict[tuple[str, str], Any] = {}
 
-    def arrays(self, dataset: Any, part: str) -> list[Any]:
+    def arrays(self, dataset: Any, part: str, key: str) -> list[Any]:
         """Reference to `dataset.search()` or `.test()` in the object store: one copy a node, mapped by its trials."""
-        key = str(dataset.folder), part
-        if key not in self._kept:
-            self._kept[key] = ray.put(_plain(getattr(dataset, part)()))
-        return [self._kept[key]]
+        if part != "search" and key != self._key:
+            raise StudyError("the test queries are for confirmations, and the depot was asked by another")
+        entry = str(dataset.folder), part
+        if entry not in self._kept:
+            self._kept[entry] = ray.put(_plain(getattr(dataset, part)()))
+        return [self._kept[entry]]
 
     def read(self, folder: str) -> dict[str, bytes]:
         """Every file of a trial's folder."""
-        return {path.name: path.read_bytes() for path in Path(folder).glob("[!.]*") if path.is_file()}
+        return {path.name: path.read_bytes() for path in self._own(folder).glob("[!.]*") if path.is_file()}
 
     def write(self, folder: str, contents: dict[str, bytes]) -> None:
         """Replace files of a trial's folder."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        self._own(folder).mkdir(parents=True, exist_ok=True)
         for name, data in contents.items():
-            files.write_atomic(Path(folder, name), data)
+            files.write_atomic(self._own(folder) / name, data)
+
+    def _own(self, folder: str) -> Path:
+        path = Path(folder).resolve()
+        if not any(path.is_relative_to(root) for root in self._roots):
+            raise StudyError(f"{folder}: is in no study's folder, and the depot gives nothing else")
+        return path
 
 
-def depot() -> Any:
+def depot(key: str, roots: list[Path]) -> Any:
     """A depot on this node; it lives as long as the session."""
     strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     here = strategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Depot).options(num_cpus=0, scheduling_strategy=here).remote()
+    return ray.remote(Depot).options(num_cpus=0, scheduling_strategy=here).remote(key, roots)
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cmh import records
+from cmh import datasets, records
+from tests.faulty import spy
 
 ROOT = Path(__file__).parent.parent
 SPACE = """
@@ -114,8 +115,9 @@ def test_a_full_disk_stops_the_study_and_a_time_budget_ends_on_time(tmp_path: Pa
 
 
 @pytest.mark.ray
-def test_several_studies_in_one_session(tmp_path: Path) -> None:
+def test_several_studies_in_one_session_and_no_trial_finds_test_queries(tmp_path: Path) -> None:
     command = Command(tmp_path, [1], 3, "--seeds", "1", "--bits", "8", "16", "--trials", "3")
+    spy.hide(tmp_path, datasets.load("clipart"))
     space = command.arguments.index("--space")
     del command.arguments[space : space + 2]
     code, error = command.run()
@@ -125,3 +127,16 @@ def test_several_studies_in_one_session(tmp_path: Path) -> None:
         assert len(records.read(folder)) == 1
         assert f"ridge-clipart-{bits}  trial" in error
     assert "confirming" in error
+    # In each of three trials and a confirmation's training, two times: also in workers that have tested before.
+    assert (tmp_path / "found").read_text().split("\n") == ["nothing"] * 8 + [""]
+
+
+def test_the_spy_is_not_blind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = datasets.load("clipart")
+    spy.hide(tmp_path, dataset)
+    monkeypatch.setenv("FAULTS", str(tmp_path))
+    opened = dataset.test()
+    spy.look()
+    found = (tmp_path / "found").read_text()
+    assert "Dataset.test()" in found
+    assert f"an array {opened.query.image.shape} in memory" in found

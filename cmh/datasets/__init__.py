@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ Floats = NDArray[np.float32]
 _LAST: dict[
     tuple[object, ...], tuple[Source, object]
 ] = {}  # the dataset that this process read last: a worker trains many trials on one
+
+_LOCKS: list[bool] = []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +122,9 @@ class Dataset:
         return SearchData(*about, *(arrays.rows(part) for part in parts))
 
     def test(self) -> TestData:
-        """Test queries and the whole database."""
+        """Test queries and the whole database. Raises DatasetError while the test split is `locked`."""
+        if _LOCKS:
+            raise DatasetError(f"{self.name}: the test split is locked while a method is searched or trained")
         return TestData(self._arrays("test"), self._arrays("search"))
 
     def _arrays(self, part: str) -> Arrays:
@@ -127,6 +132,16 @@ class Dataset:
         return Arrays(
             image, text, labels, None if self.pixel_folder is None else _map(self.pixel_folder / f"{part}.npy")
         )
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """While the block runs, no dataset of this process gives its test queries: methods have no business there."""
+    _LOCKS.append(True)
+    try:
+        yield
+    finally:
+        _LOCKS.pop()
 
 
 def names() -> list[str]:

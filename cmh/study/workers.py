@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import secrets
 import tempfile
 import time
 import warnings
@@ -22,7 +23,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from cmh import cluster, files, methods, training
+from cmh import cluster, datasets, files, methods, training
 from cmh.cluster import ray, tune
 from cmh.config import Value
 from cmh.datasets import Dataset
@@ -99,9 +100,9 @@ def search(
     when `ended` or a confirmation did; KeyboardInterrupt when it was interrupted. Then the same call goes on.
     """
     interrupts = interrupts or Interrupts()
-    depot = cluster.depot() if resources.joined else None
-    places = [_Place.of(work, depot) for work in works]
-    state = _Search(works, resources, time_budget, trial_timeout, interrupts)
+    key = secrets.token_hex()
+    places = _places(works, resources.joined, key)
+    state = _Search(works, resources, time_budget, trial_timeout, interrupts, key)
     with tempfile.TemporaryDirectory(prefix="cmh-ray-") as scratch, interrupts.polled():
         tuner = tune.Tuner(
             tune.with_resources(
@@ -333,7 +334,9 @@ class _Search:
         time_budget: float | None,
         trial_timeout: float | None,
         interrupts: Interrupts,
+        key: str = "",
     ) -> None:
+        self.key = key  # to the test queries, for confirmations
         self.sessions = [_Session(index, work, time_budget) for index, work in enumerate(works)]
         self.resources, self.trial_timeout, self.interrupts = resources, trial_timeout, interrupts
         self.live: dict[str, _Live] = {}  # by Ray's trial id
@@ -381,10 +384,10 @@ class _Search:
     def task(self, live: _Live) -> dict[str, Any]:
         work = live.session.work
         if live.proposal is None:
-            return {"study": live.session.index, "confirm": True, "values": live.run}
+            return {"study": live.session.index, "confirm": True, "key": self.key, "values": live.run}
         folder = str((work.folder / "trials" / str(live.number)).resolve())
         values = {**live.proposal.config, **work.run, "folder": folder}
-        return {"study": live.session.index, "confirm": False, "values": values}
+        return {"study": live.session.index, "confirm": False, "key": "", "values": values}
 
     def reported(self, trial_id: str, result: dict[str, Any]) -> str:
         """What is to become of the trial."""
@@ -531,16 +534,17 @@ class _Place:
         marked = mark.read_bytes() if depot is not None else b""
         return cls(methods.spec(work.store.space.method), work.dataset, entry, mark, marked, depot)
 
-    def fetch(self, part: str) -> Any:
+    def fetch(self, part: str, key: str = "") -> Any:
         """`dataset.search()` or `.test()`: mapped from this node's disk, else from the object store."""
         if self.depot is None:
             return getattr(self.dataset, part)()
+        pixels = self.dataset.pixel_folder
         for folder in (self.dataset.folder, cache.root() / self.entry):
-            if (folder / "meta.json").is_file():
+            if (folder / "meta.json").is_file() and (pixels is None or pixels.is_dir()):
                 return getattr(dataclasses.replace(self.dataset, folder=folder), part)()
         # Nobody writes to them; torch would say so at every tensor.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-        return ray.get(ray.get(self.depot.arrays.remote(self.dataset, part))[0])
+        return ray.get(ray.get(self.depot.arrays.remote(self.dataset, part, key))[0])
 
     @contextlib.contextmanager
     def folder(self, wanted: str) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -565,6 +569,11 @@ class _Place:
             yield name, send
 
 
+def _places(works: list[Work], joined: bool, key: str) -> list[_Place]:
+    depot = cluster.depot(key, [work.folder.resolve() for work in works]) if joined else None
+    return [_Place.of(work, depot) for work in works]
+
+
 def _work(task: dict[str, Any], places: list[_Place]) -> None:
     """What a worker does with a piece of work."""
     place = places[task["study"]]
@@ -572,11 +581,16 @@ def _work(task: dict[str, Any], places: list[_Place]) -> None:
         values = {**task["values"], "folder": folder}
         if not task["confirm"]:
             module = methods.get(place.method).__name__
-            training.train(module, values, fetch=lambda: place.fetch("search"), before_report=send)
+            with datasets.locked():
+                training.train(module, values, fetch=lambda: place.fetch("search"), before_report=send)
             return
         try:
             tested = confirm.run(
-                place.method, values, report=lambda _: send(), dataset=place.dataset, fetch=place.fetch
+                place.method,
+                values,
+                report=lambda _: send(),
+                dataset=place.dataset,
+                fetch=lambda part: place.fetch(part, task["key"]),
             )
         except Exception as error:  # it must not take the worker with it
             cluster.report({"failed": "error", "reason": f"{type(error).__name__}: {error}"})
@@ -588,9 +602,9 @@ def measured_gpus(works: list[Work], cpus: float, joined: bool) -> tuple[float, 
     """GPUs a trial needs, from an epoch of the largest point of each space on one; and how that was found."""
     if not ray.cluster_resources().get("GPU", 0.0):
         return 0.0, "the session has no GPU, so trials run on CPUs"
-    depot = cluster.depot() if joined else None
     probe = ray.remote(num_cpus=cpus, num_gpus=1, max_calls=1)(_probe)
-    found = ray.get([probe.remote(_Place.of(work, depot), _largest(work)) for work in works])
+    places = _places(works, joined, secrets.token_hex())
+    found = ray.get([probe.remote(place, _largest(work)) for place, work in zip(places, works, strict=True)])
     peak, total = max(peak for peak, _ in found), min(total for _, total in found)
     share = gpu_share(peak, total)
     return share, f"an epoch took {peak / 2**20:.0f} MiB of {total / 2**20:.0f}, so a trial gets {share:.3g} GPUs"

@@ -47,6 +47,15 @@ def misbehave(kind: float, epoch: int) -> None:
         raise OSError(28, "No space left on device")
 
 
+def say_where(node: str, point: float, epoch: int) -> None:
+    """Notes that this node trains an epoch of the point; waits in the second one while there is a file for that."""
+    faults = Path(os.environ["FAULTS"])
+    with (faults / "epochs").open("a") as file:
+        file.write(f"{node} {point:g}\n")
+    while epoch == 2 and (faults / f"hold-{node}").exists():
+        time.sleep(0.05)
+
+
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         if name != "cmh.methods.ridge":
@@ -66,6 +75,13 @@ class _Finder(importlib.abc.MetaPathFinder):
 
             def faulty(self: Any, batches: Any) -> Any:
                 self.count = getattr(self, "count", 0) + 1
+                if "NODE" in os.environ:
+                    say_where(os.environ["NODE"], self.lambdas["image"], self.count)
+                in_worker = "cmh.study.workers" in sys.modules  # not in the driver, which trains the controls
+                if in_worker and self.count == 1 and Path(os.environ["FAULTS"], "secret").exists():
+                    import spy
+
+                    spy.look()
                 misbehave(self.lambdas["text"], self.count)
                 return epoch(self, batches)
 

@@ -1,0 +1,286 @@
+"""Studies on clusters of several nodes on this machine: nodes that die and join, with and without shared folders."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmh import cluster, datasets, records
+from cmh.errors import DatasetError, StudyError
+from cmh.features import cache
+from cmh.study import workers
+from tests.faulty import spy
+from tests.test_storms import ROOT, Command, until
+
+QUICK = {  # a dead node is found out in a second or two; with Ray's own values it takes longer
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5" * 64}
+RAY = str(Path(sys.executable).with_name("ray"))
+TRIALS, EPOCHS = 8, 4
+WAIT = 200.0  # seconds; each of these steps takes some, on an idle machine
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """With a short path: Ray puts sockets below it, whose paths may have 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="cmh-") as name:
+        yield Path(name)
+
+
+def trained(command: Command, node: str = "") -> list[int]:
+    """The trial of every epoch that a node (or any) has trained, in order; trials by their place in start_from."""
+    path = Path(command.environment["FAULTS"], "epochs")
+    lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return [int(point) - 2 for name, point in lines if name.startswith(node)]
+
+
+def check(command: Command, *lost: int) -> None:
+    """Every trial ran to its end once; those that were lost with their node went on from their checkpoints."""
+    rows = command.rows()
+    assert [(row["number"], row["state"], row["epochs"]) for row in rows] == [
+        (str(number), "complete", str(EPOCHS)) for number in range(TRIALS)
+    ]
+    for number in range(TRIALS):
+        curve = (command.study / "trials" / str(number) / "curve.csv").read_text().splitlines()
+        assert [line.split(",")[curve[0].split(",").index("epoch")] for line in curve[1:]] == ["1", "2", "3", "4"]
+    for number in lost:
+        assert "goes on after epoch 1\n" in (command.study / "trials" / str(number) / "log.txt").read_text()
+    # Only the epoch that was lost is trained twice; the confirmation trains the winner, trial 0, once more.
+    expected = {number: EPOCHS + (number in lost) + EPOCHS * (number == 0) for number in range(TRIALS)}
+    assert {number: trained(command).count(number) for number in range(TRIALS)} == expected
+    (record,) = records.read(command.study)
+    assert record.test_opened == 1
+
+
+class AskedError(Exception):
+    """The depot was asked for something."""
+
+
+class NoDepot:
+    """Stands for the depot's handle where it must not be asked, and says so where it is."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AskedError(name)
+
+
+def place(folder: Path) -> workers._Place:
+    """What a worker on another node is told of a study in `folder`."""
+    study = folder / "study.yml"
+    study.write_text("id: 1")
+    return workers._Place("ridge", datasets.load("clipart"), "entry", study, study.read_bytes(), NoDepot())
+
+
+def test_a_shared_folder_is_used_where_it_is_the_same(tmp_path: Path) -> None:
+    shared = place(tmp_path)
+    assert len(shared.fetch("search").train.labels) > 1000
+    with shared.folder(str(tmp_path / "trials" / "0")) as (folder, send):
+        send()
+        assert folder == str(tmp_path / "trials" / "0")
+    (tmp_path / "study.yml").write_text("id: 2")  # another study, at the same path of another machine
+    with pytest.raises(AskedError, match="read"), shared.folder(str(tmp_path / "trials" / "0")):
+        pass
+
+
+def test_arrays_are_mapped_from_a_nodes_own_cache_if_all_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = place(tmp_path)
+    shutil.copytree(there.dataset.folder, tmp_path / "entry")
+    monkeypatch.setenv("CMH_CACHE", str(tmp_path))
+    elsewhere = dataclasses.replace(there, dataset=dataclasses.replace(there.dataset, folder=Path("/nowhere")))
+    assert len(elsewhere.fetch("search").train.labels) > 1000
+    pixels = dataclasses.replace(elsewhere.dataset, pixel_folder=Path("/nowhere"))
+    with pytest.raises(AskedError, match="arrays"):
+        dataclasses.replace(elsewhere, dataset=pixels).fetch("search")
+
+
+def test_the_depot_gives_what_is_asked_for_rightly(tmp_path: Path) -> None:
+    dataset, study = datasets.load("clipart"), tmp_path / "study"
+    depot = cluster.Depot("key", [study])
+    with pytest.raises(StudyError, match="for confirmations"):
+        depot.arrays(dataset, "test", "")
+    depot.write(str(study / "trials" / "0"), {"log.txt": b"x"})
+    assert depot.read(str(study / "trials" / "0")) == {"log.txt": b"x"}
+    for outside in (dataset.folder / "test", study / ".." / "x"):
+        with pytest.raises(StudyError, match="in no study's folder"):
+            depot.read(str(outside))
+        with pytest.raises(StudyError, match="in no study's folder"):
+            depot.write(str(outside), {"a": b""})
+    with datasets.locked(), pytest.raises(DatasetError, match="the test split is locked"):
+        dataset.test()
+    assert len(dataset.test().query.labels) > 100
+
+
+def test_a_cluster_that_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise cluster.ray.exceptions.AuthenticationError("no token was found")
+
+    monkeypatch.setattr(cluster.ray, "init", refuse)
+    with pytest.raises(StudyError, match=r"--address auto.*no token was found.*RAY_AUTH_MODE=token"):
+        cluster.session("auto").__enter__()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1"])
+def test_an_address_where_no_cluster_is(address: str) -> None:
+    with pytest.raises(StudyError, match=f"--address {address}.*Is the cluster up"):
+        cluster.session(address).__enter__()
+
+
+def test_the_readmes_scripts_are_sound() -> None:
+    scripts = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    mine = [script for script in scripts if "--address" in script]
+    assert len(mine) == 2
+    for script in mine:
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)  # noqa: S607
+
+
+class Machine:
+    """For the processes in it, a computer of its own: its address on a network, its processes, its shared memory, and
+    folders of its own. Made of Linux namespaces, which need no root where the system allows them."""
+
+    def __init__(self, number: int, first: Machine | None, own: list[Path]) -> None:
+        self.address = f"10.77.0.{number}"
+        command = ["unshare", *(["-r"] if first is None else []), "-mnpf", "--kill-child", "--mount-proc"]
+        ready = " && ".join(["ip link set lo up", *(f"mount -t tmpfs none {path}" for path in own), "echo ready"])
+        self.process = subprocess.Popen(
+            [*(first.inside if first is not None else []), *command, "sh", "-c", f"{ready} && exec sleep 1000"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        if (line := self.process.stdout.readline()) != "ready\n":
+            pytest.skip(f"a second machine cannot be made here: {line.strip()}")
+        self.pid = self.process.pid
+        while below := Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+            self.pid = int(below[0])
+        enter = ["nsenter", "-t", str(self.pid), "-U", "--preserve-credentials", "-n"]
+        self.inside = [*enter, "-m", "-p"]
+        if first is None:
+            self.wired, port = enter, "net"
+            self.run("ip link add net type bridge")
+        else:
+            port = "eth0"  # not as self.run does it: there the number of the machine's process would be another
+            wire = f"ip link add wire{number} type veth peer name {port} netns {self.pid}"
+            subprocess.run([*first.wired, *wire.split()], check=True)
+            first.run(f"ip link set wire{number} master net up")
+        self.run(f"ip addr add {self.address}/24 dev {port}; ip link set {port} up; ip route add default dev {port}")
+
+    def run(self, command: str) -> str:
+        """Standard output of a shell command on the machine."""
+        done = subprocess.run([*self.inside, "sh", "-ec", command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def kill(self) -> None:
+        """Everything on it is gone at once."""
+        if self.process.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def hold(command: Command, node: str) -> Path:
+    """While this file exists, trials on the node stay in their second epoch."""
+    path = Path(command.environment["FAULTS"], f"hold-{node}")
+    path.touch()
+    return path
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_machines_that_share_no_folder(folder: Path) -> None:
+    """`ray start` on each; arrays, checkpoints and logs travel through Ray."""
+    command = Command(folder, [1] * TRIALS, TRIALS, "--seeds", "1", "--address", "10.77.0.1:6379")
+    out, own_cache, temporary = hidden = [folder / "out", folder / "cache", folder / "ray"]
+    for path in hidden:
+        path.mkdir()
+    spy.hide(folder, datasets.load("clipart"))
+    prepared = datasets.load("clipart").folder
+    shutil.copytree(prepared, own_cache / prepared.relative_to(cache.root()))
+    command.environment |= {**QUICK, **TOKEN, "CMH_CACHE": str(own_cache), "RAY_TMPDIR": str(temporary)}
+    with contextlib.ExitStack() as stack:
+
+        def machine(number: int, first: Machine | None = None) -> Machine:
+            made = Machine(number, first, [Path("/dev/shm"), *(hidden if first is not None else [])])  # noqa: S108
+            stack.callback(made.kill)
+            return made
+
+        def start(made: Machine, *how: str) -> subprocess.Popen[bytes]:
+            given = [f"--node-ip-address={made.address}", "--object-store-memory=100000000", *how]
+            node = {**command.environment, "NODE": made.address}
+            return subprocess.Popen([*made.inside, RAY, "start", *given], env=node, stdout=subprocess.DEVNULL)
+
+        def join(*made: Machine) -> None:
+            for process in [start(one, f"--address={first.address}:6379", "--num-cpus=1") for one in made]:
+                assert process.wait(WAIT) == 0
+
+        first = machine(1)
+        assert start(first, "--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false").wait(WAIT) == 0
+        second, third = machine(2, first), machine(3, first)
+        join(second, third)
+        command.arguments[:0] = first.inside
+        hold(command, second.address)
+        held = hold(command, third.address)
+        process = command.start()
+        until(lambda: len(trained(command, second.address)) == 2, WAIT, "two epochs on the second machine")
+        until(lambda: len(trained(command, third.address)) == 2, WAIT, "two epochs on the third machine")
+        second.kill()
+        fourth = machine(4, first)
+        join(fourth)
+        until(lambda: bool(trained(command, fourth.address)), WAIT, "the fourth machine to get a trial")
+        held.unlink()
+        _, error = process.communicate(timeout=WAIT)
+        assert process.returncode == 0, error
+        for one in (third, fourth):
+            assert one.run(f"find {out} {own_cache} -type f") == ""  # it has seen nothing of the first machine's
+    check(command, trained(command, second.address)[-1])
+    assert set((folder / "found").read_text().split()) == {"nothing"}
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_nodes_that_share_the_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both nodes die at once, so that for a while there is none at all."""
+    from ray.cluster_utils import Cluster
+
+    command = Command(folder, [1] * TRIALS, TRIALS, "--seeds", "1", "--address", "ADDRESS")
+    for name, value in {**command.environment, **QUICK, "RAY_TMPDIR": str(folder / "ray")}.items():
+        monkeypatch.setenv(name, value)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        command.arguments[-1] = cluster.address
+        holds = {name: hold(command, name) for name in ("a", "b")}
+        nodes = [cluster.add_node(num_cpus=1, env_vars={"NODE": name}) for name in holds]
+        process = command.start()
+        for name in holds:
+            until(lambda name=name: len(trained(command, name)) == 2, WAIT, f"two epochs on node {name}")
+        for node in nodes:
+            cluster.remove_node(node, allow_graceful=False)  # SIGKILL
+        for name in "cd":
+            cluster.add_node(num_cpus=1, env_vars={"NODE": name})
+        _, error = process.communicate(timeout=WAIT)
+    finally:
+        cluster.shutdown()
+    assert process.returncode == 0, error
+    lost = {trained(command, name)[-1] for name in holds}
+    assert len(lost) == 2
+    assert sum(len(trained(command, name)) for name in holds) == 4
+    check(command, *lost)
