@@ -95,6 +95,7 @@ def test_the_same_command_again_changes_nothing(study: Path) -> None:
     assert len(confirm.openings(study)) == 1
 
 
+@pytest.mark.ray
 def test_another_request_is_refused_with_what_differs(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = command(study.parent.parent / "space.yml", study.parent, "--seed", "4", "--epochs", "3")[3:]
     assert tune.main(arguments) == 2
@@ -104,6 +105,7 @@ def test_another_request_is_refused_with_what_differs(study: Path, capsys: pytes
     assert "epochs: 4 there, 3 asked for" in message
 
 
+@pytest.mark.ray
 def test_the_winner_is_reproduced_exactly(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce.main([str(study), "--check", "--out", str(tmp_path)]) == 0
     assert "largest difference 0.0000: within" in capsys.readouterr().out
@@ -118,6 +120,7 @@ def test_the_winner_is_reproduced_exactly(study: Path, tmp_path: Path, capsys: p
     assert "OUTSIDE" in capsys.readouterr().out
 
 
+@pytest.mark.ray
 def test_the_board_shows_the_study(study: Path, tmp_path: Path) -> None:
     assert leaderboard.main([str(study.parent), "--csv", str(tmp_path / "board.csv")]) == 0
     with (tmp_path / "board.csv").open(newline="") as file:
