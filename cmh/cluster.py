@@ -60,6 +60,17 @@ def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
     if address is None:
         watch.start()
     try:
+        _init(address, n_cpus)
+        yield
+    finally:
+        over.set()
+        if watch.is_alive():
+            watch.join()  # or it would see what the shutdown ends
+        ray.shutdown()
+
+
+def _init(address: str | None, n_cpus: int | None) -> None:
+    try:
         ray.init(
             address=address or "local",
             num_cpus=None if address else n_cpus,
@@ -68,17 +79,10 @@ def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        over.set()
+    except Exception as error:  # Ray raises all kinds, Exception itself among them
         where = f"--address {address}" if address else "a local session"
-        raise StudyError(f"Ray did not start ({where}): {error}. Is the cluster up? Try `ray status`.") from error
-    try:
-        yield
-    finally:
-        over.set()
-        if address is None:
-            watch.join()  # or it would see what the shutdown ends
-        ray.shutdown()
+        cure = "Is the cluster up? Try `ray status`." if address else "The same command tries again."
+        raise StudyError(f"Ray did not start ({where}): {error} {cure}") from error
 
 
 def _watch(over: threading.Event) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cmh import records
+from cmh.errors import StudyError
 
 ROOT = Path(__file__).parent.parent
 SPACE = """
@@ -125,6 +126,20 @@ def test_several_studies_in_one_session(tmp_path: Path) -> None:
         assert len(records.read(folder)) == 1
         assert f"ridge-clipart-{bits}  trial" in error
     assert "confirming" in error
+
+
+def test_a_session_that_does_not_start_is_said_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cmh import cluster
+
+    def timed_out(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")  # Ray's own words and class
+
+    monkeypatch.setattr(cluster.ray, "init", timed_out)
+    with (
+        pytest.raises(StudyError, match="The current node timed out during startup"),
+        cluster.session(None),
+    ):
+        pass
 
 
 def program(entry: Path) -> str:
