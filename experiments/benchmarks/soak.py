@@ -62,7 +62,7 @@ class Soak:
         command += ["--bits", "8", "--trials", str(TRIALS), "--max-concurrent", str(concurrent)]
         self.command = [str(part) for part in [*command, "--trial-timeout", "60s", "--no-confirm"]]
         self.faults: list[tuple[str, float]] = []  # each with the seconds that the command took to end
-        self.ready = 15.0  # seconds from the start of the command to its first report
+        self.ready = 20.0  # seconds from the start of the command to its first report
         self.killed_at = -PROGRESS  # epochs stored when a worker was killed last
         self.sessions: list[int] = []
 
@@ -98,6 +98,7 @@ class Soak:
                 command.wait(PATIENCE)  # raises if it hangs
                 took = time.monotonic() - hit
             self.faults.append((kind, took))
+            self.ready *= 1.0 if reported else 1.2  # or a busy machine would never get there
             phase = "running" if reported else "starting"
             print(f"{self.study.parent.name} {len(self.faults):>3}: {kind:<14} {hit - began:5.1f} s after the start")
             print(
