@@ -44,6 +44,7 @@ start_from: [FAULTS]
 schedule: {asha: {first_rung: 1, reduction: 2, epochs: 8}}
 """
 TRIALS = 60
+RUNNING = 20.0  # half of the faults come during the start, half in so many seconds after it
 PROGRESS = 5  # epochs between two kills of workers: three deaths at one epoch rightly fail a trial
 
 
@@ -79,7 +80,8 @@ class Soak:
     def _disturb(self, command: subprocess.Popen[bytes], faults: int) -> bool:
         """Hit the command until it ends; true if it did so because the study was over."""
         began, before, reported = time.monotonic(), self._epochs(), False
-        due = began + self.draw.uniform(0, 2.5 * self.ready)
+        starting = self.draw.random() < 0.5
+        due = began + (self.draw.uniform(0, self.ready) if starting else self.ready + self.draw.uniform(0, RUNNING))
         kind = self._kind()
         while command.poll() is None:
             if not reported and self._epochs() > before:
@@ -93,7 +95,7 @@ class Soak:
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if kind == "process group" else os.kill)(target, number)
             if kind == "worker":
-                took, due, self.killed_at = 0.0, hit + self.draw.uniform(0, 5), self._epochs()
+                took, due, self.killed_at = 0.0, hit + self.draw.uniform(0, RUNNING), self._epochs()
             else:
                 command.wait(PATIENCE)  # raises if it hangs
                 took = time.monotonic() - hit
