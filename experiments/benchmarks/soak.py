@@ -141,7 +141,7 @@ class Soak:
         points = collections.Counter(
             (trial.user_attrs.get("origin"), *trial.params.items())
             for trial in trials
-            if "copied_from" not in trial.user_attrs["result"]
+            if "copied_from" not in trial.user_attrs.get("result", {})
         )
         wrong = dict.fromkeys(("lost", "duplicated", "left running", "wrong curves", "wrongly failed"), 0)
         wrong["lost"] = len(set(range(TRIALS)) - {trial.number for trial in trials if trial.state.is_finished()})
@@ -149,7 +149,7 @@ class Soak:
         wrong["duplicated"] = sum(count - 1 for count in (*listed.values(), *points.values())) + len(trials) - TRIALS
         wrong["left running"] = sum(not trial.state.is_finished() for trial in trials)
         for trial, row in zip(trials, rows, strict=False):
-            stored, result = trial.intermediate_values, trial.user_attrs["result"]
+            stored, result = trial.intermediate_values, trial.user_attrs.get("result", {})
             expected = 8 if row["state"] == "complete" else result.get("rung", 1)
             broken = trial.number < len(self.broken)
             wrong["wrongly failed"] += broken != (row["state"] == "failed")
