@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,8 @@ QUIET = {
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",  # a worker that does not stop is killed
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Ray's own snapshots are never read: the storage is the truth
 }
+SERVERS = {"raylet": "raylet", "gcs_server": "GCS server"}  # as Ray's node names them, and in words
+SERVER_SECONDS = 0.5  # between two looks at them
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
 
@@ -45,16 +48,35 @@ from cmh import files  # noqa: E402
 from cmh.errors import StudyError  # noqa: E402
 
 CONNECT_SECONDS = 10.0
+CLUSTER_CURE = (
+    "Is the cluster up? Try `ray status`. A cluster that asks for a token takes RAY_AUTH_MODE=token and its"
+    " ~/.ray/auth_token."
+)
 
 
 @contextlib.contextmanager
 def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
     """A Ray session: joined where `address` is given, else started here and stopped at the end.
 
-    Raises StudyError where the cluster cannot be reached.
+    Raises StudyError where the cluster cannot be reached. Ends the process where a server of its own session dies.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what becomes of a trial is in the storage
+    over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(over,), daemon=True)
+    if address is None:
+        watch.start()
+    try:
+        _init(address, n_cpus)
+        yield
+    finally:
+        over.set()
+        if watch.is_alive():
+            watch.join()  # or it would see what the shutdown ends
+        ray.shutdown()
+
+
+def _init(address: str | None, n_cpus: int | None) -> None:
     try:
         if address and address != "auto":  # where nobody listens, Ray tries for many minutes
             host, _, port = address.rpartition(":")
@@ -67,16 +89,26 @@ def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises all kinds, Exception itself among them
         where = f"--address {address}" if address else "a local session"
-        raise StudyError(
-            f"Ray did not start ({where}): {error}. Is the cluster up? Try `ray status`."
-            " A cluster that asks for a token takes RAY_AUTH_MODE=token and its ~/.ray/auth_token."
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+        cure = CLUSTER_CURE if address else "The same command tries again."
+        raise StudyError(f"Ray did not start ({where}): {str(error).rstrip('.')}. {cure}") from error
+
+
+def _watch(over: threading.Event) -> None:
+    """End the process when the raylet or the GCS server of its own session dies.
+
+    Ray itself would wait a minute for either, in which trials time out that did nothing wrong, and then hang in its
+    shutdown. What was written is whole, so that nothing is lost by an end at any moment.
+    """
+    while not over.wait(SERVER_SECONDS):
+        node = ray._private.worker._global_node
+        dead: set[str] = set() if node is None else {kind for kind, _ in node.dead_processes()}
+        name = next((SERVERS[kind] for kind in SERVERS if kind in dead), "")
+        if name and not over.is_set():
+            text = f"\nerror: Ray's {name} has died (killed, or out of memory); the same command goes on from here\n"
+            os.write(2, text.encode())
+            os._exit(2)
 
 
 def in_trial() -> bool:

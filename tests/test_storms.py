@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cmh import datasets, records
+from cmh.errors import StudyError
 from tests.faulty import spy
 
 ROOT = Path(__file__).parent.parent
@@ -140,3 +141,47 @@ def test_the_spy_is_not_blind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = (tmp_path / "found").read_text()
     assert "Dataset.test()" in found
     assert f"an array {opened.query.image.shape} in memory" in found
+
+
+def test_a_session_that_does_not_start_is_said_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cmh import cluster
+
+    def timed_out(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")  # Ray's own words and class
+
+    monkeypatch.setattr(cluster.ray, "init", timed_out)
+    with (
+        pytest.raises(StudyError, match="The current node timed out during startup"),
+        cluster.session(None),
+    ):
+        pass
+
+
+def program(entry: Path) -> str:
+    """The name of a process's program, from its folder in /proc."""
+    try:
+        return Path((entry / "cmdline").read_text().split("\0")[0]).name
+    except OSError:
+        return ""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("server", ["raylet", "gcs_server"])
+def test_a_server_of_ray_that_is_killed_ends_the_command_and_no_trial(server: str, tmp_path: Path) -> None:
+    command = Command(tmp_path, [1], 2, "--no-confirm", "--trial-timeout", "20s", epoch_seconds=0.5)
+    started = command.start()
+    command.wait_for("trials/0/curve.csv")
+    (pid,) = (
+        int(entry.name)
+        for entry in Path("/proc").glob("[0-9]*")
+        if program(entry) == server and os.getsid(int(entry.name)) == started.pid
+    )
+    os.kill(pid, signal.SIGKILL)
+    _, error = started.communicate(timeout=120)
+    assert started.returncode == 2
+    assert "has died (killed, or out of memory); the same command goes on from here" in error
+    assert "trial " not in error  # none has failed by it
+    code, error = command.run()
+    assert code == 0, error
+    assert {row["state"] for row in command.rows()} <= {"complete", "pruned"}
+    assert len(command.rows()) == 2

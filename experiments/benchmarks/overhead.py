@@ -50,15 +50,8 @@ def harness(trials: int, concurrent: int, run: dict[str, Any]) -> tuple[float, f
         folder = Path(name)
         store = Store(f"sqlite:///{folder / 'study.db'}", "study", space, config.defaults(ridge.Config), 0)
         clock = Clock()
-        workers.search(
-            store,
-            limit=trials,
-            folder=folder,
-            run=run,
-            resources=workers.Resources(1, 0, concurrent),
-            time_budget=None,
-            view=clock,
-        )
+        work = workers.Work(store, trials, folder, run, datasets.load("clipart"), clock)
+        workers.search([work], workers.Resources(1, 0, concurrent))
         rows = store.rows()
         assert [row.state for row in rows] == ["complete"] * trials
     return clock.ends[-1] - clock.ends[0], sum(row.seconds or 0 for row in rows) / trials
