@@ -36,8 +36,6 @@ QUIET = {
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",  # a worker that does not stop is killed
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Ray's own snapshots are never read: the storage is the truth
 }
-SERVERS = {"raylet": "raylet", "gcs_server": "GCS server"}  # as Ray's node names them, and in words
-SERVER_SECONDS = 0.5  # between two looks at them
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
 
@@ -48,6 +46,8 @@ from cmh import files  # noqa: E402
 from cmh.errors import StudyError  # noqa: E402
 
 CONNECT_SECONDS = 10.0
+SERVERS = {"raylet": "raylet", "gcs_server": "GCS server"}  # as Ray's node names them, and in words
+SERVER_SECONDS = 0.5  # between two looks at them
 CLUSTER_CURE = (
     "Is the cluster up? Try `ray status`. A cluster that asks for a token takes RAY_AUTH_MODE=token and its"
     " ~/.ray/auth_token."
