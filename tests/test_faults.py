@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import pickle
 import shutil
 import sqlite3
 import threading
@@ -404,3 +405,11 @@ def test_a_study_of_the_same_name_in_a_shared_storage_is_refused(tmp_path: Path)
 def test_the_share_of_a_gpu_leaves_room(peak: int, total: int, share: float) -> None:
     assert workers.gpu_share(peak, total) == share
     assert peak <= total * share or share == 1
+
+
+@pytest.mark.parametrize("kind", [workers._Proposals, workers._Decisions, workers._Watch, workers._End])
+def test_what_ray_pickles_never_hangs_on_the_state(kind: Any) -> None:
+    state = workers._Search([], workers.Resources(1, 0, 1), None, None, threading.Lock())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="lock"):
+        pickle.dumps(state.interrupts)
+    assert len(pickle.dumps(kind(state))) < 2000

@@ -344,6 +344,10 @@ class _Search:
         self.broken: _Session | None = None
         self.counted = time.monotonic()
 
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        """Ray pickles searcher, scheduler and callbacks at the start; nobody reads that, the storage is the truth."""
+        return object, ()
+
     @contextlib.contextmanager
     def guarded(self, session: _Session) -> Iterator[None]:
         """An error of the harness must not die inside Ray's loop, which would hide it: it ends the whole run."""

@@ -78,8 +78,8 @@ def given(name: str, ask: Any, known: set[str]) -> Iterator[str]:
 
 def holds(value: Any, known: set[str]) -> bool:
     """Whether it is an array of features with a test query among its rows."""
-    if issubclass(type(value), torch.Tensor) and value.layout == torch.strided:
-        value = value.detach().cpu().numpy() if value.ndim == 2 else None
+    if issubclass(type(value), torch.Tensor) and value.layout == torch.strided and value.device.type != "meta":
+        value = value.detach().cpu().float().numpy() if value.ndim == 2 and value.is_floating_point() else None
     if not issubclass(type(value), np.ndarray) or value.ndim != 2 or value.dtype.kind != "f" or value.shape[1] < 64:
         return False
     return bool(digests(value) & known)
