@@ -55,6 +55,11 @@ def floor(parts: tuple[str, ...]) -> int:
     return 7 if parts[-1] == "__main__" else FLOORS[parts[0]]
 
 
+def test_nobody_but_ray_says_which_gpus_are_seen() -> None:
+    assert len(SOURCES) >= 40
+    assert [str(path) for path in SOURCES if "CUDA_VISIBLE_DEVICES" in path.read_text()] == []
+
+
 def test_imports_only_go_down() -> None:
     assert len(SOURCES) >= 40
     wrong = []

@@ -110,8 +110,9 @@ def test_the_winner_is_reproduced_exactly(study: Path, tmp_path: Path, capsys: p
     assert reproduce.main([str(study), "--check", "--out", str(tmp_path)]) == 0
     assert "largest difference 0.0000: within" in capsys.readouterr().out
     assert len(confirm.openings(study)) == 1
-    assert reproduce.main([f"{study}:0", "--check", "--out", str(tmp_path)]) == 0
-    assert "largest difference 0.0000: within" in capsys.readouterr().out
+    for number in (0, 4):  # the last one in a worker that has trained others before; here the process is fresh
+        assert reproduce.main([f"{study}:{number}", "--check", "--out", str(tmp_path)]) == 0
+        assert "largest difference 0.0000: within" in capsys.readouterr().out
     # A record that does not hold is found out.
     path = tmp_path / "wrong.yml"
     best = yaml.safe_load((study / "best.yml").read_text())
