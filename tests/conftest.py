@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -15,13 +16,22 @@ settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sessions of Ray take all CPUs: only one at a time, and the first from the start."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+@pytest.hookimpl(optionalhook=True)  # where pytest-xdist is left out
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Sessions of Ray take all CPUs: the files that start some go to one process, and first. All else goes anywhere.
+
+    (The groups of `--dist loadgroup` do nothing under pytest 9.2.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    with_ray = {path.name for path in Path(__file__).parent.glob("test_*.py") if "pytest.mark.ray" in path.read_text()}
+    assert len(with_ray) >= 4
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if Path(nodeid.split("::")[0]).name in with_ray else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
