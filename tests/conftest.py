@@ -18,7 +18,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 @pytest.hookimpl(optionalhook=True)  # where pytest-xdist is left out
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Sessions of Ray take all CPUs: the files that start some go to one process, and first. All else goes anywhere.
+    """A file that starts sessions of Ray stays in one process, so that its fixtures do; all else goes anywhere.
 
     (The groups of `--dist loadgroup` do nothing under pytest 9.2.)
     """
@@ -29,7 +29,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "ray" if Path(nodeid.split("::")[0]).name in with_ray else nodeid
+            name = Path(nodeid.split("::")[0]).name
+            return name if name in with_ray else nodeid
 
     return Scheduling(config, log)
 

@@ -139,7 +139,7 @@ def test_a_search_of_a_method_of_ones_own_with_slow_epochs(here: Path) -> None:
         .replace("first_rung: 3, reduction: 3, epochs: 30", "first_rung: 1, reduction: 2, epochs: 3")
     )
     (here / "mine.yml").write_text(space)
-    command = ["--method", "mine.py", "--space", "mine.yml", "--trials", "5", "--bits", "8", "--seeds", "1"]
+    command = ["--method", "mine.py", "--space", "mine.yml", "--trials", "4", "--bits", "8", "--seeds", "1"]
     command += ["--max-concurrent", "1", "--set", "hidden_image=8", "hidden_text=8"]
     arguments = [sys.executable, "-m", "cmh.tune", *command]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=here)
@@ -147,7 +147,7 @@ def test_a_search_of_a_method_of_ones_own_with_slow_epochs(here: Path) -> None:
     study = here / "studies" / "mine-clipart-8"
     with (study / "trials.csv").open(newline="") as file:
         states = [row["state"] for row in csv.DictReader(file)]
-    assert len(states) == 5
+    assert len(states) == 4
     assert set(states) == {"complete", "pruned"}
     (record,) = (json.loads(line) for line in (study / "records.jsonl").read_text().splitlines())
     assert record["method"] == "mine"
