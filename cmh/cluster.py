@@ -33,6 +33,9 @@ QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     # A pruned trial's thread ends with its epoch; Ray would wait 2 s and then lose the worker.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "3600",
+    # How many run at once is what the searcher hands out. By default Tune starts one worker at a time, and its trial is
+    # taken from it by any worker that becomes free meanwhile: with short trials only one would ever work.
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",  # a worker that does not stop is killed
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Ray's own snapshots are never read: the storage is the truth
 }

@@ -48,7 +48,7 @@ def trained(command: Command, node: str = "") -> list[int]:
     """The trial of every epoch that a node (or any) has trained, in order; trials by their place in start_from."""
     path = Path(command.environment["FAULTS"], "epochs")
     lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-    return [int(point) - 2 for name, point in lines if name.startswith(node)]
+    return [int(point) - 2 for name, point, _ in lines if name.startswith(node)]
 
 
 def check(command: Command, *lost: int) -> None:

@@ -48,10 +48,10 @@ def misbehave(kind: float, epoch: int) -> None:
 
 
 def say_where(node: str, point: float, epoch: int) -> None:
-    """Notes that this node trains an epoch of the point; waits in the second one while there is a file for that."""
+    """Notes that a process of this node trains an epoch of the point; waits in the second while a file says so."""
     faults = Path(os.environ["FAULTS"])
     with (faults / "epochs").open("a") as file:
-        file.write(f"{node} {point:g}\n")
+        file.write(f"{node} {point:g} {os.getpid()}\n")
     while epoch == 2 and (faults / f"hold-{node}").exists():
         time.sleep(0.05)
 
@@ -75,9 +75,9 @@ class _Finder(importlib.abc.MetaPathFinder):
 
             def faulty(self: Any, batches: Any) -> Any:
                 self.count = getattr(self, "count", 0) + 1
-                if "NODE" in os.environ:
-                    say_where(os.environ["NODE"], self.lambdas["image"], self.count)
                 in_worker = "cmh.study.workers" in sys.modules  # not in the driver, which trains the controls
+                if in_worker and "NODE" in os.environ:
+                    say_where(os.environ["NODE"], self.lambdas["image"], self.count)
                 if in_worker and self.count == 1 and Path(os.environ["FAULTS"], "secret").exists():
                     import spy
 
