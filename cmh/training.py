@@ -267,6 +267,7 @@ def train(
             torch.cuda.empty_cache()
 
 
+@datasets.locked()
 def fit(
     module: ModuleType,
     run: Run,
@@ -281,7 +282,7 @@ def fit(
 
     `report` is called after every epoch, and once more for the last one when a run goes on from a checkpoint
     (whoever listened may not have stored it). Checkpoints go to `folder`, at least every CHECKPOINT_SECONDS of
-    training and at the end; without a folder the reporter may ask for one.
+    training and at the end; without a folder the reporter may ask for one. Meanwhile the test split is locked.
 
     Raises NotFiniteError when a loss term or a code is not finite, CheckpointError when `resume` cannot be read.
     """

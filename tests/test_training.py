@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from cmh import methods, training
+from cmh import datasets, methods, training
 from cmh.datasets import Arrays, SearchData
-from cmh.errors import CheckpointError, ConfigError, NotFiniteError
+from cmh.errors import CheckpointError, ConfigError, DatasetError, NotFiniteError
 
 VARIANTS = {
     "dcmh-adam": (
@@ -55,6 +55,17 @@ def fit(variant: str, data: SearchData | None = None, **more: Any) -> training.F
 def values(fitted: training.Fitted) -> list[Any]:
     """The curve without clock times."""
     return [dataclasses.replace(epoch, seconds=0) for epoch in fitted.curve]
+
+
+def test_the_test_split_is_locked_while_a_method_trains() -> None:
+    dataset = datasets.load("clipart")
+
+    def peek(*_: Any) -> None:
+        dataset.test()
+
+    with pytest.raises(DatasetError, match="the test split is locked"):
+        fit("ridge", report=peek)
+    assert len(dataset.test().query.labels) > 100
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -29,7 +29,7 @@ _LAST: dict[
     tuple[object, ...], tuple[Source, object]
 ] = {}  # the dataset that this process read last: a worker trains many trials on one
 
-_LOCKS: list[bool] = []
+_LOCKS: list[bool] = []  # one for each `locked` block that runs
 
 
 @dataclasses.dataclass(frozen=True)

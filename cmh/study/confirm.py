@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh import __version__, datasets, files, methods, records, training
+from cmh import __version__, files, methods, records, training
 from cmh.config import Value
 from cmh.datasets import Dataset
 from cmh.records import PROTOCOL, SCHEMA, Record
@@ -70,16 +70,14 @@ def run(
     settings, config = training.split(module, values)
     dataset = dataset if dataset is not None else training.load(settings)
     fetch = fetch if fetch is not None else lambda part: getattr(dataset, part)()
-    data = fetch("search")
-    with datasets.locked():
-        fitted = training.fit(
-            module,
-            settings,
-            config,
-            data,
-            report=None if report is None else lambda epoch, _: report(epoch),
-            folder=Path(settings.folder) if settings.folder else None,
-        )
+    fitted = training.fit(
+        module,
+        settings,
+        config,
+        fetch("search"),
+        report=None if report is None else lambda epoch, _: report(epoch),
+        folder=Path(settings.folder) if settings.folder else None,
+    )
     scores, i2t, t2i = training.test(fitted, fetch("test"))
     best = fitted.best
     return Tested(

@@ -23,7 +23,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from cmh import cluster, datasets, files, methods, training
+from cmh import cluster, files, methods, training
 from cmh.cluster import ray, tune
 from cmh.config import Value
 from cmh.datasets import Dataset
@@ -391,7 +391,7 @@ class _Search:
             return {"study": live.session.index, "confirm": True, "key": self.key, "values": live.run}
         folder = str((work.folder / "trials" / str(live.number)).resolve())
         values = {**live.proposal.config, **work.run, "folder": folder}
-        return {"study": live.session.index, "confirm": False, "key": "", "values": values}
+        return {"study": live.session.index, "confirm": False, "values": values}
 
     def reported(self, trial_id: str, result: dict[str, Any]) -> str:
         """What is to become of the trial."""
@@ -585,8 +585,7 @@ def _work(task: dict[str, Any], places: list[_Place]) -> None:
         values = {**task["values"], "folder": folder}
         if not task["confirm"]:
             module = methods.get(place.method).__name__
-            with datasets.locked():
-                training.train(module, values, fetch=lambda: place.fetch("search"), before_report=send)
+            training.train(module, values, fetch=lambda: place.fetch("search"), before_report=send)
             return
         try:
             tested = confirm.run(

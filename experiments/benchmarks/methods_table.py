@@ -1,6 +1,6 @@
 """One Markdown table of many studies: each method's paper setting, default and tuned point beside its test result.
 
-    for m in $(python -m cmh.methods | cut -d' ' -f1); do python -m cmh.tune --method $m --space $m; done
+    for m in $(python -m cmh.methods | cut -d' ' -f1 | grep -v random); do python -m cmh.tune --method $m; done
     python experiments/benchmarks/methods_table.py studies
 
 Validation MAP is the mean of both directions of a search trial; test MAP is that of the confirmed seeds. Studies
@@ -45,7 +45,7 @@ def row(study: Path) -> tuple[float, list[str]]:
     if (high := tests["map"].high) is not None:
         means["map"] += f" ± {high - tests['map'].mean:.3f}"
     cells = [f"`{name}`", str(module.YEAR), module.KIND]
-    cells += [f"{best[origin]:.3f}" if origin in best else "" for origin in ("paper", "default")]
+    cells += [f"{best[origin]:.3f}" if origin in best else "–" for origin in ("paper", "default")]
     cells += [f"{tuned:.3f}", *means.values(), str(len(trials))]
     return tests["map"].mean, cells
 

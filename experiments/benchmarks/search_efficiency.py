@@ -7,7 +7,7 @@ studies of `cmh.tune` with seeds of their own: 32 random trials of 30 epochs (96
 is the target; then TPE with ASHA, 16 trials at a time, until it has reached the target or spent as many epochs.
 Counted are its epochs up to the one that reached the target, and in full those of every trial that had begun before
 that trial ended. The same command goes on where it was stopped. Expected: a median of at most a quarter (240 epochs).
-Takes some 6 minutes a repetition on two idle cores.
+Takes some 8 minutes a repetition on two cores.
 """
 
 from __future__ import annotations
