@@ -170,7 +170,8 @@ def program(entry: Path) -> str:
 
 @pytest.mark.ray
 def test_a_server_of_ray_that_is_killed_ends_the_command_and_no_trial(tmp_path: Path) -> None:
-    command = Command(tmp_path, [1], 2, "--no-confirm", "--trial-timeout", "20s", epoch_seconds=0.5)
+    more = ["--no-confirm", "--max-concurrent", "1", "--trial-timeout", "20s"]
+    command = Command(tmp_path, [1], 2, *more, epoch_seconds=0.5)
     for wanted, server in enumerate(("raylet", "gcs_server")):
         started = command.start()
         command.wait_for(f"trials/{wanted}/curve.csv")
