@@ -16,6 +16,8 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import event
 
 from cmh.errors import StudyError
@@ -166,8 +168,9 @@ def test_a_kill_while_the_tables_are_made(write: int, tmp_path: Path) -> None:
     assert [row.number for row in rows(url, space())] == [0, 1]
 
 
-def test_a_kill_at_each_write_changes_nothing(tmp_path: Path) -> None:
-    fresh, wanted = urls(tmp_path), space()
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_kill_at_each_write_changes_nothing(strict: bool, tmp_path: Path) -> None:
+    fresh, wanted = urls(tmp_path), space(asha=Asha(1, 2, strict))
     with killed_at(-1) as writes:
         play(url := next(fresh), wanted, {})
     whole = rows(url, wanted)
@@ -226,8 +229,9 @@ def test_a_kill_among_several_trials_loses_and_doubles_none(write: int, tmp_path
         assert row.epochs == (EPOCHS if row.state == "complete" else row.rung or 0)
 
 
-def test_rungs_after_a_restart_are_those_before(tmp_path: Path) -> None:
-    url, wanted = next(urls(tmp_path)), space()
+@pytest.mark.parametrize("asha", [Asha(1, 2), Asha(1, 2, strict=True)])
+def test_rungs_after_a_restart_are_those_before(asha: Asha, tmp_path: Path) -> None:
+    url, wanted = next(urls(tmp_path)), space(asha=asha)
     store = Store(url, "s", wanted, BASE, seed=3)
     state = session(store, 9)
     while (live := state.take()) is not None:
@@ -240,6 +244,43 @@ def test_rungs_after_a_restart_are_those_before(tmp_path: Path) -> None:
     after.pop(EPOCHS, None)
     assert after == before
     assert all(after.values())
+
+
+@given(
+    st.integers(2, 4),
+    st.lists(
+        st.tuples(st.integers(0, 3), st.lists(st.integers(0, 9), min_size=9, max_size=9)), min_size=1, max_size=12
+    ),
+)
+def test_the_strict_rule_lets_the_best_share_of_a_rung_go_on(
+    reduction: int, trials: list[tuple[int, list[int]]]
+) -> None:
+    """Trials that take turns at random, against the rule in words."""
+    rungs = workers._Rungs(Asha(1, reduction, strict=True), 9, [])
+    arrived: dict[int, list[int]] = {rung: [] for rung in Asha(1, reduction).rungs(9)}
+    waiting = [(turn, number) for number, (turn, _) in enumerate(trials)]
+    epochs = dict.fromkeys(range(len(trials)), 0)
+    while waiting:
+        waiting.sort()
+        turn, number = waiting.pop(0)
+        epochs[number] += 1
+        epoch, values = epochs[number], trials[number][1]
+        stops = rungs.stops(number, epoch, {past: float(values[past - 1]) for past in range(1, epoch + 1)})
+        wanted = False
+        if epoch in arrived:
+            best = max(values[:epoch])
+            arrived[epoch].append(best)
+            go_on = sorted(arrived[epoch], reverse=True)[: len(arrived[epoch]) // reduction]
+            wanted = best not in go_on
+        assert stops is wanted
+        if not stops and epoch < 8:
+            waiting.append((turn + 1 + values[epoch] % 3, number))
+
+
+def test_by_the_strict_rule_the_first_of_a_rung_stop_and_by_rays_they_go_on() -> None:
+    for strict, stopped in ((False, [False, True, False]), (True, [True, True, False])):
+        rungs = workers._Rungs(Asha(2, 3, strict), 9, [])
+        assert [rungs.stops(number, 2, {1: 0.9, 2: value}) for number, value in enumerate((1.0, 0.9, 1.1))] == stopped
 
 
 def test_a_configuration_is_trained_once(tmp_path: Path) -> None:

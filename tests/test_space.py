@@ -94,6 +94,7 @@ def test_what_is_left_out_has_a_default() -> None:
     assert (found.asha, found.epochs, found.sampler, found.trials) == (Asha(3, 3), 30, "tpe", 24)
     assert [name for name, _ in found.starts()] == ["paper", "default"]
     assert read({**GOOD, "schedule": {"asha": None}}).asha == Asha(3, 3)
+    assert read({**GOOD, "schedule": {"asha": {"reduction": 4, "strict": True}}}).asha == Asha(3, 4, strict=True)
     for schedule in ("none", None, {"none": None}):
         assert read({**GOOD, "schedule": schedule}).asha is None
     assert read({**GOOD, "schedule": {"none": {"epochs": 7}}}).epochs == 7
@@ -169,16 +170,17 @@ BAD: list[tuple[str, object, str]] = [
     ("search", {"sampler": ["tpe"]}, "search is {'sampler': ['tpe']}, but must be"),
     ("search", {"sampler": "tpe", "seed": 1}, "but must be {sampler: tpe"),
     ("search", "tpe", "search is 'tpe', but must be"),
-    ("schedule", "asha", "schedule is 'asha', but must be {asha: {first_rung, reduction, epochs}} or none"),
+    ("schedule", "asha", "schedule is 'asha', but must be {asha: {first_rung, reduction, epochs, strict}} or none"),
     ("schedule", {"hyperband": {}}, "schedule is {'hyperband': {}}, but must be"),
     ("schedule", {}, "schedule is {}, but must be"),
-    ("schedule.asha", 3, "schedule.asha is 3, but must be a mapping with first_rung, reduction, epochs"),
+    ("schedule.asha", 3, "schedule.asha is 3, but must be a mapping with first_rung, reduction, epochs, strict"),
     ("schedule.asha", False, "schedule.asha is False, but must be a mapping"),
     ("schedule", {"none": []}, "schedule.none is [], but must be a mapping with epochs"),
     ("schedule.asha.firstrung", 3, "schedule.asha: 'firstrung' is not known; did you mean 'first_rung'?"),
     ("schedule.asha.first_rung", 30, "schedule.asha.first_rung is 30, but must be < the 30 epochs of a trial"),
     ("schedule.asha.first_rung", 0, "schedule.asha.first_rung is 0, but must be an integer >= 1"),
     ("schedule.asha.reduction", 1, "schedule.asha.reduction is 1, but must be an integer >= 2"),
+    ("schedule.asha.strict", 1, "schedule.asha.strict is 1, but must be true or false"),
     ("schedule.asha.epochs", "many", "schedule.asha.epochs is 'many', but must be an integer >= 1"),
     ("schedule", {"none": {"epochs": 0}}, "schedule.none.epochs is 0, but must be an integer >= 1"),
     ("trials", 0, "trials is 0, but must be an integer >= 1"),
@@ -266,7 +268,11 @@ SCALARS = (
     | st.binary(max_size=3)
 )
 WORDS = st.sampled_from(
-    [*space.KEYS, *Config.__dataclass_fields__, "float", "int", "choice", "when", "asha", "none", "epochs", "sampler"]
+    [
+        *space.KEYS,
+        *Config.__dataclass_fields__,
+        *("float", "int", "choice", "when", "asha", "none", "epochs", "strict", "sampler"),
+    ]
 )
 TREES = st.recursive(
     SCALARS,

@@ -61,6 +61,7 @@ def identity(
     space: Space, dataset: Mapping[str, str], bits: int, seed: int, fixed: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that would mix results if it changed within a study."""
+    asha = space.asha
     return {
         "method": space.method,
         "code": code_hash(space.method),
@@ -72,7 +73,7 @@ def identity(
         "params": {item.name: item.text() + "".join(f", if {k} is {v}" for k, v in item.when) for item in space.ranges},
         "start_from": [name for name, _ in space.start_from],
         "sampler": space.sampler,
-        "schedule": "none" if space.asha is None else f"asha, {space.asha.first_rung}, {space.asha.reduction}",
+        "schedule": "none" if asha is None else f"asha, {asha.first_rung}, {asha.reduction}" + ", strict" * asha.strict,
     }
 
 

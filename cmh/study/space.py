@@ -50,10 +50,18 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Asha:
-    """Asynchronous successive halving: of the trials at a rung, the best 1/reduction go on."""
+    """Asynchronous successive halving: of the trials at a rung, the best 1/reduction go on.
+
+    A trial is compared with those that came to the rung before it. By Ray's rule it must reach their quantile: the
+    first at a rung goes on whatever it is worth, and the next ones easily. By the strict rule, the paper's (Li et al.,
+    "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020), it must be one of the best floor(n/reduction)
+    of the n trials at the rung, itself included: the first reduction - 1 stop there. (The paper may take a stopped
+    trial up again when the rung has grown; here it stays pruned.)
+    """
 
     first_rung: int
     reduction: int
+    strict: bool = False
 
     def rungs(self, epochs: int) -> list[int]:
         """Epochs at which trials are compared."""
@@ -229,12 +237,12 @@ class _Reader:
             return None, 30
         if not isinstance(spec, dict) or len(spec) != 1 or not set(spec) <= {"asha", "none"}:
             self.problems.append(
-                f"schedule is {shown(spec)}, but must be {{asha: {{first_rung, reduction, epochs}}}} or none"
+                f"schedule is {shown(spec)}, but must be {{asha: {{first_rung, reduction, epochs, strict}}}} or none"
             )
             return None, 30
         kind, values = next(iter(spec.items()))
         values = {} if values is None else values
-        known = ("first_rung", "reduction", "epochs") if kind == "asha" else ("epochs",)
+        known = ("first_rung", "reduction", "epochs", "strict") if kind == "asha" else ("epochs",)
         if not isinstance(values, dict):
             self.problems.append(f"schedule.{kind} is {shown(values)}, but must be a mapping with {', '.join(known)}")
             return None, 30
@@ -243,7 +251,10 @@ class _Reader:
         if kind == "none":
             return None, epochs
         first = self._whole("schedule.asha.first_rung", values.get("first_rung", 3), 1)
-        return Asha(first, self._whole("schedule.asha.reduction", values.get("reduction", 3), 2)), epochs
+        strict = values.get("strict", False)
+        if not isinstance(strict, bool):
+            self.problems.append(f"schedule.asha.strict is {shown(strict)}, but must be true or false")
+        return Asha(first, self._whole("schedule.asha.reduction", values.get("reduction", 3), 2), bool(strict)), epochs
 
     def _sampler(self) -> str:
         search = self.document.get("search", {"sampler": "tpe"})
