@@ -132,6 +132,26 @@ def test_the_board_shows_the_study(study: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+def test_strict_rungs_may_complete_no_trial_and_more_trials_cure_that(tmp_path: Path) -> None:
+    file = tmp_path / "space.yml"
+    file.write_text(
+        SPACE.replace("start_from: [default]", "start_from: []").replace("reduction: 2", "reduction: 4, strict: true")
+    )
+    once = run(*command(file, tmp_path / "out", "--trials", "3", "--no-confirm"))
+    assert once.returncode == 2
+    assert "no trial was completed" in once.stderr
+    assert "3 were pruned: the same command with more --trials goes on" in once.stderr
+    study = tmp_path / "out" / "dcmh-clipart-8"
+    before = trials(study)
+    assert [(row["state"], row["epochs"]) for row in before] == [("pruned", "1")] * 3
+    again = run(*command(file, tmp_path / "out", "--trials", "12", "--no-confirm"))
+    assert again.returncode == 0, again.stderr
+    after = trials(study)
+    assert after[:3] == before
+    assert sum(row["state"] == "complete" for row in after) in range(1, 4)
+
+
+@pytest.mark.ray
 def test_a_killed_study_goes_on_as_if_nothing_had_happened(study: Path, tmp_path: Path) -> None:
     whole = trials(study)
     arguments = command(study.parent.parent / "space.yml", tmp_path, "--no-confirm")
