@@ -434,10 +434,15 @@ class _Study:
         self.close()
         job, complete = self.job, [row for row in self.rows if row.state == "complete"]
         if not complete:
-            pruned = sum(row.state == "pruned" for row in self.rows)
-            cure = f"; {pruned} were pruned: the same command with more --trials goes on" if pruned else ""
+            cures = {"pruned": "more --trials", "interrupted": "a longer --time-budget"}
+            counts = {state: sum(row.state == state for row in self.rows) for state in cures}
             raise StudyError(
-                f"{job.folder}: no trial was completed, so there is no winner; see {job.folder / 'trials.csv'}{cure}",
+                f"{job.folder}: no trial was completed, so there is no winner; see {job.folder / 'trials.csv'}",
+                *[
+                    f"trials {state}: {count}; the same command with {cures[state]} goes on"
+                    for state, count in counts.items()
+                    if count
+                ],
                 *[f"trial {row.number}: {row.error}" for row in self.rows if row.state == "failed"][:3],
             )
         best = self.best = max(complete, key=lambda row: (row.val_map_best or 0.0, -row.number))

@@ -91,14 +91,19 @@ def test_trials_that_break_each_in_its_own_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(600)  # five sessions of Ray, one of them 30 s long
 def test_a_full_disk_stops_the_study_and_a_time_budget_ends_on_time(tmp_path: Path) -> None:
     command = Command(tmp_path, [7], 1000, "--seeds", "1", "--max-concurrent", "1")
     code, error = command.run()
     assert code == 2, error
     assert "No space left on device; make room, then the same command goes on" in error
     assert [row["state"] for row in command.rows()] == ["interrupted"]
-    command.environment["EPOCH_SECONDS"] = "0.5"
-    command.arguments += ["--time-budget", "10s"]
+    command.environment["EPOCH_SECONDS"] = "1"
+    command.arguments += ["--time-budget", "1s"]  # over before the first epoch is
+    code, error = command.run()
+    assert code == 2, error
+    assert "trials interrupted: 1; the same command with a longer --time-budget goes on" in error
+    command.arguments[-1] = "30s"  # enough for a worker that starts on a slow machine
     code, error = command.run()
     assert code == 0, error
     assert command.rows()[0]["state"] == "complete"

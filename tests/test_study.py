@@ -140,7 +140,7 @@ def test_strict_rungs_may_complete_no_trial_and_more_trials_cure_that(tmp_path: 
     once = run(*command(file, tmp_path / "out", "--trials", "3", "--no-confirm"))
     assert once.returncode == 2
     assert "no trial was completed" in once.stderr
-    assert "3 were pruned: the same command with more --trials goes on" in once.stderr
+    assert "trials pruned: 3; the same command with more --trials goes on" in once.stderr
     study = tmp_path / "out" / "dcmh-clipart-8"
     before = trials(study)
     assert [(row["state"], row["epochs"]) for row in before] == [("pruned", "1")] * 3
