@@ -254,7 +254,7 @@ class _Reader:
         strict = values.get("strict", False)
         if not isinstance(strict, bool):
             self.problems.append(f"schedule.asha.strict is {shown(strict)}, but must be true or false")
-        return Asha(first, self._whole("schedule.asha.reduction", values.get("reduction", 3), 2), bool(strict)), epochs
+        return Asha(first, self._whole("schedule.asha.reduction", values.get("reduction", 3), 2), strict), epochs
 
     def _sampler(self) -> str:
         search = self.document.get("search", {"sampler": "tpe"})

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import math
 import re
 import secrets
 import tempfile
@@ -145,7 +147,9 @@ class _Rungs(ASHAScheduler):
             reduction_factor=asha.reduction,
             stop_last_trials=False,
         )
-        self.asha = asha
+        if asha.strict:
+            cutoff = functools.partial(_strict_cutoff, asha.reduction)
+            self._brackets[0].cutoff = cutoff  # type: ignore[method-assign]  # Ray has no setting for it
         for number, curve, finished in history:
             # The last epoch of a trial that goes on is reported again, and decided then.
             self._note(number, curve, max(curve) + finished)
@@ -162,19 +166,15 @@ class _Rungs(ASHAScheduler):
         """
         self._note(number, curve, epoch)
         trial, best = _Numbered(number), max(value for past, value in curve.items() if past <= epoch)
-        if self.asha.strict:
-            return self._is_not_among_the_best(number, epoch, best)
         if number not in self._trial_info:
             self.on_trial_add(None, trial)
         return bool(self.on_trial_result(None, trial, {"epoch": epoch, METRIC: best}) == TrialScheduler.STOP)
 
-    def _is_not_among_the_best(self, number: int, epoch: int, best: float) -> bool:
-        for rung, recorded in self._brackets[0]._rungs:
-            if rung == epoch:
-                recorded[number] = best
-                better = sum(1 for value in recorded.values() if value > best)
-                return bool(better >= len(recorded) // self.asha.reduction)
-        return False
+
+def _strict_cutoff(reduction: int, recorded: Mapping[int, float]) -> float:
+    """What the next at a rung must reach to be one of its best floor(n / reduction), itself counted among the n."""
+    passing = (len(recorded) + 1) // reduction
+    return sorted(recorded.values(), reverse=True)[passing - 1] if passing else math.inf
 
 
 @dataclasses.dataclass

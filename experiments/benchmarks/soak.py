@@ -1,6 +1,6 @@
 """Studies under SIGKILL: random parts of a running search are killed until there were enough kills; nothing is lost.
 
-    python experiments/benchmarks/soak.py --out FOLDER        # FOLDER must not exist; 25 to 40 minutes, Linux
+    python experiments/benchmarks/soak.py --out FOLDER        # FOLDER must not exist; took 40 minutes; Linux
 
 Each study runs `cmh.tune` on `soak_method.py`. At a random moment (start-up included) a fault drawn by the seed hits
 the command: SIGKILL to the driver, its process group, a worker, the raylet or the GCS server, or SIGINT, SIGTERM or
