@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh import files
+from cmh import files, ledger
 from cmh.config import unknown
 from cmh.datasets.facts import FACTS
 from cmh.datasets.split import Split
@@ -122,10 +122,24 @@ class Dataset:
         return SearchData(*about, *(arrays.rows(part) for part in parts))
 
     def test(self) -> TestData:
-        """Test queries and the whole database. Raises DatasetError while the test split is `locked`."""
+        """Test queries and the whole database. Each call is an opening of the test split, and noted in its ledger.
+
+        Raises DatasetError while the test split is `locked`, LedgerError where the opening cannot be noted.
+        """
+        self._check_open()
+        ledger.open_test(self.name, self.split_sha256, "dataset.test()")
+        return self.part("test")
+
+    def part(self, name: str) -> Any:
+        """`search` or `test`, for those who have noted the opening themselves: confirmations, of what they show."""
+        if name == "search":
+            return self.search()
+        self._check_open()
+        return TestData(self._arrays("test"), self._arrays("search"))
+
+    def _check_open(self) -> None:
         if _LOCKS:
             raise DatasetError(f"{self.name}: the test split is locked while a method is searched or trained")
-        return TestData(self._arrays("test"), self._arrays("search"))
 
     def _arrays(self, part: str) -> Arrays:
         image, text, labels = (_map(self.folder / part / f"{name}.npy") for name in ("image", "text", "labels"))
