@@ -61,7 +61,11 @@ def test_every_field_changes_the_digest_unless_it_is_left_out(field: str) -> Non
 
 def test_differences_name_the_key_and_both_values() -> None:
     lines = identity().differences(identity(config={"lr": 0.1, "hidden": 32}, dataset_sha256="e" * 64, seed=3))
-    assert lines == ["dataset_sha256: dddddddddddd there, eeeeeeeeeeee here", "seed: 0 there, 3 here", "hidden: 64 there, 32 here"]
+    assert lines == [
+        "dataset_sha256: dddddddddddd there, eeeeeeeeeeee here",
+        "seed: 0 there, 3 here",
+        "hidden: 64 there, 32 here",
+    ]
 
 
 def test_the_digest_does_not_hang_on_the_order_of_keys() -> None:
@@ -105,7 +109,8 @@ def hashes(tmp_path_factory: pytest.TempPathFactory) -> Any:
     copy = tmp_path_factory.mktemp("copy")
     shutil.copytree(ROOT / "cmh", copy / "cmh", ignore=shutil.ignore_patterns("__pycache__", "*.zip"))
     program = (
-        "import json, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from cmh.identity import code_hash\n"
+        "import json, sys\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[1])\n"
+        "from cmh.identity import code_hash\n"
         "root = Path(sys.argv[1]) / 'cmh' / 'methods'\n"
         "names = 'dcmh', 'prdh', 'dadh', 'ridge', 'random', 'jdsh'\n"
         "print(json.dumps({name: code_hash(root / f'{name}.py') for name in names}))"
