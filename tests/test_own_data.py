@@ -132,6 +132,47 @@ def test_pictures_and_texts_become_arrays(tmp_path: Path) -> None:
     assert datasets.load(str(folder), progress=False).folder == dataset.folder
 
 
+@pytest.mark.parametrize("pixels", [False, True])
+def test_the_hash_of_arrays_follows_the_data(
+    pixels: bool, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digest(folder: Path) -> str:
+        dataset = datasets.load(str(folder), pixels=pixels, progress=False)
+        assert dataset.search().arrays_sha256 == dataset.arrays_sha256
+        assert len(dataset.arrays_sha256) == 64
+        return dataset.arrays_sha256
+
+    first = digest(write(tmp_path / "first"))
+    monkeypatch.setenv("CMH_CACHE", str(tmp_path / "another"))
+    assert digest(write(tmp_path / "moved")) == first
+    caption, label = records(), records()
+    caption[0]["text"] = "a lighthouse"
+    label[1]["labels"] = [LABELS[2]]
+    others = [digest(write(tmp_path / name, some)) for name, some in (("caption", caption), ("label", label))]
+    folder = write(tmp_path / "pixel")
+    with Image.open(folder / "pictures" / "3.png") as image:
+        image.putpixel((5, 5) if pixels else (0, 0), (255, 255, 255))  # the network's stand-in sees the first one only
+        image.save(folder / "pictures" / "3.png")
+    assert len({first, *others, digest(folder)}) == 4
+
+
+def test_pixels_count_where_they_are_trained_on(tmp_path: Path) -> None:
+    folder = str(write(tmp_path))
+    hashes = [datasets.load(folder, pixels=on, progress=False).arrays_sha256 for on in (False, True)]
+    assert hashes[0] != hashes[1]
+
+
+def test_a_second_load_hashes_no_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cmh import files
+
+    monkeypatch.setattr(cache, "HASHED_BELOW", -1)
+    folder, seen, sha256 = str(write(tmp_path)), [], files.sha256
+    first = datasets.load(folder, pixels=True, progress=False)
+    monkeypatch.setattr(files, "sha256", lambda path: seen.append(path) or sha256(path))
+    assert datasets.load(folder, pixels=True, progress=False) == first
+    assert seen == []
+
+
 def own_words(source: datasets.Source, rows: NDArray[np.int64]) -> list[list[str]]:
     assert source.words is not None
     every = source.words()
