@@ -52,6 +52,10 @@ class RecordError(CmhError):
     """A records file cannot be read."""
 
 
+class LedgerError(CmhError):
+    """An opening of the test split cannot be noted."""
+
+
 class MetricError(CmhError):
     """Codes, labels or settings that a metric cannot be computed from."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 import reprlib
 import sys
@@ -19,14 +20,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmh import files
-from cmh.config import Value
 from cmh.errors import RecordError
+from cmh.identity import Identity
 
-SCHEMA = 1
+SCHEMA = 2
 PROTOCOL = "cmh-1"  # the eight rules of the protocol, docs in README; a change of any makes a new name
 SELECTIONS = ("validation", "paper", "fixed")
 METRICS = ("map", "map_i2t", "map_t2i")  # at least these, of validation and test
-_LOWEST = {"bits": 1, "search_trials": 0, "search_epochs": 0, "search_seconds": 0, "epochs": 0, "training_seconds": 0}
+AUDITS = ("leak", "dead")
+_LOWEST = {
+    **{"bits": 1, "epochs": 0, "trials": 0, "passes": 0, "seconds": 0, "device_seconds": 0, "threads": 1},
+    **{"chosen_epoch": 1, "test_opened": 1, "split_opened": 1},
+}
+MEAN_DIGITS = 1e-9  # how far the mean of a per-query file may be from its record's number, which it was computed from
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a search, or the training of one run, has cost."""
+
+    trials: int = 0  # of a search; 0 where there was none
+    epochs: int = 0
+    passes: float = 0.0  # over the training items; a paper's epoch may make several
+    seconds: float = 0.0  # by the clock
+    device_seconds: float = 0.0  # of one GPU, or of one core where there was none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,35 +52,39 @@ class Record:
 
     schema: int
     study: str  # folder name of the study or run
-    method: str
-    dataset: str
-    dataset_sha256: str
-    split_sha256: str
-    features: str  # feature family, e.g. efficientnet-lite0
+    identity: Identity  # of the run
     protocol: str
-    bits: int
-    seed: int
-    config: dict[str, Value]  # every hyperparameter of the method
     selection: str  # where the hyperparameters come from: validation | paper | fixed
-    search_trials: int  # 0 where there was no search
-    search_epochs: int  # spent by all trials of the search together
-    search_seconds: float
-    epochs: int  # length of this run
-    training_seconds: float
+    label: str  # what was changed of the study or file it comes from; empty: nothing
+    search: Cost
+    training: Cost
     chosen_epoch: int  # the epoch with the best validation MAP, 1-based
     validation: dict[str, float]  # map, map_i2t, map_t2i
     test: dict[str, float]  # the same, and further named metrics
     tie_rule: str
-    test_opened: int  # how often the test split had been opened for this study, this time included
+    test_opened: int  # how often this study or run had opened the test split, this time included
+    split_opened: int  # the same of this split by all that this user did
+    audits: dict[str, list[str]]  # leak, dead: what was found; empty lists where nothing was
     versions: dict[str, str]
+    provenance: dict[str, str]  # with what the image features were made
     commit: str  # of cmh, empty where unknown
     host: str
-    device: str
     date: str  # ISO 8601, UTC
-    per_query: str  # file beside records.jsonl with arrays `i2t` and `t2i`, the AP of each test query
+    per_query: str  # file beside records.jsonl: the AP of each test query
+    codes: str  # file beside records.jsonl: codes of queries and database; empty where they were not kept
 
 
-def append(folder: Path, record: Record, i2t: NDArray[np.float64], t2i: NDArray[np.float64]) -> None:
+@dataclasses.dataclass(frozen=True)
+class PerQuery:
+    """The AP of each test query, image to text and text to image `(n_query,)`, and its group: near-duplicates share a
+    number."""
+
+    i2t: NDArray[np.float64]
+    t2i: NDArray[np.float64]
+    groups: NDArray[np.int64]
+
+
+def append(folder: Path, record: Record, ap: PerQuery) -> None:
     """Write the per-query file, then the record: a record never points at nothing.
 
     Raises RecordError, and writes nothing, where `read` or `per_query` would refuse what was written.
@@ -74,37 +95,48 @@ def append(folder: Path, record: Record, i2t: NDArray[np.float64], t2i: NDArray[
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{folder}: the record cannot be written: {error}") from error
     _inside(folder, record)
-    if problem := _wrong_arrays(i2t, t2i):
+    if problem := _wrong_arrays(ap) or _wrong_means(ap, record):
         raise RecordError(f"{folder / record.per_query}: {problem}")
     folder.mkdir(parents=True, exist_ok=True)
     with files.new_file(folder / record.per_query) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, i2t=i2t, t2i=t2i)
+        np.savez(file, i2t=ap.i2t, t2i=ap.t2i, groups=ap.groups)
     files.append_line(folder / "records.jsonl", line)
 
 
-def read(folder: Path) -> list[Record]:
-    """All records of a study or run folder, oldest first; empty where there are none.
+def read(folder: Path) -> tuple[list[Record], list[str]]:
+    """All records of a study or run folder, oldest first, and a line for each one that cannot be read.
 
-    Raises RecordError that lists every bad line.
+    Raises RecordError where the file itself cannot be read.
     """
     path = folder / "records.jsonl"
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
-        return []
+        return [], []
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
     if lines[-1] == b"":  # what follows the last line's end is not a line
         lines.pop()
-    records, problems = [], []
+    records, problems, old = [], [], 0
     for number, line in enumerate(lines, start=1):
         try:
             records.append(_parse(line))
+        except _OldSchemaError:
+            old += 1
         except (ValueError, RecursionError) as error:
-            problems.append(f"{path}:{number}: {error}")
-    if problems:
-        raise RecordError(*problems, heading="these records cannot be read")
-    return records
+            problems.append(f"{path}:{number}: left out: {error}")
+    if old:
+        problems.append(
+            f"{path}: {old} record{'s' * (old > 1)} of schema 1 left out, which say too little about their runs;"
+            f" {_again(folder)}"
+        )
+    return records, problems
+
+
+def _again(folder: Path) -> str:
+    if (folder / "best.yml").is_file():
+        return f"`python -m cmh.reproduce {folder}` makes them again"
+    return "run the command that made them again"
 
 
 def moment(record: Record) -> datetime.datetime:
@@ -113,62 +145,109 @@ def moment(record: Record) -> datetime.datetime:
     return when if when.tzinfo else when.replace(tzinfo=datetime.UTC)
 
 
-def per_query(folder: Path, record: Record) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The AP of each test query, image to text and text to image.
+def per_query(folder: Path, record: Record) -> PerQuery:
+    """The AP of each test query.
 
-    Raises RecordError where the file is missing or damaged, or leaves the folder.
+    Raises RecordError where the file is missing or damaged, leaves the folder, or is another run's: the mean of each
+    direction must be the record's number.
     """
     path = _inside(folder, record)
     try:
         with path.open("rb") as file:
             arrays = np.load(file, allow_pickle=False)
             i2t, t2i = (np.asarray(arrays[name], dtype=np.float64) for name in ("i2t", "t2i"))
+            ap = PerQuery(i2t, t2i, np.asarray(arrays["groups"], dtype=np.int64))
     except Exception as error:  # foreign bytes fail in zipfile, zlib, struct or numpy, each with errors of its own
         raise RecordError(f"{path}: the per-query file cannot be read ({error})") from error
-    if problem := _wrong_arrays(i2t, t2i):
+    if problem := _wrong_arrays(ap) or _wrong_means(ap, record):
         raise RecordError(f"{path}: {problem}")
-    return i2t, t2i
+    return ap
 
 
 def _inside(folder: Path, record: Record) -> Path:
-    path = folder / record.per_query
-    if record.per_query != path.name or path.is_symlink():
-        raise RecordError(f"{folder}: per-query file {record.per_query!r} must lie in the folder of its record")
+    for name in (record.codes, record.per_query):
+        path = folder / name
+        if (name or name == record.per_query) and (name != path.name or path.is_symlink()):
+            raise RecordError(f"{folder}: the file {name!r} must lie in the folder of its record")
     return path
 
 
-def _wrong_arrays(i2t: NDArray[np.float64], t2i: NDArray[np.float64]) -> str:
-    fine = i2t.ndim == 1 and i2t.shape == t2i.shape and i2t.size and np.isfinite([i2t, t2i]).all()
-    return "" if fine else "i2t and t2i must be two equally long rows of finite numbers"
+def _wrong_arrays(ap: PerQuery) -> str:
+    fine = ap.i2t.ndim == 1 and ap.i2t.shape == ap.t2i.shape == ap.groups.shape
+    fine = fine and bool(ap.i2t.size) and bool(np.isfinite(ap.i2t).all()) and bool(np.isfinite(ap.t2i).all())
+    return "" if fine else "i2t, t2i and groups must be three equally long rows of finite numbers"
+
+
+def _wrong_means(ap: PerQuery, record: Record) -> str:
+    """A file of another run must not lend its queries to this record."""
+    found = {"map_i2t": float(ap.i2t.mean()), "map_t2i": float(ap.t2i.mean())}
+    wrong = [
+        f"its mean {name} is {value:.6f}, but the record says {record.test[name]:.6f}"
+        for name, value in found.items()
+        if abs(value - record.test[name]) > MEAN_DIGITS
+    ]
+    return "; ".join(wrong) + ": it belongs to another run, or one of the two was edited" if wrong else ""
 
 
 def _parse(line: bytes) -> Record:
     values = json.loads(line.decode(), parse_constant=_no_constant)
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
-    if values.get("schema") != SCHEMA:
-        raise ValueError(f"schema is {reprlib.repr(values.get('schema'))}, but this version reads {SCHEMA}")
-    kinds = typing.get_type_hints(Record)
-    if missing := sorted(kinds.keys() - values.keys()):
-        raise ValueError(f"without {', '.join(missing)}")
-    if extra := sorted(values.keys() - kinds.keys()):
-        raise ValueError(f"unknown {', '.join(map(reprlib.repr, extra))}")
-    for name, kind in kinds.items():
-        if not _fits(values[name], kind):
-            raise ValueError(f"{name} is {reprlib.repr(values[name])}, but must be {_words(kind)}")
-    for name, lowest in _LOWEST.items():
-        if values[name] < lowest:
-            raise ValueError(f"{name} is {values[name]!r}, but must be >= {lowest}")
-    if values["selection"] not in SELECTIONS:
-        raise ValueError(f"selection is {values['selection']!r}, but must be one of {', '.join(SELECTIONS)}")
+    _check_schema(values.get("schema"))
+    record = _built(Record, values)
+    if record.selection not in SELECTIONS:
+        raise ValueError(f"selection is {record.selection!r}, but must be one of {', '.join(SELECTIONS)}")
     for part in ("validation", "test"):
         for name in METRICS:
             if not 0 <= values[part].get(name, -1) <= 1:
                 raise ValueError(f"{part} {name} is {values[part].get(name)!r}, but must be a number from 0 to 1")
+    if missing := [name for name in AUDITS if name not in record.audits]:
+        raise ValueError(f"audits are without {', '.join(missing)}")
     json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair could not be written to any table
-    record = Record(**values)
     moment(record)
     return record
+
+
+class _OldSchemaError(ValueError):
+    """A record of schema 1."""
+
+
+def _check_schema(found: object) -> None:
+    if found == 1 and not isinstance(found, bool):
+        raise _OldSchemaError
+    if isinstance(found, int) and not isinstance(found, bool) and found > SCHEMA:
+        raise ValueError(f"is of schema {found}, but this version of cmh reads {SCHEMA}: a newer cmh wrote it")
+    if found != SCHEMA:
+        raise ValueError(f"schema is {reprlib.repr(found)}, but this version reads {SCHEMA}")
+
+
+def _built(cls: Any, values: dict[str, Any], inside: str = "") -> Any:
+    """A dataclass of JSON values. Raises ValueError with the first rule that is broken."""
+    kinds = _kinds(cls)
+    if missing := sorted(kinds.keys() - values.keys()):
+        raise ValueError(f"{inside}without {', '.join(missing)}")
+    if extra := sorted(values.keys() - kinds.keys()):
+        raise ValueError(f"{inside}unknown {', '.join(map(reprlib.repr, extra))}")
+    built = {}
+    for name, kind in kinds.items():
+        value = values[name]
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, dict):
+                raise ValueError(f"{inside}{name} is {reprlib.repr(value)}, but must be a mapping")
+            built[name] = _built(kind, value, f"{name} ")
+            continue
+        if not _fits(value, kind):
+            raise ValueError(f"{inside}{name} is {reprlib.repr(value)}, but must be {_words(kind)}")
+        lowest = _LOWEST.get(name)
+        if lowest is not None and value < lowest:
+            raise ValueError(f"{inside}{name} is {value!r}, but must be >= {lowest}")
+        built[name] = value
+    return cls(**built)
+
+
+@functools.cache
+def _kinds(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _no_constant(name: str) -> None:
@@ -178,6 +257,8 @@ def _no_constant(name: str) -> None:
 def _fits(value: object, kind: Any) -> bool:
     if isinstance(kind, types.UnionType):
         return any(_fits(value, one) for one in typing.get_args(kind))
+    if typing.get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(item, typing.get_args(kind)[0]) for item in value)
     if typing.get_origin(kind) is dict:
         inner = typing.get_args(kind)[1]
         return isinstance(value, dict) and all(_fits(item, inner) for item in value.values())
@@ -189,4 +270,6 @@ def _fits(value: object, kind: Any) -> bool:
 
 def _words(kind: Any) -> str:
     names = {int: "an integer", float: "a finite number", str: "a text"}
-    return names.get(kind, "a mapping of " + ("numbers" if float in typing.get_args(kind) else "plain values"))
+    inner = typing.get_args(kind)[1:]
+    what = "numbers" if float in inner else "lists of texts" if list[str] in inner else "plain values"
+    return names.get(kind, f"a mapping of {what}")

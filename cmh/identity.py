@@ -1,0 +1,231 @@
+"""What a number is of: whatever must not be mixed up is named and compared by one frozen value, a run's `Identity`.
+
+Who uses it, what each leaves out (the constants below), and why:
+
+- a checkpoint, a record and a per-query file leave out nothing: they are of one run.
+- ROW: a row of the board is a mean over seeds.
+- FOLDER: the folder of a run holds one folder for each of its seeds.
+- OPENING: the test split is shown to a configuration. Another seed, thread count, device or version of torch, or the
+  same pictures' features from another machine, show the same one again.
+- STUDY: the hyperparameters are what is searched, and which device a trial gets is Ray's to say. (A trial that comes
+  to another device is trained anew there.)
+
+The code of a run is known by `code_hash`: of the method's file, and of every definition in cmh that it stands on,
+without comments and docstrings. A changed formula changes all methods that use it, a comment changes none.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import tokenize
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cmh.config import Value
+
+ROW = ("seed",)
+FOLDER = ("seed",)
+OPENING = ("seed", "threads", "device", "torch", "arrays_sha256")
+STUDY = ("config", "device")
+MACHINE = ("threads", "device", "torch", "arrays_sha256")  # with these equal, a run gives the same numbers again
+
+# Modules that no code hash holds: what they give is in the identity by content, or they change no number.
+_NOT_CODE = {
+    "cmh.config": "hyperparameters are in the identity as values",
+    "cmh.datasets": "its arrays are in the identity by their hash",
+    "cmh.features": "its arrays are in the identity by their hash",
+    **dict.fromkeys(("cmh.errors", "cmh.files", "cmh.signals", "cmh.cluster"), "words, disks and processes"),
+    **dict.fromkeys(("cmh.identity", "cmh.records", "cmh.ledger", "cmh.codes"), "they write numbers down"),
+}
+_STILL_CODE = ("cmh.features.backbones",)  # it builds the networks that are trained along
+_TRAINER = (("cmh.training", "fit"), ("cmh.training", "test"))  # every method's numbers stand on these
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """Everything that decides a run's numbers."""
+
+    method: str
+    code: str
+    dataset: str
+    dataset_sha256: str  # of everything that the arrays are computed from
+    split_sha256: str
+    arrays_sha256: str  # of features, texts and labels as they are trained and tested on
+    features: str  # image network, with a hash of weights that were given
+    bits: int
+    epochs: int  # that are trained: 1 for a closed form
+    seed: int
+    config: dict[str, Value]  # every hyperparameter of the method
+    settings: dict[str, Value]  # run settings that change a number
+    threads: int
+    device: str  # cpu, or the name of the GPU
+    torch: str
+
+    def without(self, *left_out: str) -> dict[str, Any]:
+        """The fields and values that are not left out."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in left_out}
+
+    def digest(self, *left_out: str) -> str:
+        """12 hex digits that name it in file names."""
+        text = json.dumps(self.without(*left_out), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def differences(self, other: Identity, *left_out: str) -> list[str]:
+        """One line `field: ours there, theirs here` for each difference; of mappings, for each differing key."""
+        return differences(self.without(*left_out), other.without(*left_out))
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """One line for each key whose values differ, nested mappings key by key."""
+    lines = []
+    for key in dict.fromkeys([*there, *here]):
+        old, new = there.get(key), here.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new)
+        elif old != new:
+            lines.append(f"{key}: {_shown(old)} there, {_shown(new)} here")
+    return lines
+
+
+def _shown(value: object) -> str:
+    """A value in a message; of a hash its head."""
+    if isinstance(value, str) and len(value) == 64:
+        return value[:12]
+    return "nothing" if value is None else str(value)
+
+
+def code_hash(path: Path) -> str:
+    """16 hex digits of the method in the file `path` and of every definition in cmh that it stands on.
+
+    A definition stands on another if it names it, wherever. Comments, docstrings and empty lines are left out, so that
+    the hash is the same under every version of Python. Own modules beside the file of a method of one's own count too.
+    """
+    path = path.resolve()
+    reached: dict[tuple[str, str], str] = {}
+    waiting = [(str(path), "*"), *((str(_file(module)), name) for module, name in _TRAINER)]
+    while waiting:
+        place = waiting.pop()
+        module = _module(place[0], Path(place[0]).stat().st_mtime_ns)
+        names = module.names if place[1] == "*" else [place[1]] if place[1] in module.names else []
+        for name in [*names, *module.effects]:
+            if (place[0], name) in reached:
+                continue
+            text, needs = module.parts[name]
+            reached[place[0], name] = text
+            for needed, what in needs:
+                if file := _file(needed, path.parent):
+                    waiting.append((str(file), what))
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for (file, name), text in sorted(reached.items(), key=lambda item: (Path(item[0][0]).name, item[0])):
+        place_name = Path(file).relative_to(root) if Path(file).is_relative_to(root) else Path(file).name
+        digest.update(f"{place_name}\x1f{name}\x1f{text}\x1e".encode())
+    return digest.hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Module:
+    """A source file cut into its top-level definitions: name → (bare text, what it needs of which modules)."""
+
+    names: tuple[str, ...]
+    effects: tuple[str, ...]  # statements that define nothing: they run whenever the module is imported
+    parts: dict[str, tuple[str, list[tuple[str, str]]]]
+
+
+@functools.lru_cache(maxsize=256)
+def _module(file: str, changed: int) -> _Module:
+    source = Path(file).read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    lines = _bare_lines(source, tree)
+    own: dict[str, list[ast.stmt]] = {}
+    aliases: dict[str, list[tuple[str, str]]] = {}
+    effects: list[str] = []
+    for statement in tree.body:
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            aliases |= dict(_imported(statement))
+            continue
+        defined = list(_defined(statement))
+        if not defined and not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
+            defined = [f"<{len(effects)}>"]
+            effects += defined
+        for name in defined:
+            own.setdefault(name, []).append(statement)
+    parts: dict[str, tuple[str, list[tuple[str, str]]]] = {}
+    for name, statements in own.items():
+        needs: list[tuple[str, str]] = []
+        for node in (node for statement in statements for node in ast.walk(statement)):
+            if isinstance(node, ast.Name):
+                needs += aliases.get(node.id, [(file, node.id)] if node.id in own else [])
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                needs += [need for _, found in _imported(node) for need in found]
+        parts[name] = "\n".join(_text(lines, statement) for statement in statements), needs
+    for name, found in aliases.items():
+        parts.setdefault(name, ("", found))
+    names = tuple(name for name in parts if name not in effects)
+    return _Module(names, tuple(effects), parts)
+
+
+def _imported(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """(name that it has here, the module and definition that this may be)."""
+    for alias in statement.names:
+        if isinstance(statement, ast.Import):
+            yield alias.asname or alias.name.partition(".")[0], [(alias.name, "*")]
+        elif statement.module:
+            whole = f"{statement.module}.{alias.name}"
+            yield alias.asname or alias.name, [(whole, "*"), (statement.module, alias.name)]
+
+
+def _defined(statement: ast.stmt) -> Iterator[str]:
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        yield statement.name
+    elif isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        yield from (node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name))
+
+
+def _file(module: str, beside: Path | None = None) -> Path | None:
+    """The source of a module that belongs into a code hash: one of cmh, or one beside the method's file."""
+    if module.endswith(".py"):  # a file as it stands
+        return Path(module)
+    root = Path(__file__).parent
+    if module.partition(".")[0] == "cmh":
+        if any(module == name or module.startswith(f"{name}.") for name in _NOT_CODE) and module not in _STILL_CODE:
+            return None
+        stem = root.joinpath(*module.split(".")[1:])
+    elif beside is not None and not beside.is_relative_to(root):
+        stem = beside.joinpath(*module.split("."))
+    else:
+        return None
+    return next((file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()), None)
+
+
+def _text(lines: list[str], statement: ast.stmt) -> str:
+    first = min([statement.lineno, *(node.lineno for node in getattr(statement, "decorator_list", []))])
+    kept = [line.rstrip() for line in lines[first - 1 : statement.end_lineno]]
+    return "\n".join(line for line in kept if line)
+
+
+def _bare_lines(source: str, tree: ast.Module) -> list[str]:
+    """The lines without comments, docstrings and other strings that stand alone."""
+    lines = source.split("\n")
+    cuts: list[tuple[int, int, int, int]] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            cuts.append((*token.start, *token.end))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            assert node.end_lineno is not None
+            assert node.end_col_offset is not None
+            start = len(lines[node.lineno - 1].encode()[: node.col_offset].decode())  # ast counts bytes
+            end = len(lines[node.end_lineno - 1].encode()[: node.end_col_offset].decode())
+            cuts.append((node.lineno, start, node.end_lineno, end))
+    for first, start, last, end in sorted(cuts, reverse=True):
+        head, tail = lines[first - 1][:start], lines[last - 1][end:]
+        lines[first - 1 : last] = [head + tail] + [""] * (last - first)
+    return lines

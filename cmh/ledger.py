@@ -1,0 +1,121 @@
+"""Every opening of a test split, written down before it happens: append-only, one JSON line an opening.
+
+The ledger of a split is `$CMH_DATA/openings/DATASET-SPLIT.jsonl` (CMH_DATA defaults to `~/cmh-data`): all that this
+user has looked at, whichever study, run or program it was. A study or run folder keeps the same lines of its own in
+`openings.jsonl`, which travel with it.
+
+What was shown is a configuration with some seeds: showing the same again (`identity.OPENING` says what that leaves
+out) is no further opening.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from cmh import files
+from cmh.errors import LedgerError
+from cmh.identity import OPENING, Identity
+
+OWN = "openings.jsonl"  # in the folder of a study or run
+
+
+def path(dataset: str, split_sha256: str) -> Path:
+    """Where the openings of a split are written. Raises LedgerError where no folder for it is named."""
+    return _root() / "openings" / f"{dataset}-{split_sha256[:12]}.jsonl"
+
+
+def _root() -> Path:
+    """The user's data folder; `$CMH_CACHE` where that is all that a container without a home has."""
+    if given := os.environ.get("CMH_DATA"):
+        return Path(given)
+    try:
+        root = Path.home() / "cmh-data"
+        root.mkdir(parents=True, exist_ok=True)
+    except (RuntimeError, OSError) as error:  # RuntimeError: no HOME, and a user without an entry
+        if cache := os.environ.get("CMH_CACHE"):
+            return Path(cache)
+        raise LedgerError(
+            f"there is no home folder for the ledger of test openings ({error}); set CMH_DATA to a folder"
+        ) from error
+    return root
+
+
+def open_test(
+    dataset: str,
+    split_sha256: str,
+    purpose: str,
+    *,
+    identity: Identity | None = None,
+    seeds: list[int] | None = None,
+    folder: Path | None = None,
+) -> tuple[int, int]:
+    """Note that the test split is about to be opened: (openings by `folder`, openings by all), this one included.
+
+    Without an identity (`dataset.test()` in Python) nobody knows what is shown, and each call is a further opening.
+    Raises LedgerError where it cannot be noted: then nothing may be opened.
+    """
+    shown = {} if identity is None else {"identity": identity.without(*OPENING), "seeds": sorted(seeds or [])}
+    entry = {
+        "purpose": purpose,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "folder": folder.resolve().name if folder is not None else "",
+        **shown,
+        "machine": {} if identity is None else {key: getattr(identity, key) for key in OPENING[1:]},
+    }
+    by_all = _note(path(dataset, split_sha256), entry)
+    return (by_all if folder is None else _note(folder / OWN, entry)), by_all
+
+
+def openings(file: Path) -> list[dict[str, Any]]:
+    """The openings that a file names, oldest first; a line that cannot be read counts as one of which nothing is known.
+
+    Raises LedgerError where the file cannot be read.
+    """
+    try:
+        lines = file.read_bytes().splitlines() if file.exists() else []
+    except OSError as error:
+        raise _unusable(file, error) from error
+    return [_parsed(line) for line in lines if line.strip()]
+
+
+def _note(file: Path, entry: dict[str, Any]) -> int:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with files.locked(file.with_name(f".{file.name}.lock")):
+            past = openings(file)
+            shown = {
+                seed for line in past if line.get("identity") == entry.get("identity") for seed in line.get("seeds", [])
+            }
+            if "identity" in entry and set(entry["seeds"]) <= shown:
+                return len(past)
+            with file.open("ab") as out:
+                if past and not file.read_bytes().endswith(b"\n"):  # a writer was killed in mid-line
+                    out.write(b"\n")
+                out.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
+                out.flush()
+                os.fsync(out.fileno())
+            return len(past) + 1
+    except OSError as error:
+        raise _unusable(file, error) from error
+
+
+def _unusable(file: Path, error: OSError) -> LedgerError:
+    return LedgerError(
+        f"{file}: the ledger of test openings cannot be used ({error.strerror or error}), and the test split is not"
+        " opened uncounted; set CMH_DATA to a folder that can be written"
+    )
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        entry = None
+    fine = isinstance(entry, dict) and isinstance(entry.get("seeds", []), list)
+    return entry if fine else {"purpose": "unreadable"}
