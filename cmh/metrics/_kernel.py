@@ -140,10 +140,17 @@ def _index_sums(query: Any, database: Any, query_labels: Any, database_labels: A
     for i in prange(n_query):
         where = np.empty(n_database, np.uint32)
         counts = np.zeros(2 * (bits + 1), np.int64)
+        if query.shape[1] == 1 and query_labels.shape[1] == 1:
+            code = query[i, 0]
+            labels = query_labels[i, 0]
+            for j in range(n_database):
+                shared = np.uint64((labels & database_labels[j, 0]) != np.uint64(0))
+                where[j] = (_ones(code ^ database[j, 0]) << np.uint64(1)) | shared
+        else:
+            for j in range(n_database):
+                where[j] = _bin(query[i], database[j], query_labels[i], database_labels[j])
         for j in range(n_database):
-            place = _bin(query[i], database[j], query_labels[i], database_labels[j])
-            where[j] = place
-            counts[place] += 1
+            counts[where[j]] += 1
         # A counting sort without the sort: where each distance starts, among all items and among relevant ones.
         next_rank = np.zeros(bits + 1, np.int64)
         next_relevant = np.zeros(bits + 1, np.int64)
