@@ -25,6 +25,7 @@ FLOORS = {
     "features": 3,
     "cluster": 3,
     "training": 4,
+    "audits": 5,
     "methods": 5,
     "study": 6,
     "board": 6,
