@@ -11,9 +11,6 @@ from pathlib import Path
 from cmh.config import Value
 from cmh.errors import CmhError, ConfigError
 
-# Run settings that say how pictures and texts are taken: --set and experiment files may fix them like hyperparameters.
-INPUTS = ("finetune", "lr_backbone", "rotate", "hflip", "vflip", "erase", "amp", "checkpointing")
-
 
 def guarded(work: Callable[[], int]) -> int:
     """Run a command's body: 2 and one message for a user's error, 130 for an interrupt."""

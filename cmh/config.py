@@ -18,6 +18,9 @@ from cmh.errors import ConfigError
 Value = bool | int | float | str
 Config = typing.TypeVar("Config")
 
+# Run settings that say how pictures and texts are taken: --set and experiment files may fix them like hyperparameters.
+INPUTS = ("finetune", "lr_backbone", "rotate", "hflip", "vflip", "erase", "amp", "checkpointing")
+
 _MISSING = object()
 
 

@@ -48,6 +48,10 @@ class CheckpointError(CmhError):
     """A checkpoint cannot be read."""
 
 
+class OtherRunError(CheckpointError):
+    """A checkpoint is sound, but of another run."""
+
+
 class RecordError(CmhError):
     """A records file cannot be read."""
 

@@ -112,15 +112,15 @@ def code_hash(path: Path) -> str:
     while waiting:
         place = waiting.pop()
         module = _module(place[0], Path(place[0]).stat().st_mtime_ns)
-        names = module.names if place[1] == "*" else [place[1]] if place[1] in module.names else []
-        for name in [*names, *module.effects]:
+        wanted = module.names if place[1] == "*" else (place[1],) if place[1] in module.names else ()
+        for name in (*wanted, *module.effects):
             if (place[0], name) in reached:
                 continue
             text, needs = module.parts[name]
             reached[place[0], name] = text
             for needed, what in needs:
-                if file := _file(needed, path.parent):
-                    waiting.append((str(file), what))
+                if source := _file(needed, path.parent):
+                    waiting.append((str(source), what))
     root = Path(__file__).parent
     digest = hashlib.sha256()
     for (file, name), text in sorted(reached.items(), key=lambda item: (Path(item[0][0]).name, item[0])):

@@ -194,7 +194,7 @@ def _parse(line: bytes) -> Record:
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
     _check_schema(values.get("schema"))
-    record = _built(Record, values)
+    record: Record = _built(Record, values)
     if record.selection not in SELECTIONS:
         raise ValueError(f"selection is {record.selection!r}, but must be one of {', '.join(SELECTIONS)}")
     for part in ("validation", "test"):

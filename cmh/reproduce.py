@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import os
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cmh import commands
-from cmh.config import Value
-from cmh.errors import CmhError, ConfigError
+from cmh.config import INPUTS, Value
+from cmh.errors import ConfigError
 
-TOLERANCE = 0.02  # of MAP; on the machine and thread count of the record the numbers are equal
-SETTINGS = (
-    *("dataset", "split", "skip_bad", "features", "weights", "bits", "epochs", "threads"),
-    *commands.INPUTS,
-)
-KEYS = ("method", *SETTINGS, "seeds", "selection", "config")
-NOTES = ("search", "recorded", "reported", "remarks")  # for people and the board
+if TYPE_CHECKING:
+    from cmh.datasets import Dataset
+    from cmh.identity import Identity
+    from cmh.records import Record
+    from cmh.study.target import Recorded, Target
 
 EPILOG = """\
 examples:
   python -m cmh.reproduce experiments/jiang2017_dcmh_clipart.yml    the paper's settings on the built-in clip art
   python -m cmh.reproduce studies/dcmh-clipart-32                   the winner of a study, with its confirmed seeds
-  python -m cmh.reproduce studies/dcmh-clipart-32 --check           … and compare with what was recorded
+  python -m cmh.reproduce studies/dcmh-clipart-32 --check           … trained anew and compared with its records
+  python -m cmh.reproduce studies/dcmh-clipart-32 --set gamma=0.5   … with a change: a row of its own on the board
   python -m cmh.reproduce studies/dcmh-clipart-32:7                 trial 7 of a study (validation only)
 
-Results go to OUT/NAME: records.jsonl (for cmh.leaderboard) and, for each seed, config, curve, log and checkpoint.
---check exits with 1 if a MAP differs from the record by more than 0.02. A killed run goes on where it stopped.
+Results go to OUT/NAME-IDENTITY: run.yml, records.jsonl (for cmh.leaderboard) and, for each seed, config, curve, log and
+checkpoint. IDENTITY is the run's: code, data, settings, device and versions, so runs that differ never meet. A killed
+run goes on where it stopped; one that is recorded already is shown, and says so; --fresh trains it again.
+
+--check trains in a folder of its own that goes away, and compares validation MAP, chosen epoch, test MAP and the AP of
+each query. With the device, threads and versions of the record all must be equal; otherwise MAP must lie within a
+tolerance that is printed with its reason. Exit code 1: something differs, or nothing was compared.
 """
 
 
@@ -47,9 +54,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("target", metavar="TARGET", help="an experiment file, a study folder, or STUDY:TRIAL")
+    add("target", metavar="TARGET", help="an experiment file, the folder of a study or run, or STUDY:TRIAL")
     add("--seeds", type=commands.whole(1), metavar="N", help="run seeds 1 … N instead of the recorded ones")
-    add("--check", action="store_true", help="compare with what was recorded; exit 1 outside the tolerance")
+    add("--check", action="store_true", help="train anew, compare with what was recorded; exit 1 where it differs")
+    add("--fresh", action="store_true", help="train again what is trained already")
     add(
         "--set",
         nargs="+",
@@ -58,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="change hyperparameters, epochs, bits …",
     )
-    add("--dataset", metavar="NAME|DIR", help="another dataset than the target's")
+    add("--label", metavar="TEXT", help="what its row is called on the board (default: what was changed)")
+    add("--method", metavar="NAME|FILE", help="where a method of one's own is now")
+    add("--dataset", metavar="NAME|DIR", help="another dataset than the target's, or where it is now")
     add("--skip-bad", action="store_true", help="go on without the dataset's bad items, and say how many")
     add("--split", metavar="ORDER", help="another split of a benchmark: torchcmh (its seed) or file (the files' order)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -66,124 +76,212 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@dataclasses.dataclass(frozen=True)
-class _Target:
-    """What is run: everything checked."""
-
-    name: str
-    method: str
-    run: dict[str, Value]  # SETTINGS
-    config: dict[str, Value]
-    seeds: list[int]
-    selection: str
-    search: Mapping[str, Any]
-    recorded: dict[int, dict[str, float]]  # seed → map_i2t, map_t2i
-    study: Path | None = None
-    trial: int | None = None
-    dataset: str = ""  # its name, where run["dataset"] is the folder of your own
-
-
 def _run(arguments: argparse.Namespace) -> int:
-    target = _target(arguments)
-    if arguments.check and not target.recorded:
-        raise ConfigError(f"--check: nothing was recorded for {arguments.target}; run it without --check first")
-    found = _validate_only(target, arguments) if target.trial is not None else _test(target, arguments)
-    if not arguments.check:
-        return 0
-    return _compare(target, found)
-
-
-def _test(target: _Target, arguments: argparse.Namespace) -> dict[int, dict[str, float]]:
-    from tqdm import tqdm
-
-    from cmh import methods
-    from cmh.study import confirm
-
-    folder = arguments.out / target.name
-    counted_in = target.study or folder
-    opened = confirm.open_test(counted_in, "confirm", target.config, target.seeds)
-    if opened > 1:
-        _say(f"the test split counted in {commands.short(counted_in)} has been opened before: this is opening {opened}")
-    cost = {key: target.search.get(key, 0) for key in ("trials", "epochs", "seconds")}
-    found: dict[int, dict[str, float]] = {}
-    for seed in target.seeds:
-        epochs = int(target.run["epochs"])
-        with tqdm(total=epochs, desc=f"seed {seed}", unit="epoch", disable=not sys.stderr.isatty()) as bar:
-
-            def watch(epoch: Any, bar: tqdm[Any] = bar) -> None:
-                bar.update(epoch.epoch - bar.n)
-                bar.set_postfix_str(f"val_map {epoch.val_map:.4f}, best {epoch.val_map_best:.4f}")
-
-            own = {"seed": seed, "device": arguments.device, "folder": str(folder / f"seed-{seed}")}
-            tested = confirm.run(target.method, {**target.config, **target.run, **own}, watch)
-        record = confirm.write_record(
-            folder,
-            tested,
-            method=methods.short(methods.get(target.method)),
-            dataset=target.dataset,
-            bits=int(target.run["bits"]),
-            epochs=epochs,
-            config=target.config,
-            selection=target.selection,
-            search=confirm.Search(int(cost["trials"]), int(cost["epochs"]), float(cost["seconds"])),
-            test_opened=opened,
-        )
-        found[seed] = {key: record.test[key] for key in ("map_i2t", "map_t2i")}
-        sys.stdout.write(
-            f"seed {seed}: epoch {record.chosen_epoch}, validation MAP {record.validation['map']:.4f}; test MAP"
-            f" i→t {record.test['map_i2t']:.4f}, t→i {record.test['map_t2i']:.4f}, mean {record.test['map']:.4f}"
-            f" ({record.training_seconds:.0f} s on {record.device})\n"
-        )
-        sys.stdout.flush()
-    sys.stdout.write(f"records: {commands.short(folder / 'records.jsonl')}\n")
-    return found
-
-
-def _validate_only(target: _Target, arguments: argparse.Namespace) -> dict[int, dict[str, float]]:
-    """A search trial never met the test split, and does not meet it here."""
     from cmh import methods, training
 
-    seed = target.seeds[0]
+    target = _target(arguments)
     module = methods.get(target.method)
-    folder = arguments.out / target.name
-    values = {**target.config, **target.run, "seed": seed, "device": arguments.device}
-    run, config = training.split(module, values)
-    data = training.load(run).search()
-    best = training.fit(module, run, config, data, folder=folder).best
-    sys.stdout.write(
-        f"trial {target.trial}: epoch {best.epoch}, validation MAP i→t {best.val_map_i2t:.4f},"
-        f" t→i {best.val_map_t2i:.4f}, mean {best.val_map:.4f}; curve: {commands.short(folder / 'curve.csv')}\n"
-    )
-    return {seed: {"val_map": best.val_map}}
+    known = target.recorded
+    if arguments.check and not set(known) & set(target.seeds):
+        there = ", ".join(map(str, sorted(known))) or "none"
+        asked = ", ".join(map(str, target.seeds))
+        raise ConfigError(
+            f"--check: nothing was recorded for {arguments.target} with these settings and seeds {asked};"
+            f" recorded seeds: {there}"
+        )
+    dataset = training.load(training.split(module, {**target.config, **target.run})[0])
+    run = _Runner(arguments, target, dataset)
+    if not arguments.check:
+        return run.validate() if target.trial is not None else run.test()
+    return run.check(known)
 
 
-def _compare(target: _Target, found: dict[int, dict[str, float]]) -> int:
-    worst = 0.0
-    for seed in target.seeds:
-        if seed not in target.recorded:
-            sys.stdout.write(f"seed {seed}: not recorded, so not compared\n")
-            continue
-        for key, recorded in target.recorded[seed].items():
-            difference = abs(found[seed][key] - recorded)
-            worst = max(worst, difference)
-            sys.stdout.write(f"seed {seed} {key}: recorded {recorded:.4f}, now {found[seed][key]:.4f}\n")
-    verdict = "within" if worst <= TOLERANCE else "OUTSIDE"
-    sys.stdout.write(f"largest difference {worst:.4f}: {verdict} the tolerance of {TOLERANCE}\n")
-    return 0 if worst <= TOLERANCE else 1
+@dataclasses.dataclass(frozen=True)
+class _Runner:
+    """A target on its data."""
+
+    arguments: argparse.Namespace
+    target: Target
+    dataset: Dataset
+
+    def values(self, seed: int, folder: Path) -> dict[str, Value]:
+        own = {"seed": seed, "device": self.arguments.device, "folder": str(folder)}
+        return {**self.target.config, **self.target.run, **own}
+
+    def identity(self, seed: int) -> Identity:
+        from cmh.study import confirm
+
+        return confirm.identify(self.target.method, self.values(seed, Path()), self.dataset)
+
+    @property
+    def folder(self) -> Path:
+        """Of this run and all its seeds."""
+        from cmh.identity import FOLDER
+
+        digest = self.identity(self.target.seeds[0]).digest(*FOLDER)
+        return Path(self.arguments.out) / f"{self.target.name}-{digest}"
+
+    def test(self) -> int:
+        """Train, test and record every seed that is not recorded yet."""
+        from cmh import records
+        from cmh.study import confirm, folder
+
+        place = self.folder
+        digests = {seed: self.identity(seed).digest() for seed in self.target.seeds}
+        known = [] if self.arguments.fresh else records.read(place)[0]
+        found = {record.identity.digest(): record for record in known}
+        done = {seed: found[digest] for seed, digest in digests.items() if digest in found}
+        todo = [seed for seed in self.target.seeds if seed not in done]
+        for seed, record in done.items():
+            _print(f"seed {seed}: already trained on {record.date[:16]}; --fresh trains again")
+            _print(_line(record))
+        if todo:
+            opened = self.open(todo, place)
+            folder.write_yaml(place / "run.yml", self.description())
+            for seed in todo:
+                _print(_line(self.record(confirm, seed, place, opened)))
+        _print(f"records: {commands.short(place / 'records.jsonl')}")
+        return 0
+
+    def record(self, confirm: Any, seed: int, place: Path, opened: tuple[int, int]) -> Record:
+        from cmh.records import Cost
+
+        own, search = place / f"seed-{seed}", self.target.search
+        if self.arguments.fresh:
+            (own / "checkpoint.pt").unlink(missing_ok=True)
+        with _bar(seed, self.identity(seed).epochs) as watch:
+            tested = confirm.run(self.target.method, self.values(seed, own), watch, self.dataset)
+        if tested.resumed:
+            _print(
+                f"seed {seed}: {'already trained' if tested.resumed == tested.training.epochs else 'went on'} after"
+                f" epoch {tested.resumed} of an earlier start; --fresh trains again"
+            )
+        spent = {field.name: search.get(field.name, 0) for field in dataclasses.fields(Cost)}
+        record: Record = confirm.write_record(
+            place,
+            tested,
+            selection=self.target.selection,
+            search=Cost(**spent),
+            opened=opened,
+            label=self.target.label,
+        )
+        for line in confirm.audit_lines(record):
+            _print(f"seed {seed}: {line}")
+        return record
+
+    def open(self, seeds: list[int], place: Path) -> tuple[int, int]:
+        """Note the opening of the test split, in the study that this comes from where that can be written."""
+        from cmh import ledger
+
+        study = self.target.study
+        counted = study if study is not None and os.access(study, os.W_OK) else place
+        opened = ledger.open_test(
+            self.dataset.name,
+            self.dataset.split_sha256,
+            "cmh.reproduce",
+            identity=self.identity(seeds[0]),
+            seeds=seeds,
+            folder=counted,
+        )
+        if opened[0] > 1:
+            _say(
+                f"the test split counted in {commands.short(counted)} has been opened before: this is opening"
+                f" {opened[0]} ({opened[1]} of this split by all)"
+            )
+        return opened
+
+    def validate(self) -> int:
+        """A search trial never met the test split, and does not meet it here."""
+        place = self.folder
+        found = self.validated(self.target.seeds[0], place)
+        values = found.validation
+        _print(
+            f"trial {self.target.trial}: epoch {found.chosen_epoch}, validation MAP i→t {values['map_i2t']:.4f},"
+            f" t→i {values['map_t2i']:.4f}, mean {values['map']:.4f}; curve: {commands.short(place / 'curve.csv')}"
+        )
+        return 0
+
+    def validated(self, seed: int, place: Path) -> Recorded:
+        from cmh import methods, training
+        from cmh.study import confirm
+        from cmh.study.target import Recorded
+
+        module = methods.get(self.target.method)
+        run, config = training.split(module, {**self.values(seed, place)})
+        if self.arguments.fresh:
+            (place / "checkpoint.pt").unlink(missing_ok=True)
+        fitted = training.fit(module, run, config, self.dataset.search(), folder=place)
+        if fitted.resumed:
+            _print(f"trial {self.target.trial}: trained to epoch {fitted.resumed} by an earlier start; --fresh: again")
+        best = fitted.best
+        scores = {"map": best.val_map, "map_i2t": best.val_map_i2t, "map_t2i": best.val_map_t2i}
+        return Recorded(fitted.identity, confirm.versions(), scores, best.epoch)
+
+    def check(self, known: dict[int, Recorded]) -> int:
+        """Train in a folder that goes away, and compare."""
+        from cmh.study import check
+        from cmh.study.target import Recorded
+
+        seeds = [seed for seed in self.target.seeds if seed in known]
+        found = {seed: Recorded(self.identity(seed)) for seed in seeds}
+        if not any(check.other_run(known[seed], found[seed]) for seed in seeds):  # else training could show nothing
+            with tempfile.TemporaryDirectory(prefix="cmh-check-") as name:
+                if self.target.trial is None:
+                    self.open(seeds, Path(name))
+                again = self.validated if self.target.trial is not None else self.tested
+                found = {seed: again(seed, Path(name) / str(seed)) for seed in seeds}
+        verdict = check.compare(known, found)
+        for line in verdict.lines:
+            _print(line)
+        _print("check: everything agrees" if verdict.agrees else "check: DIFFERS")
+        return 0 if verdict.agrees else 1
+
+    def tested(self, seed: int, place: Path) -> Recorded:
+        """A run that is trained and tested, and not recorded."""
+        from cmh.study import confirm
+        from cmh.study.target import Recorded
+
+        with _bar(seed, self.identity(seed).epochs) as watch:
+            one = confirm.run(self.target.method, self.values(seed, place), watch, self.dataset)
+        return Recorded(one.identity, confirm.versions(), one.validation, one.chosen_epoch, one.test, one.ap)
+
+    def description(self) -> dict[str, Any]:
+        """The run as an experiment file."""
+        from cmh import methods
+        from cmh.study.target import SETTINGS
+
+        target = self.target
+        return {
+            "method": methods.spec(methods.short(methods.get(target.method))),
+            **{key: target.run[key] for key in SETTINGS},
+            "seeds": target.seeds,
+            "selection": target.selection,
+            "label": target.label,
+            "config": target.config,
+            "search": dict(target.search),
+        }
 
 
-def _target(arguments: argparse.Namespace) -> _Target:
-    from cmh import config, datasets, methods
+@contextlib.contextmanager
+def _bar(seed: int, epochs: int) -> Iterator[Callable[[Any], None]]:
+    """A progress bar on a terminal: gives what is to be called after each epoch."""
+    from tqdm import tqdm
 
-    path, _, trial = arguments.target.rpartition(":")
-    if path and trial.isdigit() and Path(path).is_dir():
-        target = _of_trial(Path(path), int(trial))
-    elif Path(arguments.target).is_dir():
-        target = _of_study(Path(arguments.target))
-    elif Path(arguments.target).is_file():
-        target = _of_file(Path(arguments.target))
-    else:
-        raise ConfigError(f"{arguments.target}: is no experiment file, no study folder and no STUDY:TRIAL")
+    with tqdm(total=epochs, desc=f"seed {seed}", unit="epoch", disable=not sys.stderr.isatty()) as bar:
+
+        def watch(epoch: Any) -> None:
+            bar.update(epoch.epoch - bar.n)
+            bar.set_postfix_str(f"val_map {epoch.val_map:.4f}, best {epoch.val_map_best:.4f}")
+
+        yield watch
+
+
+def _target(arguments: argparse.Namespace) -> Target:
+    """The target with the changes that were asked for."""
+    from cmh import config, datasets, methods, training
+    from cmh.study import target as targets
+
+    target = targets.read(arguments.target, method=arguments.method)
     run = dict(target.run)
     if arguments.dataset:
         given = arguments.dataset
@@ -193,132 +291,41 @@ def _target(arguments: argparse.Namespace) -> _Target:
     if arguments.skip_bad:
         run["skip_bad"] = True
     changes = commands.settings(arguments.set)
-    from cmh import training
-
-    own: dict[str, Value] = {
-        key: changes.pop(key) for key in ("epochs", "bits", "features", *commands.INPUTS) if key in changes
-    }
-
+    own: dict[str, Value] = {key: changes.pop(key) for key in ("epochs", "bits", "features", *INPUTS) if key in changes}
     module = methods.get(target.method)
     checked = config.build(training.Run, run | own, where="run settings")
     run |= {key: getattr(checked, key) for key in (*run, *own)}
     values = dataclasses.asdict(config.build(module.Config, {**target.config, **changes}, where="hyperparameters"))
     # A missing dataset is said before anything is written.
     source = datasets.read(str(run["dataset"]), skip_bad=checked.skip_bad, order=checked.split)
-    changed = values != target.config or run != target.run
+    old, new = target.config | target.run, values | run
+    changed = [f"{key}={new[key]}" for key in new if new[key] != old.get(key) and key not in ("dataset", "skip_bad")]
     seeds = list(range(1, arguments.seeds + 1)) if arguments.seeds else target.seeds
+    here = {one.identity.dataset_sha256 for one in target.recorded.values() if one.identity is not None}
+    same_data = run["dataset"] == target.run["dataset"] or source.sha256 in here
+    label = arguments.label if arguments.label is not None else ", ".join([*filter(None, [target.label]), *changed])
     return dataclasses.replace(
         target,
         run=run,
         config=values,
         seeds=seeds,
-        name=target.name + ("-changed" if changed else ""),
-        selection="fixed" if changed else target.selection,
+        selection=target.selection if same_data and not changed else "fixed",
         recorded={} if changed else target.recorded,
-        dataset=source.name,
+        label=label,
     )
 
 
-def _of_file(path: Path) -> _Target:
-    """An experiment file. Raises ConfigError that lists every problem."""
-    from cmh import config, methods, training
-    from cmh.records import SELECTIONS
-
-    document = config.load_yaml(path)
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: holds {document!r}, but must be a mapping with {', '.join(KEYS)}")
-    method = str(document.get("method"))
-    if method.endswith(".py"):  # a method of your own, beside the experiment file or by its whole path
-        method = str(path.parent / method)
-    problems = [config.unknown(key, (*KEYS, *NOTES)) for key in document if key not in (*KEYS, *NOTES)]
-    problems += [f"{key} is missing" for key in ("method", "dataset", "config") if key not in document]
-    selection = document.get("selection", "fixed")
-    if selection not in SELECTIONS:
-        problems.append(f"selection is {selection!r}, but must be one of {', '.join(SELECTIONS)}")
-    seeds = document.get("seeds", [1])
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        problems.append(f"seeds is {seeds!r}, but must be a list of integers >= 0")
-    settings = {key: document[key] for key in SETTINGS if key in document}
-    run, values = settings, document.get("config", {})
-    try:
-        checked = config.build(training.Run, settings)
-        run = {key: getattr(checked, key) for key in SETTINGS}
-    except CmhError as error:
-        problems += error.problems
-    try:
-        if not isinstance(values, dict):
-            raise ConfigError(f"config is {values!r}, but must be a mapping of hyperparameters")
-        if "method" in document:
-            values = dataclasses.asdict(config.build(methods.get(method).Config, values))
-    except CmhError as error:
-        problems += error.problems
-    recorded, search = document.get("recorded", {}), document.get("search", {})
-    if not isinstance(search, dict):
-        problems.append(f"search is {search!r}, but must be a mapping")
-    if problems:
-        raise ConfigError(*problems, heading=str(path))
-    return _Target(path.stem, method, run, values, seeds, selection, search, _recorded(path, recorded))
-
-
-def _recorded(path: Path, values: Any) -> dict[int, dict[str, float]]:
-    try:
-        return {int(seed): {key: float(row[key]) for key in ("map_i2t", "map_t2i")} for seed, row in values.items()}
-    except (AttributeError, TypeError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path}: recorded must map seeds to map_i2t and map_t2i") from error
-
-
-def _of_study(folder: Path) -> _Target:
-    from cmh import records
-
-    best = folder / "best.yml"
-    if not best.is_file():
-        raise ConfigError(f"{folder}: has no best.yml; a study writes it when its search has ended")
-    target = _of_file(best)
-    own = [
-        record
-        for record in records.read(folder)
-        if record.config == target.config and record.epochs == target.run["epochs"]
-    ]
-    recorded = {record.seed: {key: record.test[key] for key in ("map_i2t", "map_t2i")} for record in own}
-    seeds = sorted(recorded) or target.seeds
-    return dataclasses.replace(target, name=folder.resolve().name, seeds=seeds, recorded=recorded, study=folder)
-
-
-def _of_trial(folder: Path, number: int) -> _Target:
-    """A trial as the storage has it; the settings it shares with the others are in `study.yml`."""
-    import csv
-    import json
-
-    from cmh import config, methods
-    from cmh.study.folder import read_study
-
-    study = read_study(folder)
-    identity, method = study["identity"], str(study.get("method_file", study["identity"]["method"]))
-    path = folder / "trials.csv"
-    rows = {int(row["number"]): row for row in csv.DictReader(path.open(newline=""))} if path.is_file() else {}
-    if number not in rows:
-        raise ConfigError(f"{folder}: has no trial {number}; it has {len(rows)} trials, see {path}")
-    row = rows[number]
-    table = config.params(methods.get(method).Config)
-    text = {name: row[name] for name in table if row.get(name)}
-    raw = {name: {"True": True, "False": False}.get(value, value) for name, value in text.items()}
-    values = dataclasses.asdict(config.build(methods.get(method).Config, raw, where=str(path)))
-    trained = row.get("copied_from") or str(number)
-    written = json.loads((folder / "trials" / trained / "config.json").read_text())
-    run = {key: written[key] for key in SETTINGS if key in written}
-    recorded = {int(identity["seed"]): {"val_map": float(row["val_map_best"])}} if row["state"] == "complete" else {}
-    return _Target(
-        name=f"{folder.resolve().name}-trial-{number}",
-        method=method,
-        run=run,
-        config=values,
-        seeds=[int(identity["seed"])],
-        selection="fixed",
-        search={},
-        recorded=recorded,
-        study=folder,
-        trial=number,
+def _line(record: Record) -> str:
+    return (
+        f"seed {record.identity.seed}: epoch {record.chosen_epoch}, validation MAP {record.validation['map']:.4f};"
+        f" test MAP i→t {record.test['map_i2t']:.4f}, t→i {record.test['map_t2i']:.4f}, mean {record.test['map']:.4f}"
+        f" ({record.training.seconds:.0f} s on {record.identity.device})"
     )
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def _say(text: str) -> None:

@@ -37,9 +37,11 @@ from torch import Tensor, nn
 from cmh import config as configs
 from cmh import datasets, files, metrics
 from cmh.config import param
-from cmh.datasets import Arrays, SearchData, TestData
-from cmh.errors import CheckpointError, CmhError, ConfigError, NotFiniteError
+from cmh.datasets import Arrays, Dataset, SearchData, TestData
+from cmh.errors import CheckpointError, CmhError, ConfigError, NotFiniteError, OtherRunError
 from cmh.features import backbones
+from cmh.identity import Identity, code_hash
+from cmh.identity import differences as identity_differences
 from cmh.losses import sign
 from cmh.nets import augment
 from cmh.nets.towers import OnBackbone
@@ -48,6 +50,15 @@ from cmh.seeding import derive
 ENCODE_ROWS = 4096  # items encoded at once: bounds memory, changes no code
 ENCODE_PICTURES = 64  # the same where pictures go through a whole network
 CHECKPOINT_SECONDS = 15.0
+
+# Run settings that an identity does not hold as settings, and why.
+NOT_SETTINGS = {
+    **dict.fromkeys(("dataset", "split", "skip_bad", "features", "weights"), "what they give is there by content"),
+    **dict.fromkeys(("bits", "epochs", "seed", "device", "threads"), "fields of their own"),
+    "folder": "where results go changes none",
+    "checkpointing": "computing maps twice gives the same numbers, to the last digit",
+}
+ONLY_FINETUNE = ("lr_backbone", "rotate", "hflip", "vflip", "amp")  # without effect on frozen features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +165,7 @@ class Epoch:
     best_i2t: float  # at the best epoch
     best_t2i: float
     seconds: float
+    passes: float  # over the training items so far; a paper's epoch may make several
     terms: dict[str, float]
 
     def best(self) -> tuple[float, int, float, float]:
@@ -172,10 +184,20 @@ class Fitted:
 
     method: Any
     curve: tuple[Epoch, ...]
-    seconds: float
+    identity: Identity
     device: torch.device
-    threads: int
     finetuned: bool
+    resumed: int = 0  # epochs that a checkpoint brought
+
+    @property
+    def seconds(self) -> float:
+        """Of training and validation, over all starts."""
+        return self.curve[-1].seconds
+
+    @property
+    def device_seconds(self) -> float:
+        """The same, of one GPU or of one core."""
+        return self.seconds * _cores(self.device, self.identity.threads)
 
     @property
     def best(self) -> Epoch:
@@ -245,12 +267,13 @@ def train(
     folder = Path(run.folder)
     try:
         device, threads = _prepare(run)
-        extra = {"device": describe(device, threads), "epochs": _epochs(module, run)}
+        extra = {"device": describe(device, threads), "epochs": n_epochs(module, run)}
+        cores = _cores(device, threads)
         data = fetch() if fetch is not None else load(run).search()
 
         def report(epoch: Epoch, _save: Callable[[], bytes] | None) -> None:
             before_report()
-            cluster.report({**epoch.metrics(), **extra})
+            cluster.report({**epoch.metrics(), **extra, "device_seconds": epoch.seconds * cores})
 
         fit(module, run, config, data, report=report, folder=folder)
     except Exception as error:
@@ -277,18 +300,20 @@ def fit(
     report: Report | None = None,
     folder: Path | None = None,
     resume: bytes | None = None,
+    after_epoch: Callable[[Any, torch.device], None] = lambda *_: None,
 ) -> Fitted:
     """Train a method and choose its epoch on the validation split.
 
     `report` is called after every epoch, and once more for the last one when a run goes on from a checkpoint
     (whoever listened may not have stored it). Checkpoints go to `folder`, at least every CHECKPOINT_SECONDS of
     training and at the end; without a folder the reporter may ask for one. Meanwhile the test split is locked.
+    `after_epoch` is given the method as it then is.
 
     Raises NotFiniteError when a loss term or a code is not finite, CheckpointError when `resume` cannot be read.
     """
-    device, threads = _prepare(run)
+    device, _ = _prepare(run)
     torch.manual_seed(derive(run.seed, "weights"))
-    epochs = _epochs(module, run)
+    epochs = n_epochs(module, run)
     train = data.train
     image, text, labels = (_tensor(array, device) for array in (train.image, train.text, train.labels))
     pixels = _pixels(module, data) if run.finetune else None
@@ -308,28 +333,29 @@ def fit(
     method = module.Method(config, setup)
     validate = _Ranking(data.validation_query, data.validation_database, device, run.finetune)
     batch_size = getattr(config, "batch_size", ENCODE_ROWS)
-    identity = _identity(module, run, config, data)
+    identity = identify(module, run, config, data)
 
     curve: list[Epoch] = []
     best_state: dict[str, Any] = {}
     if resume is None and folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         resume = _read_checkpoint(folder, identity)
+    resumed = 0
     if resume is not None:
         state = _load(resume, identity)
         method.load_state_dict(_to_device(state["method"], device))
         curve = [Epoch(**epoch) for epoch in state["curve"]]
-        best_state = state["best"]
+        best_state, resumed = state["best"], len(curve)
         if report is not None:
             report(curve[-1], None)
     if folder is not None:
-        _start_folder(folder, module, run, config, curve)
+        _start_folder(folder, module, run, config, identity, curve)
 
     def save() -> bytes:
         buffer = io.BytesIO()
         torch.save(
             {
-                "identity": identity,
+                "identity": identity.without(),
                 "curve": [dataclasses.asdict(epoch) for epoch in curve],
                 "method": method.state_dict(),
                 "best": best_state,
@@ -338,12 +364,13 @@ def fit(
         )
         return buffer.getvalue()
 
-    seconds = curve[-1].seconds if curve else 0.0
+    seconds, n_passes = (curve[-1].seconds, curve[-1].passes) if curve else (0.0, 0.0)
     started = saved = time.monotonic()
     for number in range(len(curve) + 1, epochs + 1):
         torch.manual_seed(derive(run.seed, "noise", number))
-        passes = _passes(image, text, batch_size, run.seed, number, device, pixels, run)
+        passes = _Passes(image, text, batch_size, run.seed, number, device, pixels, run)
         terms = method.epoch(passes)
+        n_passes += passes.items / len(labels)
         if bad := [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]:
             raise NotFiniteError(f"epoch {number}: {', '.join(bad)}")
         i2t, t2i = (float(values.mean()) for values in validate(method))
@@ -363,9 +390,11 @@ def fit(
                 best_i2t=best[2],
                 best_t2i=best[3],
                 seconds=seconds + time.monotonic() - started,
+                passes=n_passes,
                 terms=terms,
             )
         )
+        after_epoch(method, device)
         due = number == epochs or time.monotonic() - saved >= CHECKPOINT_SECONDS
         if due:
             saved = time.monotonic()
@@ -377,15 +406,73 @@ def fit(
         if report is not None:
             report(curve[-1], save if due else None)
     method.load_state_dict(_to_device(best_state, device))
-    return Fitted(method, tuple(curve), curve[-1].seconds, device, threads, run.finetune)
+    return Fitted(method, tuple(curve), identity, device, run.finetune, resumed)
 
 
-def test(fitted: Fitted, data: TestData) -> tuple[dict[str, float], NDArray[np.float64], NDArray[np.float64]]:
-    """Test metrics of the chosen epoch, and the AP of every query: (metrics, i→t, t→i).
+@dataclasses.dataclass(frozen=True)
+class Tested:
+    """What the codes of test queries and database scored: metrics, the AP of every query `(n_query,)`, and the codes
+    ±1 `(n, bits)` by what they are of."""
 
-    Whoever calls this opens the test split and must count it.
-    """
-    return _Ranking(data.query, data.database, fitted.device, fitted.finetuned).everything(fitted.method)
+    metrics: dict[str, float]
+    i2t: NDArray[np.float64]
+    t2i: NDArray[np.float64]
+    codes: dict[str, NDArray[np.int8]]  # query_image, query_text, database_image, database_text
+
+
+def test(fitted: Fitted, data: TestData) -> Tested:
+    """Codes and metrics of the chosen epoch. Whoever calls this opens the test split and must count it."""
+    return score(fitted.method, data, fitted.device, fitted.finetuned)
+
+
+def score(method: Any, data: TestData, device: torch.device, from_pixels: bool) -> Tested:
+    """The same of a method as it is."""
+    return _Ranking(data.query, data.database, device, from_pixels).everything(method)
+
+
+def threads(cpus: float) -> int:
+    """Torch threads of a run that is given so many CPUs."""
+    return max(1, int(cpus))
+
+
+def n_epochs(module: ModuleType, run: Run) -> int:
+    """How many epochs are trained: a closed-form method says how many it can use."""
+    return int(min(run.epochs, getattr(module, "EPOCHS", run.epochs)))
+
+
+def settings_of(run: Run) -> dict[str, configs.Value]:
+    """The run settings that change a number, where nothing else in an identity says them."""
+    left_out = {*NOT_SETTINGS, *(() if run.finetune else ONLY_FINETUNE)}
+    return {key: value for key, value in dataclasses.asdict(run).items() if key not in left_out}
+
+
+def _kind(device: torch.device) -> str:
+    """A device as far as it decides how sums are rounded."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def identify(module: ModuleType, run: Run, config: Any, data: SearchData | Dataset) -> Identity:
+    """What a run's numbers are of, known before it starts. Raises ConfigError where its device cannot be used."""
+    device, threads = _resolve(run)
+    return Identity(
+        method=module.__name__.rpartition(".")[2],
+        code=code_hash(Path(str(module.__file__))),
+        dataset=data.name,
+        dataset_sha256=data.sha256,
+        split_sha256=data.split_sha256,
+        arrays_sha256=data.arrays_sha256,
+        features=data.features,
+        bits=run.bits,
+        epochs=n_epochs(module, run),
+        seed=run.seed,
+        config=dataclasses.asdict(config),
+        settings=settings_of(run),
+        threads=threads,
+        device=_kind(device),
+        torch=str(torch.__version__),
+    )
 
 
 def chance(data: SearchData) -> float:
@@ -396,15 +483,10 @@ def chance(data: SearchData) -> float:
 
 
 def describe(device: torch.device, threads: int) -> str:
-    """The device in words, for records."""
+    """The device in words, for the list of trials."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {threads} thread{'s' * (threads > 1)}"
-
-
-def _epochs(module: ModuleType, run: Run) -> int:
-    """A closed-form method says how many epochs it can use."""
-    return int(min(run.epochs, getattr(module, "EPOCHS", run.epochs)))
 
 
 class _Ranking:
@@ -425,11 +507,12 @@ class _Ranking:
             "t2i": (self._codes(method, "text", self.query), self._codes(method, "image", self.database)),
         }
 
-    def everything(self, method: Any) -> tuple[dict[str, float], NDArray[np.float64], NDArray[np.float64]]:
-        """MAP and further metrics with their usual names for both directions, and the AP of every query."""
+    def everything(self, method: Any) -> Tested:
+        """MAP and further metrics with their usual names for both directions, the AP of every query, and the codes."""
         values: dict[str, float] = {}
         ap: dict[str, NDArray[np.float64]] = {}
-        for name, codes in self.codes(method).items():
+        both = self.codes(method)
+        for name, codes in both.items():
             ap[name] = self._rank(*codes)
             arguments = (*codes, self.query.labels, self.database.labels)
             precision, recall = metrics.precision_recall_within(*arguments, radius=2)
@@ -437,7 +520,18 @@ class _Ranking:
             values[f"map_at_50_{name}"] = metrics.mean_average_precision(*arguments, k=50)
             values[f"ndcg_at_100_{name}"] = metrics.ndcg(*arguments, k=100)
             values[f"precision_radius_2_{name}"], values[f"recall_radius_2_{name}"] = precision, recall
-        return {"map": (values["map_i2t"] + values["map_t2i"]) / 2, **values}, ap["i2t"], ap["t2i"]
+        (query_image, database_text), (query_text, database_image) = both["i2t"], both["t2i"]
+        return Tested(
+            {"map": (values["map_i2t"] + values["map_t2i"]) / 2, **values},
+            ap["i2t"],
+            ap["t2i"],
+            {
+                "query_image": query_image,
+                "query_text": query_text,
+                "database_image": database_image,
+                "database_text": database_text,
+            },
+        )
 
     def _rank(self, query: NDArray[np.int8], database: NDArray[np.int8]) -> NDArray[np.float64]:
         packed = metrics.pack_codes(query), metrics.pack_codes(database)
@@ -460,28 +554,36 @@ class _Ranking:
         return np.concatenate(codes)
 
 
-def _passes(
-    image: Tensor,
-    text: Tensor,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    device: torch.device,
-    pixels: Tensor | None = None,
-    run: Run | None = None,
-) -> Callable[[], Iterator[Batch]]:
-    """Each call is one pass: every item once, in an order of (seed, epoch, pass); the last batch may be short."""
-    count = 0
+class _Passes:
+    """The passes of one epoch: each call is one, every item once, in an order of (seed, epoch, pass); the last batch
+    may be short. `items` counts what was given, which is how much of the data the epoch has seen."""
 
-    def one_pass() -> Iterator[Batch]:
-        nonlocal count
-        count += 1
-        draw = torch.Generator().manual_seed(derive(seed, "batches", epoch, count))
-        order = torch.randperm(len(image), generator=draw)
-        for number, index in enumerate(torch.split(order, batch_size)):
-            yield Batch(index, image, text, device, pixels=pixels, run=run, names=(epoch, count, number))
+    def __init__(
+        self,
+        image: Tensor,
+        text: Tensor,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        device: torch.device,
+        pixels: Tensor | None = None,
+        run: Run | None = None,
+    ) -> None:
+        self._image, self._text, self._pixels = image, text, pixels
+        self._batch_size, self._seed, self._epoch, self._device, self._run = batch_size, seed, epoch, device, run
+        self._count = self.items = 0
 
-    return one_pass
+    def __call__(self) -> Iterator[Batch]:
+        self._count += 1
+        return self._pass(self._count)
+
+    def _pass(self, count: int) -> Iterator[Batch]:
+        draw = torch.Generator().manual_seed(derive(self._seed, "batches", self._epoch, count))
+        order = torch.randperm(len(self._image), generator=draw)
+        for number, index in enumerate(torch.split(order, self._batch_size)):
+            self.items += len(index)
+            names = (self._epoch, count, number)
+            yield Batch(index, self._image, self._text, self._device, pixels=self._pixels, run=self._run, names=names)
 
 
 def _pixels(module: ModuleType, data: SearchData) -> Tensor:
@@ -499,15 +601,25 @@ def _on_backbone(run: Run, head: nn.Module) -> nn.Module:
     return OnBackbone(network, head, lr_share=run.lr_backbone, amp=run.amp, checkpointing=run.checkpointing)
 
 
-def _prepare(run: Run) -> tuple[torch.device, int]:
-    """Device and threads; every global setting that another trial in this process may have changed."""
+def _cores(device: torch.device, threads: int) -> int:
+    """How many device seconds a second is: a GPU is one device, whatever waits for it."""
+    return 1 if device.type == "cuda" else threads
+
+
+def _resolve(run: Run) -> tuple[torch.device, int]:
+    """Device and threads that a run would have here. Raises ConfigError where the device cannot be used."""
     wanted = ("cuda" if torch.cuda.is_available() else "cpu") if run.device == "auto" else run.device
     try:
         device = torch.device(wanted)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    threads = run.threads or torch.get_num_threads()
+    return device, run.threads or torch.get_num_threads()
+
+
+def _prepare(run: Run) -> tuple[torch.device, int]:
+    """Device and threads; every global setting that another trial in this process may have changed."""
+    device, threads = _resolve(run)
     metrics.set_threads(threads)  # first: numba's own start sets torch to all cores
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = True
@@ -530,14 +642,7 @@ def _to_device(state: Any, device: torch.device, *, copy: bool = False) -> Any:
     return state
 
 
-def _identity(module: ModuleType, run: Run, config: Any, data: SearchData) -> dict[str, Any]:
-    """What must agree for a checkpoint to be gone on from."""
-    settings = {key: value for key, value in dataclasses.asdict(run).items() if key not in ("folder", "device")}
-    about = {"method": module.__name__, "data": data.sha256, "split_sha256": data.split_sha256}
-    return {**about, **settings, **dataclasses.asdict(config)}
-
-
-def _read_checkpoint(folder: Path, identity: dict[str, Any]) -> bytes | None:
+def _read_checkpoint(folder: Path, identity: Identity) -> bytes | None:
     """The folder's checkpoint, or None; one that cannot be used is set aside, since training again is exact."""
     path = folder / "checkpoint.pt"
     if not path.exists():
@@ -545,32 +650,37 @@ def _read_checkpoint(folder: Path, identity: dict[str, Any]) -> bytes | None:
     raw = path.read_bytes()
     try:
         _load(raw, identity)
+    except OtherRunError as error:
+        aside, reason = "checkpoint.other", str(error)
     except CheckpointError as error:
-        path.replace(folder / "checkpoint.damaged")
-        _note(folder, f"{error}; set aside as checkpoint.damaged, training starts at epoch 1")
-        return None
-    return raw
+        aside, reason = "checkpoint.damaged", str(error)
+    else:
+        return raw
+    path.replace(folder / aside)
+    _note(folder, f"{reason}; set aside as {aside}, training starts at epoch 1")
+    return None
 
 
-def _load(raw: bytes, identity: dict[str, Any]) -> dict[str, Any]:
+def _load(raw: bytes, identity: Identity) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
         found, complete = dict(state["identity"]), {"curve", "method", "best"} <= state.keys() and state["curve"]
     except Exception as error:  # torch raises many kinds for damaged bytes
         reason = (str(error).splitlines() or ["no message"])[0]
         raise CheckpointError(f"the checkpoint cannot be read ({type(error).__name__}: {reason})") from error
-    if found != identity:
-        keys = sorted(key for key in found.keys() | identity.keys() if found.get(key) != identity.get(key))
-        differences = [f"{key}: {found.get(key)!r} there, {identity.get(key)!r} here" for key in keys]
-        raise CheckpointError(*differences, heading="the checkpoint is of another run")
+    if lines := identity_differences(found, identity.without()):
+        raise OtherRunError(*lines, heading="the checkpoint is of another run")
     if not complete:
         raise CheckpointError("the checkpoint lacks its curve or its weights")
     return dict(state)
 
 
-def _start_folder(folder: Path, module: ModuleType, run: Run, config: Any, curve: list[Epoch]) -> None:
+def _start_folder(
+    folder: Path, module: ModuleType, run: Run, config: Any, identity: Identity, curve: list[Epoch]
+) -> None:
     settings = {key: value for key, value in dataclasses.asdict(run).items() if key != "folder"}
-    values = {"method": module.__name__.rpartition(".")[2], **settings, "config": dataclasses.asdict(config)}
+    values = {"method": identity.method, **settings, "config": dataclasses.asdict(config)}
+    values["identity"] = identity.without()
     files.write_atomic(folder / "config.json", json.dumps(values, indent=2) + "\n")
     if curve:
         _note(folder, f"goes on after epoch {curve[-1].epoch}")

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmh import commands
-from cmh.config import Value
+from cmh.config import INPUTS, Value
 from cmh.errors import CmhError, ConfigError, StudyError
 
 if TYPE_CHECKING:
-    from cmh.records import Record
+    from cmh.identity import Identity
+    from cmh.records import Cost, Record
     from cmh.signals import Interrupts
-    from cmh.study.confirm import Tested
+    from cmh.study.confirm import Confirmed
     from cmh.study.space import Space
     from cmh.study.storage import Row, Store
     from cmh.study.workers import Work
@@ -76,7 +77,18 @@ def _parser() -> argparse.ArgumentParser:
         help="trials in all, earlier ones included (default: the space's)",
     )
     add("--epochs", type=commands.whole(1), metavar="N", help="epochs of a full trial (default: the space's)")
-    add("--time-budget", type=commands.duration, metavar="TIME", help="end a study's search after 45s, 30m, 1.5h …")
+    add(
+        "--time-budget",
+        type=commands.duration,
+        metavar="TIME",
+        help="end a study's search after 45s, 30m, 1.5h …, all its starts together",
+    )
+    add(
+        "--budget-passes",
+        type=commands.number,
+        metavar="N",
+        help="end a study's search after N passes of its trials over the training items (an epoch may be several)",
+    )
     add("--trial-timeout", type=commands.duration, metavar="TIME", help="fail a trial that reports nothing for so long")
     add("--seed", type=commands.whole(0), default=0, metavar="N", help="seed of sampler and training (default: 0)")
     add(
@@ -85,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help=f"fix hyperparameters, or how items are taken: {', '.join(commands.INPUTS)}",
+        help=f"fix hyperparameters, or how items are taken: {', '.join(INPUTS)}",
     )
     add("--warm-start", type=Path, metavar="STUDY", help="start with the best points of another study of the method")
     add("--seeds", type=commands.whole(1), default=3, metavar="N", help="seeds of the confirmation (default: 3)")
@@ -116,6 +128,12 @@ class _Job:
     limit: int
     dataset: Any
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)  # for study.yml, beside the request
+
+    def identity(self, config: Mapping[str, Value]) -> Identity:
+        """Of a run of this study with these hyperparameters and the study's seed."""
+        from cmh.study import confirm
+
+        return confirm.identify(self.space.method, {**config, **self.run}, self.dataset)
 
     @property
     def base(self) -> dict[str, Value]:
@@ -149,18 +167,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _begun(job: _Job, arguments: argparse.Namespace, stack: contextlib.ExitStack) -> _Job:
     """The study in its folder, which is ours from here on: a new one, or the one that is there."""
-    from cmh import methods
+    from cmh import ledger, methods
     from cmh.study import confirm, folder, storage
 
     stack.enter_context(folder.held(job.folder))
-    data = {
-        "dataset": job.dataset.name,
-        "dataset_sha256": job.dataset.sha256,
-        "split_sha256": job.dataset.split_sha256,
-        "features": job.dataset.features,
-    }
-    fixed = {**job.fixed, **_inputs(job.run)}
-    about = folder.identity(job.space, data, int(job.run["bits"]), arguments.seed, fixed)
+    about = folder.identity(job.space, job.identity(job.base), job.fixed)
     notes = {
         "method_file": methods.spec(job.space.method),
         "versions": confirm.versions(),
@@ -169,10 +180,10 @@ def _begun(job: _Job, arguments: argparse.Namespace, stack: contextlib.ExitStack
     }
     if folder.check_identity(job.folder, about, notes):
         _say(f"{commands.short(job.folder)}: going on with the study that is there")
-    if past := confirm.openings(job.folder):
+    if past := ledger.openings(job.folder / ledger.OWN):
         _say(
             f"{commands.short(job.folder)}: its test split has been opened {len(past)}× already, last on"
-            f" {past[-1]['date'][:10]}; a further opening is counted, and its records say so"
+            f" {past[-1].get('date', 'an unknown day')[:10]}; a further opening is counted, and its records say so"
         )
     return job
 
@@ -195,7 +206,7 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
     if arguments.space and len(names) > 1:
         problems.append("--space is one method's, but there are several; leave it out, then each has its own")
     raw = tried(lambda: commands.settings(arguments.set)) or {}
-    inputs = {key: raw.pop(key) for key in commands.INPUTS if key in raw}
+    inputs = {key: raw.pop(key) for key in INPUTS if key in raw}
     checked = tried(lambda: config.build(training.Run, inputs, where="--set"))
     inputs = {key: getattr(checked, key) for key in inputs} if checked is not None else {}
     searches = [tried(lambda name=name: _space(name, raw, arguments)) for name in names]
@@ -228,6 +239,7 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
                 "bits": bits,
                 "epochs": space.epochs,
                 "seed": arguments.seed,
+                "threads": training.threads(arguments.cpus_per_trial),
                 **inputs,
             },
             fixed=fixed,
@@ -275,7 +287,7 @@ def _space(name: str, raw: Mapping[str, Value], arguments: argparse.Namespace) -
 
 
 def _inputs(run: Mapping[str, Value]) -> dict[str, Value]:
-    return {key: run[key] for key in commands.INPUTS if key in run}
+    return {key: run[key] for key in INPUTS if key in run}
 
 
 def _url(job: _Job, arguments: argparse.Namespace) -> str:
@@ -346,7 +358,7 @@ def _controls(job: _Job) -> dict[str, tuple[float, float, float]]:
     values = {"chance": (floor, floor, floor)}
     for name in ("ridge", "cca_itq") if _control_key(job)[1] else ("ridge",):
         module = methods.get(name)
-        settings = {key: value for key, value in job.run.items() if key not in commands.INPUTS}
+        settings = {key: value for key, value in job.run.items() if key not in INPUTS}
         best = training.fit(module, *training.split(module, settings), data).best
         values[f"{name} (control)"] = best.val_map_i2t, best.val_map_t2i, best.val_map
     return values
@@ -384,7 +396,7 @@ def _search(
         workers.search(
             works,
             resources,
-            time_budget=arguments.time_budget,
+            budget=workers.Budget(arguments.time_budget, arguments.budget_passes),
             trial_timeout=arguments.trial_timeout,
             interrupts=interrupts,
         )
@@ -402,7 +414,7 @@ class _Study:
         self.view = Progress(store, job.limit, _say, sys.stderr.isatty(), job.folder.name if several else "")
         self.rows: list[Row] = []
         self.best: Row | None = None
-        self.opened = 0
+        self.opened = 0, 0
         self.records: dict[int, Record] = {}  # by seed
         self.seeds = [arguments.seed + number for number in range(1, arguments.seeds + 1)]
         self.closed = False
@@ -428,13 +440,14 @@ class _Study:
 
     def ended(self) -> list[dict[str, Value]]:
         """The search has ended: write its files; the winner with each seed that is to be confirmed."""
-        from cmh import records
-        from cmh.study import confirm, workers
+        from cmh import ledger, records
+        from cmh.study import confirm
 
         self.close()
         job, complete = self.job, [row for row in self.rows if row.state == "complete"]
+        self.say_budget()
         if not complete:
-            cures = {"pruned": "more --trials", "interrupted": "a longer --time-budget"}
+            cures = {"pruned": "more --trials", "interrupted": "a longer --time-budget or --budget-passes"}
             counts = {state: sum(row.state == state for row in self.rows) for state in cures}
             raise StudyError(
                 f"{job.folder}: no trial was completed, so there is no winner; see {job.folder / 'trials.csv'}",
@@ -446,56 +459,67 @@ class _Study:
                 *[f"trial {row.number}: {row.error}" for row in self.rows if row.state == "failed"][:3],
             )
         best = self.best = max(complete, key=lambda row: (row.val_map_best or 0.0, -row.number))
-        _write_best(job, best, self.store, self.rows, self.arguments)
+        _write_best(job, best, self.store, self.rows)
+        identity = job.identity(best.config)
         if not self.arguments.no_confirm:
-            self.records = {
-                record.seed: record
-                for record in records.read(job.folder)
-                if record.config == best.config
-                and record.epochs == job.space.epochs
-                and record.selection == "validation"
-                and record.seed in self.seeds
-            }
+            found = confirm.of_identity(records.read(job.folder)[0], identity)
+            self.records = {seed: found[seed] for seed in self.seeds if seed in found}
         missing = [seed for seed in self.seeds if seed not in self.records]
         if self.arguments.no_confirm or not missing:
             self.closing()
             return []
-        self.opened = confirm.open_test(job.folder, "confirm", best.config, self.seeds)
+        self.opened = ledger.open_test(
+            job.dataset.name,
+            job.dataset.split_sha256,
+            "cmh.tune",
+            identity=identity,
+            seeds=self.seeds,
+            folder=job.folder,
+        )
         self.say(
             f"confirming trial {best.number} with seeds {', '.join(map(str, missing))}: training, then the test split"
         )
-        if self.opened > 1:
-            self.say(f"this is opening {self.opened} of this study's test split, and its records say so")
-        shared = {**best.config, **job.run, "threads": workers.threads(self.arguments.cpus_per_trial)}
+        if self.opened[0] > 1:
+            self.say(f"this is opening {self.opened[0]} of this study's test split, and its records say so")
+        shared = {**best.config, **job.run}
         folders = {seed: (job.folder / "confirm" / f"{best.number}-{seed}").resolve() for seed in missing}
         return [{**shared, "seed": seed, "folder": str(folders[seed])} for seed in missing]
 
-    def tested(self, tested: Tested) -> None:
+    def tested(self, tested: Confirmed) -> None:
         """A seed of the winner was trained and tested."""
         from cmh.study import confirm
 
-        job, best = self.job, self.best
-        assert best is not None
-        spent = sum(row.spent for row in self.rows)
         record = confirm.write_record(
-            job.folder,
+            self.job.folder,
             tested,
-            method=job.space.method,
-            dataset=job.dataset.name,
-            bits=int(job.run["bits"]),
-            epochs=job.space.epochs,
-            config=best.config,
             selection="validation",
-            search=confirm.Search(len(self.rows), spent, self.store.seconds()),
-            test_opened=self.opened,
+            search=_cost(self.rows, self.store),
+            opened=self.opened,
         )
-        self.records[tested.seed] = record
+        self.records[record.identity.seed] = record
         self.say(
-            f"seed {tested.seed}: test MAP i→t {record.test['map_i2t']:.4f}, t→i {record.test['map_t2i']:.4f},"
+            f"seed {record.identity.seed}: test MAP i→t {record.test['map_i2t']:.4f}, t→i {record.test['map_t2i']:.4f},"
             f" mean {record.test['map']:.4f}"
         )
+        for line in confirm.audit_lines(record):
+            self.say(f"seed {record.identity.seed}: {line}")
         if len(self.records) == len(self.seeds):
             self.closing()
+
+    def say_budget(self) -> None:
+        """Whether the search ended because its budget was spent."""
+        seconds, passes = self.store.seconds(), sum(row.passes for row in self.rows)
+        left = self.job.limit - sum(row.failure != "moved" for row in self.rows)
+        waiting = left > 0 or any(row.state == "interrupted" for row in self.rows)
+        for option, wanted, spent in (
+            ("--time-budget", self.arguments.time_budget, seconds),
+            ("--budget-passes", self.arguments.budget_passes, passes),
+        ):
+            if waiting and wanted is not None and spent >= wanted:
+                self.say(
+                    f"the search has spent its {option}: {spent:.0f} of {wanted:g}, all its starts together;"
+                    f" the same command with more goes on"
+                )
 
     def closing(self) -> None:
         """The closing table."""
@@ -507,10 +531,24 @@ class _Study:
         _say(f"{self.view.name}  {text}" if self.view.name else text)
 
 
-def _write_best(job: _Job, best: Row, store: Store, rows: list[Row], arguments: argparse.Namespace) -> None:
-    from cmh import methods
-    from cmh.study import folder, workers
+def _cost(rows: list[Row], store: Store) -> Cost:
+    """What the search has cost."""
+    from cmh.records import Cost
 
+    return Cost(
+        trials=len(rows),
+        epochs=sum(row.spent for row in rows),
+        passes=sum(row.passes for row in rows),
+        seconds=store.seconds(),
+        device_seconds=sum(row.device_seconds or 0.0 for row in rows),
+    )
+
+
+def _write_best(job: _Job, best: Row, store: Store, rows: list[Row]) -> None:
+    from cmh import methods
+    from cmh.study import folder
+
+    cost = _cost(rows, store)
     folder.write_yaml(
         job.folder / "best.yml",
         {
@@ -523,15 +561,17 @@ def _write_best(job: _Job, best: Row, store: Store, rows: list[Row], arguments: 
             "epochs": job.space.epochs,
             **_inputs(job.run),
             "seeds": [int(job.run["seed"])],
-            "threads": workers.threads(arguments.cpus_per_trial),
+            "threads": job.run["threads"],
             "selection": "validation",
             "config": best.config,
             "search": {
                 "study": job.folder.name,
                 "trial": best.number,
-                "trials": len(rows),
-                "epochs": sum(row.spent for row in rows),
-                "seconds": round(store.seconds(), 1),
+                "trials": cost.trials,
+                "epochs": cost.epochs,
+                "passes": round(cost.passes, 3),
+                "seconds": round(cost.seconds, 1),
+                "device_seconds": round(cost.device_seconds, 1),
                 "val_map": best.val_map_best,
             },
         },
@@ -569,7 +609,11 @@ def _closing(
         if half is not None:
             lines[-1] += f" ± {half - tests['map'].mean:.4f}"
         opened = max(record.test_opened for record in records)
-        lines.append(f"test: mean of {len(records)} seeds (± half of the 95 % interval); test split opened {opened}×")
+        by_all = max(record.split_opened for record in records)
+        lines.append(
+            f"test: mean of {len(records)} seeds (± half of the 95 % t-interval over them); test split opened {opened}×"
+            f" by this study, {by_all}× by all"
+        )
     where = commands.short(job.folder)
     lines += [
         "",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh import files
+from cmh import files, ledger
 from cmh.config import unknown
 from cmh.datasets.facts import FACTS
 from cmh.datasets.split import Split
@@ -23,6 +23,7 @@ from cmh.features import backbones, cache, extraction
 NAMES = ("clipart", *FACTS)
 ORDERS = ("torchcmh", "file")
 DEFAULT_FEATURES = "efficientnet-lite0"
+ARRAYS_VERSION = 2  # of which arrays an entry holds
 
 Floats = NDArray[np.float32]
 _LAST: dict[
@@ -53,6 +54,7 @@ class Source:
     files: Sequence[Path] = ()  # the pictures in row order, where they are files
     digests: Sequence[bytes] = ()  # SHA-256 of each picture, where it is known
     words: Callable[[], Sequence[Sequence[str]]] | None = None  # of each item, where texts are words
+    groups: Sequence[str] = ()  # near-duplicates of each item, by name ("": none); empty where no item has a group
     skipped: tuple[str, ...] = ()  # one line for each thing that was left out
     n_skipped: int = 0  # items that were left out
     notes: tuple[str, ...] = ()  # what a reader should know about this split or text
@@ -94,10 +96,14 @@ class SearchData:
 
 @dataclasses.dataclass(frozen=True)
 class TestData:
-    """The test queries, and the database: every item that is not a query. Asking for it opens the test split."""
+    """The test queries, and the database: every item that is not a query. Asking for it opens the test split.
+
+    `groups` `(n_query,)`: queries that are near-duplicates of each other share a number.
+    """
 
     query: Arrays
     database: Arrays
+    groups: NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +128,24 @@ class Dataset:
         return SearchData(*about, *(arrays.rows(part) for part in parts))
 
     def test(self) -> TestData:
-        """Test queries and the whole database. Raises DatasetError while the test split is `locked`."""
+        """Test queries and the whole database. Each call is an opening of the test split, and noted in its ledger.
+
+        Raises DatasetError while the test split is `locked`, LedgerError where the opening cannot be noted.
+        """
+        self._check_open()
+        ledger.open_test(self.name, self.split_sha256, "dataset.test()")
+        return self.part("test")
+
+    def part(self, name: str) -> Any:
+        """`search` or `test`, for those who have noted the opening themselves: confirmations, of what they show."""
+        if name == "search":
+            return self.search()
+        self._check_open()
+        return TestData(self._arrays("test"), self._arrays("search"), _map(self.folder / "test" / "group.npy"))
+
+    def _check_open(self) -> None:
         if _LOCKS:
             raise DatasetError(f"{self.name}: the test split is locked while a method is searched or trained")
-        return TestData(self._arrays("test"), self._arrays("search"))
 
     def _arrays(self, part: str) -> Arrays:
         image, text, labels = (_map(self.folder / part / f"{name}.npy") for name in ("image", "text", "labels"))
@@ -179,7 +199,7 @@ def load(
         called = source.features
     sizes = {part: len(getattr(source.split, part)) for part in ("query", "validation", "train", "other")}
     split_sha256 = source.split.sha256()
-    entry = f"{source.name}/{cache.key(source.sha256, split_sha256, called, backbones.VERSION)}"
+    entry = f"{source.name}/{cache.key(source.sha256, split_sha256, called, backbones.VERSION, ARRAYS_VERSION)}"
 
     rows = {
         "search": np.concatenate([source.split.train, source.split.other, source.split.validation]),
@@ -192,7 +212,8 @@ def load(
         else:
             image = np.load(extraction.features(source, features, weights, progress) / "image.npy", mmap_mode="r")
         whole: dict[str, Any] = {"image": image, "text": source.text(), "labels": source.labels}
-        return {f"{part}/{key}": cache.Rows(array, rows[part]) for part in rows for key, array in whole.items()}
+        parts = {f"{part}/{key}": cache.Rows(array, rows[part]) for part in rows for key, array in whole.items()}
+        return {**parts, "test/group": group_numbers(source)}
 
     folder = cache.entry(f"prepared/{entry}", arrays)
     _note_skipped(source, folder)
@@ -233,6 +254,13 @@ def read(name: str, *, skip_bad: bool = False, order: str = "torchcmh", progress
     if source.inputs:
         _LAST[request] = source, scan.marks(source.inputs)
     return source
+
+
+def group_numbers(source: Source) -> NDArray[np.int64]:
+    """Group of each test query `(n_query,)` as a number from 0 in order of appearance; its own where it has none."""
+    numbers: dict[object, int] = {}
+    keys = ((source.groups[row] if source.groups else "") or row for row in source.split.query.tolist())
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
 
 def is_folder(name: str) -> bool:

@@ -12,20 +12,25 @@ import numpy as np
 
 from cmh import files
 from cmh.datasets import Source
+from cmh.datasets.facts import FACTS
 from cmh.errors import DatasetError
-from cmh.features import text
+from cmh.features import labelwords
 from cmh.features.pictures import rgb
 from cmh.seeding import derive
 
 ROWS = 1024  # text vectors looked at at once
 PAIRS = 2**24  # of queries and database items compared at once
 LISTED = 10  # warnings of one kind
+WORST = 5  # label-derived words shown
+TOLD = 0.05  # of the training items may hold one before we warn
+FAVOURED = 0.7  # warn when queries' groups are smaller than this part of the training items'
 COLUMNS, LINES, SIDE, CAPTION = 8, 6, 128, 28  # of a contact sheet, in pictures and pixels
 
 
 def report(source: Source) -> list[str]:
     """Lines for people: counts, labels, texts, relevance rate, warnings."""
-    return [*counts(source), *_labels(source), *_texts(source), *_relevance(source), *_twins(source)]
+    parts = counts, _labels, _sides, _texts, _telling, _relevance, _twins
+    return [line for part in parts for line in part(source)]
 
 
 def counts(source: Source) -> Iterator[str]:
@@ -72,16 +77,92 @@ def _texts(source: Source) -> Iterator[str]:
     yield f"text vectors: {matrix.shape[1]:,} columns, {empty:,} items with none of them"
     if empty:
         yield f"warning: {empty:,} items have an empty text vector: no word of theirs is in the vocabulary"
-    own = [set(text.label_words([name])) for name in source.label_names]
-    telling = sum(
-        any(own[column].intersection(document) for column in np.flatnonzero(source.labels[row]))
-        for row, document in enumerate(documents)
+
+
+def _sides(source: Source) -> Iterator[str]:
+    """Whether queries are like what is trained on: group sizes and label shares."""
+    parts = dict(zip(("query", "validation", "train"), source.split.parts(), strict=False))
+    share = source.labels.mean(0, dtype=np.float64)
+    far = {name: source.labels[rows].mean(0, dtype=np.float64) - share for name, rows in parts.items() if len(rows)}
+    name, column = max(((name, int(abs(d).argmax())) for name, d in far.items()), key=lambda at: abs(far[at[0]][at[1]]))
+    yield (
+        f"label shares: largest difference between a side and all items {abs(far[name][column]):.1%}"
+        f" ({source.label_names[column]}: {share[column]:.1%} of all items, {share[column] + far[name][column]:.1%} of"
+        f" {name})"
     )
-    if telling > len(documents) / 10:
+    if not source.groups:
+        return
+    sizes = collections.Counter(source.groups)
+    size = np.array([sizes[group] if group else 1 for group in source.groups])
+    mean = {name: float(size[rows].mean()) for name, rows in parts.items() if len(rows)}
+    yield (
+        f"items in the group of an item, mean: {', '.join(f'{name} {value:.1f}' for name, value in mean.items())}"
+        f" ({len(sizes):,} groups, the largest of {size.max():,})"
+    )
+    if {"query", "train"} <= mean.keys() and mean["query"] < FAVOURED * mean["train"]:
         yield (
-            f"warning: {telling / len(documents):.0%} of the texts hold a word of their own labels; if labels were made"
-            " from the texts, set text: {label_words: drop}"
+            "warning: queries favour small groups, so they are unlike what is trained on; a split drawn with"
+            " stratify: true deals group sizes out evenly"
         )
+
+
+def _telling(source: Source) -> Iterator[str]:
+    """Words that give a label away, counted in the training items alone."""
+    documents = _training_words(source)
+    if documents is None:
+        yield "words that give labels away: not counted, as the text is numbers other than 0 and 1"
+        return
+    labels, n = source.labels[source.split.train], len(documents)
+    named: set[str] = set()
+    if source.words is not None:
+        named = labelwords.by_stem({word for document in documents for word in document}, source.label_names)
+    forms = labelwords.by_precision(
+        [named.intersection(document) for document in documents], labels, min_items=1, precision=0, lift=0, coverage=0
+    )
+    rest = [[word for word in document if word not in named] for document in documents]
+    precise = labelwords.by_precision(rest, labels, coverage=0)
+    standing = [one for one in precise if one.coverage >= labelwords.COVERAGE]
+    rule = f"on {labelwords.MIN_ITEMS} training items or more, {labelwords.PRECISION:.0%} of them with one label"
+    for what, found in (
+        ("that hold a label's name", forms),
+        (f"that stand for a label ({rule}, and on {labelwords.COVERAGE:.0%} of all with that label)", standing),
+        (f"as precise, but on fewer with that label ({rule})", [one for one in precise if one not in standing]),
+    ):
+        worst = [f"{one.word} ({source.label_names[one.label]} {one.precision:.2f} of {one.items:,})" for one in found]
+        part = _holding(documents, found) / max(1, n)
+        yield f"words {what}: {len(found):,}, in {part:.1%} of the training texts" + (
+            f"; the worst: {', '.join(worst[:WORST])}" if worst else ""
+        )
+    told = _holding(documents, [*forms, *standing]) / max(1, n)
+    if told > TOLD:
+        cure = "remove what labels were made from"
+        if source.words is not None and source.name not in FACTS:
+            cure = f"set text: {{label_words: {'telling' if standing else 'drop'}}}"
+        yield (
+            f"warning: {told:.0%} of the training texts hold a word that gives a label away; if labels were made from"
+            f" the texts, {cure}"
+        )
+
+
+def _holding(documents: list[list[str]], found: list[labelwords.Telling]) -> int:
+    """How many documents hold one of the words."""
+    words = {one.word for one in found}
+    return sum(any(labelwords.singular(word) in words for word in document) for document in documents)
+
+
+def _training_words(source: Source) -> list[list[str]] | None:
+    """Words of each training item; of a given 0/1 matrix the columns; None where the text is other numbers."""
+    train = source.split.train
+    if source.words is not None:
+        every = source.words()
+        return [list(every[row]) for row in train]
+    matrix, documents = source.text(), []
+    for rows in _blocks(len(train)):
+        block = np.asarray(matrix[train[rows]])
+        if not np.isin(block, (0, 1)).all():
+            return None
+        documents += [[f"column {column + 1}" for column in np.flatnonzero(row)] for row in block]
+    return documents
 
 
 def _blocks(n: int) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int64]]]:

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmh.datasets import Source
-from cmh.datasets.split import by_groups
+from cmh.datasets.split import stratified
 from cmh.errors import DatasetError
-from cmh.features import text
+from cmh.features import labelwords, text
 
 ARCHIVE = Path(__file__).parent / "data" / "clipart64.zip"
 N_QUERY, N_VALIDATION = 500, 400
-VERSION = 2  # of how texts are made
+VERSION = 3  # of how texts and split are made
 
 
 def read() -> Source:
@@ -36,22 +36,37 @@ def read() -> Source:
         label_names = archive.read("labels.txt").decode().split()
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise DatasetError(f"{ARCHIVE}: the built-in dataset is damaged ({error}); install cmh again") from error
-    split = by_groups([stem(item["source"]) for item in items], N_QUERY, N_VALIDATION)
     labels = np.zeros((len(items), len(label_names)), np.uint8)
     for row, item in enumerate(items):
         labels[row, [label_names.index(label) for label in item["labels"]]] = 1
-    dropped = label_words(label_names)
+    groups = tuple(stem(item["source"]) for item in items)
+    split = stratified(groups, labels, N_QUERY, N_VALIDATION)
+
+    def words() -> list[list[str]]:
+        documents = [[word for part in (item["title"], *item["tags"]) for word in text.tokens(part)] for item in items]
+        dropped = labelwords.telling(documents, label_names, labels, split.train)
+        return [[word for word in document if word not in dropped] for document in documents]
 
     def bag() -> NDArray[np.float32]:
-        documents = [words(item["title"], item["tags"], dropped) for item in items]
+        documents = words()
         return text.bag_of_words(documents, text.vocabulary([documents[row] for row in split.train]))
 
     def pictures() -> Iterator[bytes]:
         for item in items:
             yield archive.read(f"images/{item['image']}")
 
-    sha256 = hashlib.sha256(raw + bytes([VERSION])).hexdigest()
-    return Source("clipart", sha256, tuple(label_names), split, labels, bag, pictures)
+    return Source(
+        name="clipart",
+        sha256=hashlib.sha256(raw + bytes([VERSION])).hexdigest(),
+        label_names=tuple(label_names),
+        split=split,
+        labels=labels,
+        text=bag,
+        pictures=pictures,
+        pictures_sha256=hashlib.sha256(raw).hexdigest(),
+        words=words,
+        groups=groups,
+    )
 
 
 def stem(source: str) -> str:
@@ -61,14 +76,3 @@ def stem(source: str) -> str:
     'animals/dog'
     """
     return re.sub(r"[_\-]?\d+.*$", "", source)
-
-
-def label_words(labels: list[str]) -> set[str]:
-    """Label words, their parts, both numbers of each, and `mapsym`, which is map_symbol in other letters."""
-    parts = {part for label in labels for part in text.tokens(label)}
-    return {"mapsym"} | parts | {f"{part}s" for part in parts} | {part.removesuffix("s") for part in parts}
-
-
-def words(title: str, tags: list[str], dropped: set[str]) -> list[str]:
-    """The text of an item."""
-    return [word for part in (title, *tags) for word in text.tokens(part) if word not in dropped]

@@ -6,8 +6,9 @@
     features: data.npz   # or, in place of items: image (n, d), text (n, d), labels (n, c) 0/1; optional split, group;
                          # also one .mat file, or {image: image.npy, text: text.npy, labels: labels.npy}
     labels: [sea, city]  # optional: their names and order
-    split: {query: 500, validation: 300, train: 2000, seed: 0, by: group}  # where items carry no split
-    text: {size: 2000, min_count: 2, stop_words: none, label_words: keep, weight: binary}  # optional
+    split: {query: 500, validation: 300, train: 2000, seed: 0, by: group, stratify: false}  # where items carry no split
+    text: {size: 2000, min_count: 2, stop_words: none, label_words: keep, weight: binary}  # optional; label_words:
+                         # keep, drop (forms and compounds of label names), telling (also what stands for a label)
 
 `split` of an item is query (test), validation (queries for selection), train, or database (searched, not trained
 on). Items of one group never fall on two sides. Everything that is wrong is named in one error.
@@ -23,7 +24,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,15 @@ from cmh import config
 from cmh.config import param, shown, unknown
 from cmh.datasets import NAMES, Source, arrays, items, scan
 from cmh.datasets.problems import Problems
-from cmh.datasets.split import Split, by_groups
+from cmh.datasets.split import Split, by_groups, stratified
 from cmh.errors import CmhError, DatasetError
-from cmh.features import text
+from cmh.features import labelwords, text
 
 FILE = "dataset.yml"
 KEYS = ("name", "licence", "items", "features", "labels", "split", "text")
 ARRAYS = ("image", "text", "labels", "split", "group")
 KINDS = (".npy", ".npz", ".mat")
-VERSION = 1  # of how texts and arrays are made
+VERSION = 2  # of how texts and arrays are made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Draw:
     train: int = param(0, "training items; 0: all the rest", low=0, high=1_000_000_000)
     seed: int = param(0, "seed of the draw", low=0, high=2**62)
     by: str = param("group", "what is never torn apart", choices=("group", "item"))
+    stratify: bool = param(False, "nearly the same shares of labels and group sizes on every side")
 
 
 @dataclasses.dataclass
@@ -295,7 +297,6 @@ def _of_items(folder: Path, wanted: Settings, problems: Problems, progress: bool
         return None
     kept, split, labels, label_names = finished
     chosen = [found[row] for row in kept]
-    without = wanted.stop_words | (text.label_words(label_names) if wanted.text.label_words == "drop" else frozenset())
     matrix = _text_matrix(folder, wanted, len(found), problems) if wanted.text.kind == "matrix" else None
     if wanted.text.kind == "matrix" and matrix is None:
         return None
@@ -313,6 +314,17 @@ def _of_items(folder: Path, wanted: Settings, problems: Problems, progress: bool
     digest.update(pictures_sha256.encode())
     paths = tuple(folder / item.image for item in chosen)
 
+    def words() -> list[list[str]]:
+        some = documents(chosen, wanted.stop_words)
+        how = wanted.text.label_words
+        if how == "keep":
+            return some
+        if how == "drop":
+            dropped = labelwords.by_stem({word for document in some for word in document}, label_names)
+        else:
+            dropped = labelwords.telling(some, label_names, labels, split.train)
+        return [[word for word in document if word not in dropped] for document in some]
+
     def pictures() -> Iterator[bytes]:
         for path in paths:
             yield path.read_bytes()
@@ -324,7 +336,7 @@ def _of_items(folder: Path, wanted: Settings, problems: Problems, progress: bool
         split=split,
         labels=labels,
         text=lambda: (
-            _words(chosen, wanted, without, split, progress)
+            _words(chosen, wanted, words, split, progress)
             if matrix is None
             else arrays.Chosen(matrix.rows, kept, np.dtype(arrays.look(matrix).dtype))
         ),
@@ -332,7 +344,8 @@ def _of_items(folder: Path, wanted: Settings, problems: Problems, progress: bool
         files=paths,
         pictures_sha256=pictures_sha256,
         digests=tuple(seen[row].digest for row in kept),
-        words=None if matrix is not None else lambda: documents(chosen, without),
+        words=None if matrix is not None else words,
+        groups=_groups(rows, kept),
         skipped=tuple(problem.text for problem in problems.found),
         n_skipped=len(found) - len(kept),
         inputs=_inputs(folder, wanted, [item.image for item in found]),
@@ -348,14 +361,18 @@ def documents(chosen: Sequence[items.Item], without: Collection[str] = ()) -> li
 
 
 def _words(
-    chosen: Sequence[items.Item], wanted: Settings, without: Collection[str], split: Split, progress: bool
+    chosen: Sequence[items.Item],
+    wanted: Settings,
+    documents: Callable[[], list[list[str]]],
+    split: Split,
+    progress: bool,
 ) -> Any:
     """Vectors of the texts, as the `text:` part of dataset.yml asks for."""
     options = wanted.text
     if options.kind in ("sentences", "clip"):
         whole = [". ".join((*item.text, *item.tags)) for item in chosen]
         return text.embeddings(whole, wanted.name, progress, kind=options.kind, weights=options.weights)
-    words = documents(chosen, without)
+    words = documents()
     known = text.vocabulary((words[row] for row in split.train), min_count=options.min_count, size=options.size)
     if not known:
         raise DatasetError(
@@ -458,6 +475,7 @@ def _of_arrays(folder: Path, wanted: Settings, problems: Problems) -> Source | N
         features=f"given-{hashlib.sha256(''.join(digests).encode()).hexdigest()[:8]}",
         skipped=tuple(problem.text for problem in problems.found),
         n_skipped=n - len(kept),
+        groups=_groups(found_rows, kept),
         inputs=_inputs(folder, wanted, ()),
     )
 
@@ -516,6 +534,12 @@ def _finish(
     return kept, split, np.ascontiguousarray(labels[:, used]), names
 
 
+def _groups(rows: _Rows, kept: NDArray[np.int64]) -> tuple[str, ...]:
+    """The group of each good item; empty where no item has one."""
+    groups = tuple(rows.groups[row] for row in kept)
+    return groups if any(groups) else ()
+
+
 def _unused_labels(rows: _Rows, used: NDArray[np.bool_], problems: Problems) -> None:
     """Labels that no item has; one that only bad items have is said by those."""
     for column in np.flatnonzero(~used & ~rows.labels.any(0)).tolist():
@@ -549,7 +573,8 @@ def _split(rows: _Rows, draw: Draw | None, kept: NDArray[np.int64], problems: Pr
             problems.add("split", f"{FILE}: split: by item tears groups apart, but the items have groups")
             return None
         names = [(rows.groups[row] if by_group else "") or f"\0{row}" for row in kept]
-        split = by_groups(names, draw.query, draw.validation, draw.seed, draw.train or None)
+        numbers = draw.query, draw.validation, draw.seed, draw.train or None
+        split = stratified(names, rows.labels[kept], *numbers) if draw.stratify else by_groups(names, *numbers)
     for side, part in zip(items.SPLITS[:3], split.parts()[:3], strict=True):
         if not len(part):
             cure = "smaller groups or a larger number would do" if draw is not None else "no item has this split"

@@ -69,6 +69,55 @@ def by_groups(
     return Split(*(np.array(sorted(parts[name]), np.int64) for name in parts))
 
 
+def stratified(
+    groups: Sequence[str],
+    labels: NDArray[np.uint8],
+    n_query: int,
+    n_validation: int,
+    seed: int = 0,
+    n_train: int | None = None,
+) -> Split:
+    """Whole groups dealt out so that every side has nearly the same shares of labels `(n, c)` and of group sizes.
+
+    The largest groups first, equal ones in random order: each goes, among the sides with room for it, to the one
+    where it lowers Σ (there − wanted)² / wanted most. The sum is over the items of each label, the items in each class
+    of group sizes (1, 2, 3–4, 5–8 …), and the sum of squared sizes, which makes the mean size of an item's group
+    agree although the largest group lies on one side; every side wants its part of the whole. This is the idea of
+    Sechidis, Tsoumakas and Vlahavas (On the stratification of multi-label data, ECML PKDD 2011), who deal out single
+    items, rarest label first. Groups of one item come last, so with enough of those the numbers are met exactly; a
+    group that fits nowhere goes to the rest (train, or with `n_train` the database).
+    """
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    sizes = np.array([len(rows) for rows in members.values()], np.int64)
+    of_size = np.ceil(np.log2(sizes)).astype(np.int64)
+    # What a group brings of each label, of its class of sizes, and of the squared sizes.
+    held = np.zeros((len(members), labels.shape[1] + int(of_size.max(initial=0)) + 2))
+    for number, rows in enumerate(members.values()):
+        held[number, : labels.shape[1]] = labels[rows].sum(0, dtype=np.int64)
+        held[number, labels.shape[1] + of_size[number]] = len(rows)
+    held[:, -1] = sizes**2
+    room = np.array([n_query, n_validation, len(groups) if n_train is None else n_train, 0])
+    room[2] = max(0, min(room[2], len(groups) - room[:2].sum()))
+    room[3] = max(0, len(groups) - room.sum())
+    wanted = np.outer(room / max(1, len(groups)), held.sum(0)) + 1e-9  # side × label or class; never 0
+    there = np.zeros_like(wanted)
+    rest = 2 if n_train is None else 3
+    parts: list[list[int]] = [[], [], [], []]
+    order = np.random.default_rng(derive(seed, "stratified split")).permutation(len(members))
+    names = list(members)
+    for number in order[np.argsort(-sizes[order], kind="stable")].tolist():
+        more = held[number]
+        change = (more * (more + 2 * (there - wanted)) / wanted).sum(1)
+        fits = np.flatnonzero(room >= sizes[number])
+        side = int(fits[np.argmin(change[fits])]) if len(fits) else rest
+        parts[side] += members[names[number]]
+        there[side] += more
+        room[side] -= sizes[number]
+    return Split(*(np.array(sorted(rows), np.int64) for rows in parts))
+
+
 def published(n: int, *, n_query: int, n_train: int, n_validation: int, seed: int | None) -> Split:
     """A published split: queries first, then training items; the rest is database.
 

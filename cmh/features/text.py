@@ -49,7 +49,12 @@ class Options:
     weights: str = param("", "kind clip: file of CLIP's weights; empty: downloaded by open_clip")
     size: int = param(MAX_SIZE, "words: at most this many, the most frequent", low=1, high=1_000_000)
     min_count: int = param(MIN_COUNT, "words: in at least this many training items", low=1, high=1_000_000_000)
-    label_words: str = param("keep", "words: labels (their parts, plurals) in the texts", choices=("keep", "drop"))
+    label_words: str = param(
+        "keep",
+        "words: what gives labels away; drop: forms and compounds of their names; telling: also what in the training"
+        " items stands for a label (cmh.features.labelwords)",
+        choices=("keep", "drop", "telling"),
+    )
     weight: str = param("binary", "words: what a cell holds", choices=("binary", "count", "tfidf"))
 
 
@@ -73,16 +78,6 @@ def tokens(text: str) -> list[str]:
     ['map', 'symbol', 'no', 'wàter', 'fall']
     """
     return [word for word in _LETTERS.findall(text.lower()) if len(word) > 1]
-
-
-def label_words(labels: Iterable[str]) -> set[str]:
-    """The words of labels, and singular and plural of each.
-
-    >>> sorted(label_words(["street_signs"]))
-    ['sign', 'signs', 'signss', 'street', 'streets']
-    """
-    parts = {part for label in labels for part in tokens(label)}
-    return parts | {f"{part}s" for part in parts} | {part.removesuffix("s") for part in parts}
 
 
 def vocabulary(

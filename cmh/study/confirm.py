@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import importlib.metadata
-import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,39 +18,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh import __version__, files, methods, records, training
+from cmh import __version__, audits, codes, files, methods, records, training
 from cmh.config import Value
 from cmh.datasets import Dataset
-from cmh.records import PROTOCOL, SCHEMA, Record
+from cmh.identity import ROW, Identity
+from cmh.records import PROTOCOL, SCHEMA, Cost, PerQuery, Record
 
-OPENINGS = "openings.jsonl"
-
-
-@dataclasses.dataclass(frozen=True)
-class Search:
-    """What the search that found a configuration cost; all 0 where there was none."""
-
-    trials: int = 0
-    epochs: int = 0
-    seconds: float = 0.0
+CODES = "codes.npz"  # in the folder of a run, until its record is written beside it
 
 
 @dataclasses.dataclass(frozen=True)
-class Tested:
+class Confirmed:
     """One trained run and what it scored; plain values, so that it travels between processes."""
 
-    seed: int
-    features: str
-    dataset_sha256: str
-    split_sha256: str
-    epochs: int
-    seconds: float
+    identity: Identity
+    training: Cost
+    resumed: int  # epochs that an earlier start had trained
     chosen_epoch: int
     validation: dict[str, float]
     test: dict[str, float]
-    device: str
-    i2t: NDArray[np.float64]
-    t2i: NDArray[np.float64]
+    ap: PerQuery
+    audits: dict[str, list[str]]
+    provenance: dict[str, str]
+    folder: str  # of the run, with its codes
+
+
+def identify(method: str, values: Mapping[str, Value], dataset: Dataset) -> Identity:
+    """What a run of a flat mapping of hyperparameters and run settings is, before it is trained."""
+    module = methods.get(method)
+    return training.identify(module, *training.split(module, values), dataset)
 
 
 def run(
@@ -60,119 +55,147 @@ def run(
     report: Callable[[training.Epoch], None] | None = None,
     dataset: Dataset | None = None,
     fetch: Callable[[str], Any] | None = None,
-) -> Tested:
-    """Train `method` with a flat mapping of hyperparameters and run settings, then test its best validation epoch.
+) -> Confirmed:
+    """Train `method` with a flat mapping of hyperparameters and run settings, then audit it and test its best
+    validation epoch.
 
-    The caller counts the opening first (`open_test`). With `folder` set a run that was killed goes on. Whoever has
-    the `dataset` may give it, with `fetch("search")` and `fetch("test")` to bring its arrays.
+    The caller notes the opening first (`ledger.open_test`). With `folder` set a run that was killed goes on, and the
+    codes lie there afterwards. Whoever has the `dataset` may give it, with `fetch("search")` and `fetch("test")` to
+    bring its arrays.
     """
     module = methods.get(method)
     settings, config = training.split(module, values)
     dataset = dataset if dataset is not None else training.load(settings)
-    fetch = fetch if fetch is not None else lambda part: getattr(dataset, part)()
+    fetch = fetch if fetch is not None else dataset.part
+    data = fetch("search")
     fitted = training.fit(
         module,
         settings,
         config,
-        fetch("search"),
+        data,
         report=None if report is None else lambda epoch, _: report(epoch),
         folder=Path(settings.folder) if settings.folder else None,
     )
-    scores, i2t, t2i = training.test(fitted, fetch("test"))
-    best = fitted.best
-    return Tested(
-        seed=settings.seed,
-        features=dataset.features,
-        dataset_sha256=dataset.sha256,
-        split_sha256=dataset.split_sha256,
-        epochs=len(fitted.curve),
-        seconds=fitted.seconds,
+    test = fetch("test")
+    tested, best = training.test(fitted, test), fitted.best
+    found = {
+        "leak": audits.leak(fitted.method, test.query, fitted.device, from_pixels=fitted.finetuned),
+        "dead": audits.dead(module, settings, config, data),
+    }
+    if settings.folder:
+        codes.write(
+            Path(settings.folder) / CODES,
+            codes.Codes(
+                **tested.codes,
+                query_labels=test.query.labels,
+                database_labels=test.database.labels,
+                query_groups=test.groups,
+            ),
+        )
+    return Confirmed(
+        identity=fitted.identity,
+        training=Cost(1, len(fitted.curve), fitted.curve[-1].passes, fitted.seconds, fitted.device_seconds),
+        resumed=fitted.resumed,
         chosen_epoch=best.epoch,
         validation={"map": best.val_map, "map_i2t": best.val_map_i2t, "map_t2i": best.val_map_t2i},
-        test=scores,
-        device=training.describe(fitted.device, fitted.threads),
-        i2t=i2t,
-        t2i=t2i,
+        test=tested.metrics,
+        ap=PerQuery(tested.i2t, tested.t2i, test.groups),
+        audits=found,
+        provenance=dataset.provenance,
+        folder=settings.folder,
     )
-
-
-def open_test(folder: Path, purpose: str, config: Mapping[str, Value], seeds: list[int]) -> int:
-    """How often the test split of this folder has been opened, this time included; written before it happens.
-
-    The same configuration with the same seeds shows nothing new, so going on with it counts once.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    entry = {"purpose": purpose, "config": dict(config), "seeds": seeds}
-    past = openings(folder)
-    for number, line in enumerate(past, start=1):
-        if {key: line.get(key) for key in entry} == entry:
-            return number
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    files.append_line(folder / OPENINGS, json.dumps({**entry, "date": date}, sort_keys=True))
-    return len(past) + 1
-
-
-def openings(folder: Path) -> list[dict[str, Any]]:
-    """Every opening of the folder's test split, oldest first."""
-    path = folder / OPENINGS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def write_record(
-    folder: Path,
-    tested: Tested,
-    *,
-    method: str,
-    dataset: str,
-    bits: int,
-    epochs: int,
-    config: Mapping[str, Value],
-    selection: str,
-    search: Search,
-    test_opened: int,
+    folder: Path, found: Confirmed, *, selection: str, search: Cost, opened: tuple[int, int], label: str = ""
 ) -> Record:
-    """Append the record of a run and its per-query AP to `folder`."""
-    digest = hashlib.sha256(json.dumps([dict(config), epochs], sort_keys=True).encode()).hexdigest()[:8]
+    """Append the record of a run to `folder`, with the AP of its queries and its codes.
+
+    `opened`: how often the test split was opened, by this study or run and by all.
+    """
+    digest = found.identity.digest()
+    kept = Path(found.folder) / CODES if found.folder else None
     record = Record(
         schema=SCHEMA,
         study=folder.resolve().name,
-        method=method,
-        dataset=dataset,
-        dataset_sha256=tested.dataset_sha256,
-        split_sha256=tested.split_sha256,
-        features=tested.features,
+        identity=found.identity,
         protocol=PROTOCOL,
-        bits=bits,
-        seed=tested.seed,
-        config=dict(config),
         selection=selection,
-        search_trials=search.trials,
-        search_epochs=search.epochs,
-        search_seconds=search.seconds,
-        epochs=epochs,
-        training_seconds=tested.seconds,
-        chosen_epoch=tested.chosen_epoch,
-        validation=tested.validation,
-        test=tested.test,
+        label=label,
+        search=search,
+        training=found.training,
+        chosen_epoch=found.chosen_epoch,
+        validation=found.validation,
+        test=found.test,
         tie_rule="expected",
-        test_opened=test_opened,
+        test_opened=opened[0],
+        split_opened=opened[1],
+        audits=found.audits,
         versions=versions(),
+        provenance=found.provenance,
         commit=commit(),
         host=platform.node(),
-        device=tested.device,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        per_query=f"per-query-{digest}-{bits}-{tested.seed}.npz",
+        per_query=f"per-query-{digest}.npz",
+        codes=f"codes-{digest}.npz" if kept is not None and kept.is_file() else "",
     )
-    records.append(folder, record, tested.i2t, tested.t2i)
+    if record.codes and kept is not None:
+        with files.new_file(folder / record.codes) as temporary:
+            shutil.move(kept, temporary)
+    records.append(folder, record, found.ap)
     return record
+
+
+def audit_lines(record: Record) -> list[str]:
+    """What the audits found, for people."""
+    return [f"{name} audit: {line}" for name, lines in record.audits.items() for line in lines]
+
+
+def of_identity(found: list[Record], wanted: Identity) -> dict[int, Record]:
+    """By seed, the newest record of each run that is `wanted` but for its seed and device."""
+    same = wanted.without(*ROW, "device")
+    return {record.identity.seed: record for record in found if record.identity.without(*ROW, "device") == same}
+
+
+def codes_by_epoch(method: str, values: Mapping[str, Value], dataset: Dataset) -> codes.Codes:
+    """Test codes after every epoch `(epochs, n, bits)`, as releases look at them that report their best test epoch.
+
+    Nothing here chooses anything. The caller notes the opening first.
+    """
+    module = methods.get(method)
+    settings, config = training.split(module, values)
+    test, seen = dataset.part("test"), list[dict[str, NDArray[np.int8]]]()
+    fitted = training.fit(
+        module,
+        settings,
+        config,
+        dataset.search(),
+        after_epoch=lambda method, device: seen.append(training.score(method, test, device, settings.finetune).codes),
+    )
+    return codes.Codes(
+        **{name: np.stack([epoch[name] for epoch in seen]) for name in seen[0]},
+        query_labels=test.query.labels,
+        database_labels=test.database.labels,
+        query_groups=test.groups,
+        chosen_epoch=fitted.best.epoch,
+    )
 
 
 def versions() -> dict[str, str]:
     """Of everything that a number may depend on."""
-    packages = ("torch", "numpy", "numba", "ray", "optuna")
-    return {"cmh": __version__, "python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in packages
-    }
+    packages = ("torch", "torchvision", "pillow", "numpy", "numba", "ray", "optuna")
+    own = {"cmh": __version__, "python": platform.python_version(), "processor": _processor()}
+    return own | {name: importlib.metadata.version(name) for name in packages}
+
+
+def _processor() -> str:
+    """The CPU's model: with another one the same library may take another way to add up."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
 
 
 def commit() -> str:

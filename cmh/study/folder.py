@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import io
 import os
 import platform
@@ -16,18 +15,23 @@ from typing import Any
 
 import yaml
 
-import cmh
 from cmh import config as configs
 from cmh import files, methods, study
 from cmh.config import Value
 from cmh.errors import ConfigError, StudyError
+from cmh.identity import STUDY, Identity, differences
 from cmh.study.space import Space
 from cmh.study.storage import Row, best_points
 
 ROOM = 64 * 2**20  # a study on clip art needs some tens of MiB; below this a full disk is near
 WARM_POINTS = 3  # of another study, tried after the known-good ones and pruned like any
+CURES = {  # of what differs, where it can be had as it was
+    "threads": "--cpus-per-trial as it was goes on: it is the number of threads, and other sums round differently",
+    "torch": "the same version of torch goes on",
+    "code": "the code as it was goes on: the method, or something in cmh that it stands on, has changed",
+}
 COLUMNS = ("number", "state", "origin", "epochs", "val_map_best", "best_epoch", "val_map_i2t", "val_map_t2i")
-COLUMNS_END = ("rung", "seconds", "device", "failure", "error", "copied_from")
+COLUMNS_END = ("rung", "seconds", "passes", "device_seconds", "device", "failure", "error", "copied_from")
 
 
 @contextlib.contextmanager
@@ -57,18 +61,12 @@ def held(folder: Path) -> Iterator[None]:
         raise StudyError(f"{folder}: is in use by {holder}; wait for it or use another --out") from None
 
 
-def identity(
-    space: Space, dataset: Mapping[str, str], bits: int, seed: int, fixed: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Everything that would mix results if it changed within a study."""
+def identity(space: Space, run: Identity, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that would mix results if it changed within a study: `run` is a trial's identity, of whatever
+    hyperparameters."""
     asha = space.asha
     return {
-        "method": space.method,
-        "code": code_hash(space.method),
-        **dataset,
-        "bits": bits,
-        "epochs": space.epochs,
-        "seed": seed,
+        **run.without(*STUDY),
         "fixed": dict(fixed),
         "params": {item.name: item.text() + "".join(f", if {k} is {v}" for k, v in item.when) for item in space.ranges},
         "start_from": [name for name, _ in space.start_from],
@@ -94,15 +92,13 @@ def check_identity(folder: Path, wanted: dict[str, Any], about: Mapping[str, Any
     found = document.get("identity") if isinstance(document, dict) else None
     if not isinstance(found, dict):
         raise StudyError(f"{path}: is not a study description; use another --out")
-    differences = [
-        f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} asked for"
-        for key in dict.fromkeys([*wanted, *found])
-        if found.get(key) != wanted.get(key)
-    ]
-    if differences:
+    if lines := differences(found, wanted):
+        cures = [cure for key, cure in CURES.items() if any(line.startswith(f"{key}:") for line in lines)]
         raise StudyError(
-            *differences,
-            "going on would mix results: use another --out, or delete the folder to start anew",
+            *lines,
+            *cures,
+            "going on would mix results: use another --out (with --warm-start its best points come along), or delete"
+            " the folder to start anew",
             heading=f"{folder} holds a study of another request",
         )
     return True
@@ -158,18 +154,3 @@ def read_study(folder: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or not isinstance(document.get("identity"), dict):
         raise ConfigError(f"{path}: is not a study description")
     return document
-
-
-def code_hash(method: str) -> str:
-    """Of every file that decides what a trial of the method computes."""
-    root = Path(cmh.__file__).parent
-    names = [
-        "losses.py",
-        "training.py",
-        "seeding.py",
-        *sorted(str(file.relative_to(root)) for part in ("nets", "metrics") for file in (root / part).glob("*.py")),
-    ]
-    digest = hashlib.sha256(Path(str(methods.get(method).__file__)).read_bytes())
-    for name in names:
-        digest.update((root / name).read_bytes())
-    return digest.hexdigest()[:16]

@@ -34,6 +34,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 STARTUP_TRIALS = 8  # trials before TPE models the history; start points count
 BUSY_SECONDS = 60.0  # SQLite: how long to wait for another process that holds the database
+MOVED = "moved"  # the failure of a trial that was begun under other circumstances, and is trained anew as another
 DEATHS = 3  # of the worker at one epoch of a trial, then it has failed
 
 
@@ -68,8 +69,10 @@ class Row:
     val_map_t2i: float | None
     rung: int | None  # where it was pruned
     seconds: float | None
+    passes: float  # over the training items, that were trained for it
+    device_seconds: float | None
     device: str
-    failure: str  # nan | oom | error, empty otherwise
+    failure: str  # nan | oom | error | moved, empty otherwise
     error: str
     config: dict[str, Value]
     curve: dict[int, float]
@@ -129,7 +132,8 @@ class Store:
                 active = {item.name: point[item.name] for item in space.ranges if item.active(point)}
                 self.study.enqueue_trial(active, user_attrs={"origin": origin})
         for trial in sorted(trials, key=lambda trial: not trial.state.is_finished()):
-            self._asked += trial.state != TrialState.WAITING
+            moved = trial.user_attrs.get("result", {}).get("failure") == MOVED
+            self._asked += trial.state != TrialState.WAITING and not moved
             if trial.state == TrialState.RUNNING:
                 self._interrupted.append((trial, dict(trial.intermediate_values)))
             if _trained(trial):
@@ -205,7 +209,8 @@ class Store:
     def _copy(self, number: int, twin: FrozenTrial) -> None:
         for epoch, value in sorted(twin.intermediate_values.items()):
             self.report(number, epoch, value)
-        result = {**twin.user_attrs.get("result", {}), "copied_from": twin.number, "seconds": 0.0}
+        nothing = {"seconds": 0.0, "device_seconds": 0.0, "passes": 0.0}
+        result = {**twin.user_attrs.get("result", {}), **nothing, "copied_from": twin.number}
         self._end(number, twin.state, result, twin.value if twin.state == TrialState.COMPLETE else None)
 
     def _config(self, origin: str) -> dict[str, Value]:
@@ -214,9 +219,15 @@ class Store:
     def _config_of(self, trial: FrozenTrial) -> dict[str, Value]:
         return {**self._config(str(trial.user_attrs.get("origin", "search"))), **trial.params}
 
-    def report(self, number: int, epoch: int, value: float) -> bool:
-        """Store an epoch's validation MAP; False where it is stored already."""
+    def report(self, number: int, epoch: int, value: float, passes: float = 0.0) -> bool:
+        """Store an epoch's validation MAP; False where it is stored already.
+
+        `passes`: over the training items so far. What an epoch makes is kept with the trial, so that those of one that
+        a kill interrupts are known, too.
+        """
         trial, curve = self._live[number]
+        if passes and "passes_an_epoch" not in trial.user_attrs:
+            trial.set_user_attr("passes_an_epoch", passes / epoch)
         if epoch in curve:
             return False
         trial.report(value, epoch)
@@ -266,6 +277,15 @@ class Store:
         if kind != "nan":  # that lies in the configuration; the others may not happen again
             self._first = {key: first for key, first in self._first.items() if first != number}
         self._end(number, TrialState.FAIL, {**result, "failure": kind, "error": reason})
+
+    def replace(self, number: int, reason: str, result: dict[str, Any]) -> None:
+        """End the trial, whose curve another run began; a new one with its configuration takes its place."""
+        trial, _ = self._live[number]
+        self._first = {key: first for key, first in self._first.items() if first != number}
+        # In this order: killed in between, the trial is taken up again, and the new one finds it as its twin.
+        self.study.enqueue_trial(dict(trial.params), user_attrs={"origin": trial.user_attrs.get("origin", "search")})
+        self._end(number, TrialState.FAIL, {**result, "failure": MOVED, "error": reason})
+        self._asked -= 1
 
     def _end(self, number: int, state: TrialState, result: dict[str, Any], value: float | None = None) -> None:
         trial, _ = self._live[number]
@@ -317,6 +337,8 @@ class Store:
             val_map_t2i=result.get("best_t2i"),
             rung=result.get("rung"),
             seconds=result.get("seconds"),
+            passes=result.get("passes", trial.user_attrs.get("passes_an_epoch", 0.0) * max(curve, default=0)),
+            device_seconds=result.get("device_seconds"),
             device=result.get("device", ""),
             failure=result.get("failure", ""),
             error=result.get("error", ""),

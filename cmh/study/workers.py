@@ -37,11 +37,12 @@ from cmh.study.space import Asha
 from cmh.study.storage import DEATHS, Proposal, Store, readable_errors
 
 METRIC = "val_map_best"
-RESULT_KEYS = ("best_epoch", "best_i2t", "best_t2i", "seconds", "device")
+RESULT_KEYS = ("best_epoch", "best_i2t", "best_t2i", "seconds", "passes", "device_seconds", "device")
 CONTINUE, STOP = str(TrialScheduler.CONTINUE), str(TrialScheduler.STOP)
 GRACE_SECONDS = 5.0  # after the end of a time budget, for a trial's running epoch
 CONTEXT_BYTES = 600 * 2**20  # of GPU memory, that a process takes without allocating anything
 MOST_ON_A_GPU = 8
+COUNT_SECONDS = 5.0  # how much of a search's time a kill may lose
 ROOM_SECONDS = 5.0  # how old the count of a joined cluster's nodes may be
 
 
@@ -70,6 +71,14 @@ class Resources:
 
 
 @dataclasses.dataclass(frozen=True)
+class Budget:
+    """What a study's search may spend, over all its starts; None is no limit."""
+
+    seconds: float | None = None  # by the clock
+    passes: float | None = None  # of all trials over the training items
+
+
+@dataclasses.dataclass(frozen=True)
 class Work:
     """A study that is to be searched, and what follows.
 
@@ -85,18 +94,18 @@ class Work:
     dataset: Dataset
     view: View
     ended: Callable[[], list[dict[str, Value]]] = lambda: []
-    tested: Callable[[confirm.Tested], None] = lambda _: None
+    tested: Callable[[confirm.Confirmed], None] = lambda _: None
 
 
 def search(
     works: list[Work],
     resources: Resources,
     *,
-    time_budget: float | None = None,
+    budget: Budget = Budget(),
     trial_timeout: float | None = None,
     interrupts: Interrupts | None = None,
 ) -> None:
-    """Run every study to its end: until its limit of trials was started and has ended, or its time is over.
+    """Run every study to its end: until its limit of trials was started and has ended, or its budget is spent.
 
     Earlier studies go first. Raises StudyError when a storage or a disk breaks, and, after everything else is done,
     when `ended` or a confirmation did; KeyboardInterrupt when it was interrupted. Then the same call goes on.
@@ -104,7 +113,7 @@ def search(
     interrupts = interrupts or Interrupts()
     key = secrets.token_hex()
     places = _places(works, resources.joined, key)
-    state = _Search(works, resources, time_budget, trial_timeout, interrupts, key)
+    state = _Search(works, resources, budget, trial_timeout, interrupts, key)
     with tempfile.TemporaryDirectory(prefix="cmh-ray-") as scratch, interrupts.polled():
         tuner = tune.Tuner(
             tune.with_resources(
@@ -209,13 +218,14 @@ class _Live:
 class _Session:
     """One study while it runs."""
 
-    def __init__(self, index: int, work: Work, time_budget: float | None) -> None:
-        self.index, self.work, self.store, self.time_budget = index, work, work.store, time_budget
+    def __init__(self, index: int, work: Work, budget: Budget) -> None:
+        self.index, self.work, self.store, self.budget = index, work, work.store, budget
         asha, self.epochs = work.store.space.asha, int(work.run["epochs"])
         self.rungs = None if asha is None else _Rungs(asha, self.epochs, work.store.history())
         self.live: dict[int, _Live] = {}  # trials, by number
         self.runs: list[dict[str, Value]] = []  # confirmation runs that wait
         self.deaths: dict[str, int] = {}  # of workers, by the confirmation's folder
+        self.passes = {row.number: row.passes for row in work.store.rows()}  # by trial
         self.over = False  # the search has ended
         self.deadline: float | None = None
         self.clock: float | None = None
@@ -224,6 +234,7 @@ class _Session:
     def take(self) -> _Live | None:
         """The next piece of work that can start now."""
         if not self.over:
+            self.begin()
             if self.store.exhausted(self.work.limit) or self.late():
                 self.finish()
             elif proposal := self.propose():
@@ -231,10 +242,14 @@ class _Session:
                 return live
         return _Live(self, run=self.runs.pop(0)) if self.runs else None
 
-    def propose(self) -> Proposal | None:
+    def begin(self) -> None:
+        """The search's time runs from here; what earlier starts took is part of its budget."""
         if self.clock is None:
             self.clock = time.monotonic()
-            self.deadline = None if self.time_budget is None else self.clock + self.time_budget
+            if self.budget.seconds is not None:
+                self.deadline = self.clock + self.budget.seconds - self.store.seconds()
+
+    def propose(self) -> Proposal | None:
         proposal = self.store.propose(self.work.limit)
         for number in self.store.settled:
             self.work.view.ended(number)
@@ -246,8 +261,9 @@ class _Session:
         return proposal
 
     def late(self) -> bool:
-        """Whether the time of the search is over."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        """Whether the search has spent its time or its passes."""
+        spent = self.budget.passes is not None and sum(self.passes.values()) >= self.budget.passes
+        return spent or (self.deadline is not None and time.monotonic() >= self.deadline)
 
     def finish(self) -> None:
         """Once nothing of the search runs any more: on to the confirmation."""
@@ -278,10 +294,22 @@ class _Session:
         if "failed" in result:
             self.failed(live, str(result["failed"]), str(result["reason"]))
             return False
-        number, epoch = live.number, int(result["epoch"])
+        number, epoch, value = live.number, int(result["epoch"]), float(result["val_map"])
         live.result = result
-        if self.store.report(number, epoch, float(result["val_map"])):
-            self.work.view.reported(number, epoch, float(result["val_map"]))
+        stored = self.store.curve(number).get(epoch, value)
+        if stored != value:
+            self.store.replace(
+                number,
+                f"epoch {epoch} was {stored:.6f} and is now {value:.6f} ({result.get('device', 'another device')}): its"
+                " first epochs were trained under other circumstances; a new trial has its configuration",
+                live.summary(),
+            )
+            self.end(live)
+            return True
+        passes = float(result.get("passes", 0.0))
+        self.passes[number] = max(passes, self.passes.get(number, 0.0))
+        if self.store.report(number, epoch, value, passes):
+            self.work.view.reported(number, epoch, value)
         # A closed-form method may need fewer epochs than asked for.
         if epoch >= int(result.get("epochs", self.epochs)):
             self.store.complete(number, live.summary())
@@ -342,13 +370,13 @@ class _Search:
         self,
         works: list[Work],
         resources: Resources,
-        time_budget: float | None,
+        budget: Budget,
         trial_timeout: float | None,
         interrupts: Interrupts,
         key: str = "",
     ) -> None:
         self.key = key  # to the test queries, for confirmations
-        self.sessions = [_Session(index, work, time_budget) for index, work in enumerate(works)]
+        self.sessions = [_Session(index, work, budget) for index, work in enumerate(works)]
         self.resources, self.trial_timeout, self.interrupts = resources, trial_timeout, interrupts
         self.live: dict[str, _Live] = {}  # by Ray's trial id
         self.error: Exception | None = None
@@ -435,6 +463,10 @@ class _Search:
     def look(self) -> None:
         """Stop what hangs, and what still runs some seconds after the end of the time budget."""
         now = time.monotonic()
+        for session in self.sessions:
+            if session.clock is not None and now - session.clock > COUNT_SECONDS:
+                with self.guarded(session):
+                    session.count_seconds()
         for trial_id, live in list(self.live.items()):
             if live.proposal is None:
                 continue
@@ -552,11 +584,11 @@ class _Place:
     def fetch(self, part: str, key: str = "") -> Any:
         """`dataset.search()` or `.test()`: mapped from this node's disk, else from the object store."""
         if self.depot is None:
-            return getattr(self.dataset, part)()
+            return self.dataset.part(part)
         pixels = self.dataset.pixel_folder
         for folder in (self.dataset.folder, cache.root() / self.entry):
             if (folder / "meta.json").is_file() and (pixels is None or pixels.is_dir()):
-                return getattr(dataclasses.replace(self.dataset, folder=folder), part)()
+                return dataclasses.replace(self.dataset, folder=folder).part(part)
         # Nobody writes to them; torch would say so at every tensor.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
         return ray.get(ray.get(self.depot.arrays.remote(self.dataset, part, key))[0])
@@ -606,10 +638,11 @@ def _work(task: dict[str, Any], places: list[_Place]) -> None:
                 dataset=place.dataset,
                 fetch=lambda part: place.fetch(part, task["key"]),
             )
+            send()  # its codes
         except Exception as error:  # it must not take the worker with it
             cluster.report({"failed": "error", "reason": f"{type(error).__name__}: {error}"})
         else:
-            cluster.report({"tested": tested})
+            cluster.report({"tested": dataclasses.replace(tested, folder=task["values"]["folder"])})
 
 
 def measured_gpus(works: list[Work], cpus: float, joined: bool) -> tuple[float, str]:
@@ -647,11 +680,6 @@ def _probe(place: _Place, values: dict[str, Value]) -> tuple[int, int]:
     module = methods.get(place.method)
     training.fit(module, *training.split(module, values), place.fetch("search"))
     return int(torch.cuda.max_memory_allocated()), int(torch.cuda.mem_get_info()[1])
-
-
-def threads(cpus: float) -> int:
-    """Torch threads of a run that was given so many CPUs."""
-    return max(1, int(cpus))
 
 
 def share(concurrent: int | None, cpus_per_trial: float, gpus_per_trial: float | None, joined: bool) -> Resources:

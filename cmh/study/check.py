@@ -1,0 +1,139 @@
+"""Whether a run gives what was recorded: equal where it can be, within a stated tolerance where rounding differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping
+
+import numpy as np
+
+from cmh.identity import MACHINE
+from cmh.study.target import Recorded
+
+# Of the versions beside torch's, which an identity holds: what a number passes through.
+VERSIONS = ("numpy", "numba", "processor")
+LOWEST, ALONE = 0.005, 0.02  # tolerance: at least, and where one seed says nothing about spread
+DEVIATIONS = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Lines for people, and whether everything agrees."""
+
+    lines: tuple[str, ...]
+    agrees: bool
+
+
+def compare(recorded: Mapping[int, Recorded], found: Mapping[int, Recorded]) -> Verdict:
+    """What was recorded against what was found, seed by seed.
+
+    Data, split and settings must be the same. With the same device, threads and versions every number must be equal to
+    the last digit: validation MAP, chosen epoch, test MAP and the AP of each query. Otherwise sums round differently,
+    which training carries on as another seed would: MAP must then be within `DEVIATIONS` standard deviations over the
+    recorded seeds, at least LOWEST; ALONE where one seed was recorded. Nothing compared, or a NaN, does not agree.
+    """
+    seeds = [seed for seed in recorded if seed in found]
+    if not seeds:
+        return Verdict((f"nothing was compared: recorded are seeds {_listed(recorded)}, run {_listed(found)}",), False)
+    lines: list[str] = []
+    agrees = True
+    tolerance = _tolerance(recorded)
+    for seed in seeds:
+        there, here = recorded[seed], found[seed]
+        if wrong := other_run(there, here):
+            lines += [f"seed {seed}: is another run: {line}" for line in wrong]
+            agrees = False
+            continue
+        if changed := _code(there, here):
+            lines.append(f"seed {seed}: {changed}")
+        reasons = _rounding(there, here)
+        if reasons:
+            lines.append(
+                f"seed {seed}: compared within {tolerance:.4f}, as other sums round differently and training carries"
+                f" that on like another seed ({_why(recorded)}): {'; '.join(reasons)}"
+            )
+        allowed = tolerance if reasons else 0.0
+        compared = 0
+        for name, old, new, binding in _numbers(there, here):
+            compared += binding or not reasons
+            difference = abs(new - old)
+            fine = difference <= allowed if binding else (not reasons and difference == 0) or bool(reasons)
+            fine = fine and math.isfinite(old) and math.isfinite(new)
+            agrees = agrees and fine
+            verdict = "" if fine else "  OUTSIDE"
+            lines.append(
+                f"seed {seed}: {name:<22} recorded {old:.6g}, now {new:.6g}, difference {difference:.2g}{verdict}"
+            )
+        if not compared:
+            lines.append(f"seed {seed}: nothing was compared")
+            agrees = False
+    return Verdict(tuple(lines), agrees)
+
+
+def _listed(seeds: Mapping[int, Recorded]) -> str:
+    return ", ".join(map(str, sorted(seeds))) or "none"
+
+
+def _tolerance(recorded: Mapping[int, Recorded]) -> float:
+    maps = [_main(one) for one in recorded.values()]
+    return max(LOWEST, DEVIATIONS * statistics.stdev(maps)) if len(maps) > 1 else ALONE
+
+
+def _why(recorded: Mapping[int, Recorded]) -> str:
+    n = len(recorded)
+    return f"{DEVIATIONS:g} standard deviations over {n} recorded seeds" if n > 1 else "one seed tells no spread"
+
+
+def _main(one: Recorded) -> float:
+    return (one.test or one.validation).get("map", (one.test.get("map_i2t", 0) + one.test.get("map_t2i", 0)) / 2)
+
+
+def other_run(there: Recorded, here: Recorded) -> list[str]:
+    """What makes it another run, so that its numbers say nothing. The name of the data does not: their hash does."""
+    if there.identity is None or here.identity is None:
+        return []
+    return there.identity.differences(here.identity, "code", "dataset", *MACHINE)
+
+
+def _code(there: Recorded, here: Recorded) -> str:
+    if there.identity is None or here.identity is None or there.identity.code == here.identity.code:
+        return ""
+    return (
+        f"the code has changed since ({there.identity.code} there, {here.identity.code} here); equal numbers say that"
+        " the change changes none"
+    )
+
+
+def _rounding(there: Recorded, here: Recorded) -> list[str]:
+    """Why sums may round differently."""
+    if there.identity is None or here.identity is None:
+        return ["the record does not say on which machine it was made"]
+    old = {key: getattr(there.identity, key) for key in MACHINE} | {key: there.versions.get(key) for key in VERSIONS}
+    new = {key: getattr(here.identity, key) for key in MACHINE} | {key: here.versions.get(key) for key in VERSIONS}
+    return [f"{key}: {_short(old[key])} there, {_short(new[key])} here" for key in old if old[key] != new[key]]
+
+
+def _short(value: object) -> str:
+    return str(value)[:24]
+
+
+def _numbers(there: Recorded, here: Recorded) -> list[tuple[str, float, float, bool]]:
+    """(name, recorded, found, whether it binds where rounding differs) of everything that both know."""
+    rows: list[tuple[str, float, float, bool]] = []
+    for part, old, new in (("validation", there.validation, here.validation), ("test", there.test, here.test)):
+        rows += [
+            (f"{part} {key}", old[key], new[key], True)
+            for key in ("map", "map_i2t", "map_t2i")
+            if key in old and key in new
+        ]
+    if there.chosen_epoch is not None and here.chosen_epoch is not None:
+        rows.append(("chosen epoch", there.chosen_epoch, here.chosen_epoch, False))
+    if there.ap is not None and here.ap is not None:
+        for name in ("i2t", "t2i"):
+            old_ap, new_ap = getattr(there.ap, name), getattr(here.ap, name)
+            same = old_ap.shape == new_ap.shape
+            worst = float(np.abs(new_ap - old_ap).max()) if same else math.nan
+            rows.append((f"AP of a query, {name}", 0.0, worst, False))
+    return rows

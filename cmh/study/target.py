@@ -1,0 +1,188 @@
+"""What `cmh.reproduce` runs again, checked: an experiment file, a study's winner, a run, or one trial of a study."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cmh import config, methods, records, training
+from cmh.config import Value
+from cmh.errors import CmhError, ConfigError
+from cmh.identity import Identity
+from cmh.records import SELECTIONS, PerQuery
+from cmh.study.folder import read_study
+
+SETTINGS = (
+    *("dataset", "split", "skip_bad", "features", "weights", "bits", "epochs", "threads"),
+    *config.INPUTS,
+)
+KEYS = ("method", *SETTINGS, "seeds", "selection", "label", "config")
+NOTES = ("search", "recorded", "reported", "remarks")  # for people and the board
+FILES = ("best.yml", "run.yml")  # of a study, and of a run
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """What is known of a run that is to be compared with; empty or None where it is not known."""
+
+    identity: Identity | None = None
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    validation: dict[str, float] = dataclasses.field(default_factory=dict)  # map, map_i2t, map_t2i
+    chosen_epoch: int | None = None
+    test: dict[str, float] = dataclasses.field(default_factory=dict)
+    ap: PerQuery | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What is run."""
+
+    name: str
+    method: str
+    run: dict[str, Value]  # SETTINGS
+    config: dict[str, Value]
+    seeds: list[int]
+    selection: str
+    search: Mapping[str, Any]
+    recorded: dict[int, Recorded]  # by seed
+    label: str = ""
+    study: Path | None = None
+    trial: int | None = None
+
+
+def read(text: str, *, method: str | None = None) -> Target:
+    """The target called `text`; `method` says where a method of one's own is now.
+
+    Raises ConfigError that lists every problem.
+    """
+    path, _, trial = text.rpartition(":")
+    if path and trial.isdigit() and Path(path).is_dir():
+        return _of_trial(Path(path), int(trial), method)
+    if Path(text).is_dir():
+        return _of_folder(Path(text), method)
+    if Path(text).is_file():
+        return of_file(Path(text), method)
+    raise ConfigError(f"{text}: is no experiment file, no folder of a study or run, and no STUDY:TRIAL")
+
+
+def of_file(path: Path, method: str | None = None) -> Target:
+    """An experiment file. Raises ConfigError that lists every problem."""
+    document = config.load_yaml(path)
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: holds {document!r}, but must be a mapping with {', '.join(KEYS)}")
+    moved, method = method, method or str(document.get("method"))
+    if (
+        method.endswith(".py") and moved is None
+    ):  # a method of your own, beside the experiment file or by its whole path
+        method = str(path.parent / method)
+    problems = [config.unknown(key, (*KEYS, *NOTES)) for key in document if key not in (*KEYS, *NOTES)]
+    problems += [f"{key} is missing" for key in ("method", "dataset", "config") if key not in document]
+    selection = document.get("selection", "fixed")
+    if selection not in SELECTIONS:
+        problems.append(f"selection is {selection!r}, but must be one of {', '.join(SELECTIONS)}")
+    seeds = document.get("seeds", [1])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        problems.append(f"seeds is {seeds!r}, but must be a list of integers >= 0")
+    settings = {key: document[key] for key in SETTINGS if key in document}
+    run, values = settings, document.get("config", {})
+    try:
+        checked = config.build(training.Run, settings)
+        run = {key: getattr(checked, key) for key in SETTINGS}
+    except CmhError as error:
+        problems += error.problems
+    try:
+        if not isinstance(values, dict):
+            raise ConfigError(f"config is {values!r}, but must be a mapping of hyperparameters")
+        if "method" in document:
+            values = dataclasses.asdict(config.build(methods.get(method).Config, values))
+    except CmhError as error:
+        problems += error.problems
+    search = document.get("search", {})
+    if not isinstance(search, dict):
+        problems.append(f"search is {search!r}, but must be a mapping")
+    if problems:
+        raise ConfigError(*problems, heading=str(path))
+    recorded = _recorded(path, document.get("recorded", {}))
+    label = str(document.get("label", ""))
+    return Target(path.stem, method, run, values, seeds, selection, search, recorded, label)
+
+
+def _recorded(path: Path, values: Any) -> dict[int, Recorded]:
+    try:
+        return {
+            int(seed): Recorded(test={key: float(row[key]) for key in ("map_i2t", "map_t2i")})
+            for seed, row in values.items()
+        }
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        raise ConfigError(f"{path}: recorded must map seeds to map_i2t and map_t2i") from error
+
+
+def _of_folder(folder: Path, method: str | None) -> Target:
+    """The winner of a study, or the run of a run folder, with its records."""
+    path = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise ConfigError(f"{folder}: has no best.yml, which a study writes when its search has ended, and no run.yml")
+    target, known = of_file(path, method), dict[int, Recorded]()
+    module = methods.get(target.method)
+    settings = training.settings_of(config.build(training.Run, target.run))
+    for record in records.read(folder)[0]:
+        found = record.identity
+        about = (found.config, found.bits, found.epochs, found.settings)
+        if about == (target.config, target.run["bits"], _epochs(module, target.run), settings):
+            ap = records.per_query(folder, record)
+            known[found.seed] = Recorded(
+                found, record.versions, record.validation, record.chosen_epoch, record.test, ap
+            )
+    seeds = sorted(known) or target.seeds
+    # A run is named by its identity: with the same it goes to its own folder again.
+    name = folder.resolve().name if path.name == "best.yml" else folder.resolve().name.rpartition("-")[0]
+    study = folder if path.name == "best.yml" else None
+    return dataclasses.replace(target, name=name, seeds=seeds, recorded=known, study=study)
+
+
+def _epochs(module: Any, run: Mapping[str, Value]) -> int:
+    return training.n_epochs(module, config.build(training.Run, run))
+
+
+def _of_trial(folder: Path, number: int, method: str | None) -> Target:
+    """A trial as the storage has it; the settings it shares with the others are in `study.yml`."""
+    study = read_study(folder)
+    identity = study["identity"]
+    method = method or str(study.get("method_file", identity["method"]))
+    path = folder / "trials.csv"
+    rows = {int(row["number"]): row for row in csv.DictReader(path.open(newline=""))} if path.is_file() else {}
+    if number not in rows:
+        raise ConfigError(f"{folder}: has no trial {number}; it has {len(rows)} trials, see {path}")
+    row = rows[number]
+    table = config.params(methods.get(method).Config)
+    text = {name: row[name] for name in table if row.get(name)}
+    raw = {name: {"True": True, "False": False}.get(value, value) for name, value in text.items()}
+    values = dataclasses.asdict(config.build(methods.get(method).Config, raw, where=str(path)))
+    trained = row.get("copied_from") or str(number)
+    written = json.loads((folder / "trials" / trained / "config.json").read_text())
+    run = {key: written[key] for key in SETTINGS if key in written}
+    recorded = {}
+    if row["state"] == "complete":
+        names = {"map": "val_map_best", "map_i2t": "val_map_i2t", "map_t2i": "val_map_t2i"}
+        recorded[int(identity["seed"])] = Recorded(
+            identity=Identity(**written["identity"]),
+            versions=dict(study.get("versions", {})),
+            validation={key: float(row[name]) for key, name in names.items()},
+            chosen_epoch=int(row["best_epoch"]),
+        )
+    return Target(
+        name=f"{folder.resolve().name}-trial-{number}",
+        method=method,
+        run=run,
+        config=values,
+        seeds=[int(identity["seed"])],
+        selection="fixed",
+        search={},
+        recorded=recorded,
+        study=folder,
+        trial=number,
+    )

@@ -1,0 +1,183 @@
+"""A run's identity: what differs is named, and the code's hash follows formulas and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmh import methods, training
+from cmh.identity import FOLDER, MACHINE, OPENING, ROW, STUDY, Identity, code_hash
+from tests.test_training import tiny
+
+ROOT = Path(__file__).parent.parent
+
+
+def identity(**changes: Any) -> Identity:
+    values: dict[str, Any] = {
+        "method": "dcmh",
+        "code": "c" * 16,
+        "dataset": "clipart",
+        "dataset_sha256": "d" * 64,
+        "split_sha256": "5" * 64,
+        "arrays_sha256": "a" * 64,
+        "features": "efficientnet-lite0",
+        "bits": 32,
+        "epochs": 30,
+        "seed": 0,
+        "config": {"lr": 0.1, "hidden": 64},
+        "settings": {"erase": 0.0, "finetune": False},
+        "threads": 1,
+        "device": "cpu, AVX2",
+        "torch": "2.14.1",
+    }
+    return Identity(**(values | changes))
+
+
+OTHER = {
+    "seed": 1,
+    "bits": 16,
+    "epochs": 2,
+    "threads": 2,
+    "config": {"lr": 0.2, "hidden": 64},
+    "settings": {"erase": 0.5, "finetune": False},
+}
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Identity)])
+def test_every_field_changes_the_digest_unless_it_is_left_out(field: str) -> None:
+    one, two = identity(), identity(**{field: OTHER.get(field, "other")})
+    assert one.digest() != two.digest()
+    assert one.digest(field) == two.digest(field)
+    assert len(one.differences(two)) == 1
+    assert one.differences(two, field) == []
+
+
+def test_differences_name_the_key_and_both_values() -> None:
+    lines = identity().differences(identity(config={"lr": 0.1, "hidden": 32}, dataset_sha256="e" * 64, seed=3))
+    assert lines == ["dataset_sha256: dddddddddddd there, eeeeeeeeeeee here", "seed: 0 there, 3 here", "hidden: 64 there, 32 here"]
+
+
+def test_the_digest_does_not_hang_on_the_order_of_keys() -> None:
+    turned = identity(config={"hidden": 64, "lr": 0.1})
+    assert turned.digest() == identity().digest()
+    assert Identity(**json.loads(json.dumps(dataclasses.asdict(turned)))) == turned
+
+
+def test_what_each_use_leaves_out_are_fields() -> None:
+    fields = {field.name for field in dataclasses.fields(Identity)}
+    for left_out in (ROW, FOLDER, OPENING, STUDY, MACHINE):
+        assert set(left_out) <= fields
+
+
+def test_every_run_setting_is_in_the_identity_or_has_a_reason() -> None:
+    """A new setting of Run changes identities unless somebody says why it does not."""
+    module = methods.get("dcmh")
+    fields = {field.name for field in dataclasses.fields(training.Run)}
+    assert set(training.NOT_SETTINGS) <= fields
+    base = {"threads": 1}
+    for name in fields - set(training.NOT_SETTINGS) - {"finetune"}:
+        value = not getattr(training.Run(), name) if isinstance(getattr(training.Run(), name), bool) else 0.5
+        same = [_of(module, {**base, name: value}), _of(module, base)]
+        assert (same[0] == same[1]) == (name in training.ONLY_FINETUNE), name
+        tuned = [_of(module, {**base, "finetune": True, **more}) for more in ({name: value}, {})]
+        assert tuned[0] != tuned[1], name
+
+
+def _of(module: Any, values: dict[str, Any]) -> Identity:
+    return training.identify(module, *training.split(module, values), tiny())
+
+
+def test_a_closed_form_has_the_epochs_that_it_trains() -> None:
+    assert _of(methods.get("ridge"), {"epochs": 30}).epochs == 1
+    assert _of(methods.get("dcmh"), {"epochs": 30}).epochs == 30
+
+
+@pytest.fixture(scope="module")
+def hashes(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What `code_hash` gives in a copy of the package with some text of a file replaced."""
+    copy = tmp_path_factory.mktemp("copy")
+    shutil.copytree(ROOT / "cmh", copy / "cmh", ignore=shutil.ignore_patterns("__pycache__", "*.zip"))
+    program = (
+        "import json, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from cmh.identity import code_hash\n"
+        "root = Path(sys.argv[1]) / 'cmh' / 'methods'\n"
+        "names = 'dcmh', 'prdh', 'dadh', 'ridge', 'random', 'jdsh'\n"
+        "print(json.dumps({name: code_hash(root / f'{name}.py') for name in names}))"
+    )
+
+    def of(file: str = "", old: str = "", new: str = "") -> dict[str, str]:
+        path = copy / "cmh" / file
+        before = path.read_text() if file else ""
+        if file:
+            assert before.count(old) >= 1, f"{file} has no {old!r}"
+            path.write_text(before.replace(old, new, 1))
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", program, str(copy)], capture_output=True, text=True, check=True, cwd=copy
+            )
+        finally:
+            if file:
+                path.write_text(before)
+        result: dict[str, str] = json.loads(done.stdout)
+        return result
+
+    return of
+
+
+NOTHING = {
+    "a comment of a loss file": ("losses.py", "    return", "    # why it is so\n    return"),
+    "a docstring of a loss file": ("losses.py", '"""', '"""In other words. '),
+    "empty lines": ("losses.py", "\n\n\ndef", "\n\n\n\ndef"),
+    "a comment of the method": ("methods/dcmh.py", "class Method:", "class Method:  # the method"),
+    "a message of a reader": ("datasets/coco.py", "DatasetError(", "DatasetError('other', "),
+    "how records are written": ("records.py", "SCHEMA = 2", "SCHEMA = 3"),
+}
+
+
+@pytest.mark.parametrize("change", NOTHING)
+def test_comments_docstrings_and_other_rooms_change_no_hash(hashes: Any, change: str) -> None:
+    assert hashes(*NOTHING[change]) == hashes()
+
+
+CHANGED = {
+    "the method's own file": ("methods/dcmh.py", "theta = 0.5 *", "theta = 0.6 *", {"dcmh"}),
+    "a default": ("methods/dcmh.py", "param(128,", "param(64,", {"dcmh"}),
+    "a loss": ("losses.py", "def pairwise_nll(", "EXTRA = 1\n\n\ndef pairwise_nll(extra=EXTRA, *", None),
+    "the sign": ("losses.py", "def sign(", "def sign(extra=1, *", "all"),
+    "the trainer": ("training.py", "order = torch.randperm(", "order = 1 - torch.randperm(", "all"),
+    "the metric": ("metrics/_kernel.py", "def histograms(", "def histograms(extra=1, *", "all"),
+    "a critic": ("nets/critics.py", "def critic_loss(", "def critic_loss(extra=1, *", {"dadh"}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_changed_formula_changes_what_stands_on_it_and_nothing_else(hashes: Any, change: str) -> None:
+    file, old, new, who = CHANGED[change]
+    before, after = hashes(), hashes(file, old, new)
+    changed = {name for name in before if before[name] != after[name]}
+    if who is None:  # the methods that name this loss, and no other
+        who = {name for name in before if "pairwise_nll" in (ROOT / "cmh" / "methods" / f"{name}.py").read_text()}
+        assert who
+        assert who != set(before)
+    assert changed == (set(before) if who == "all" else who)
+
+
+def test_a_module_beside_a_method_of_ones_own_counts(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from helper import twice\nimport json\n\n\ndef f(x):\n    return twice(x)\n")
+    (tmp_path / "helper.py").write_text("def twice(x):\n    return 2 * x\n\n\ndef unused():\n    return 0\n")
+    before = code_hash(tmp_path / "mine.py")
+    helper = (tmp_path / "helper.py").read_text()
+    (tmp_path / "helper.py").write_text(helper.replace("return 0", "return 1  # nobody calls it"))
+    assert code_hash(tmp_path / "mine.py") == before
+    (tmp_path / "helper.py").write_text(helper.replace("2 * x", "3 * x"))
+    assert code_hash(tmp_path / "mine.py") != before
+
+
+def test_the_hash_does_not_hang_on_where_the_files_lie(hashes: Any) -> None:
+    assert hashes()["dcmh"] == code_hash(ROOT / "cmh" / "methods" / "dcmh.py")
