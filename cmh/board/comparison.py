@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from cmh.board.statistics import DRAWS, LEVEL, Floats, Levels, deviations
 
 ALL_PAIRS = 100  # rows; of more only the best with each, and neighbours, are compared
 _POWER = 0.8416212335729143  # of the normal distribution: 80 % are below
+NEVER = "more seeds"  # in place of a number of queries: the seeds alone are too uncertain
 _CHUNK = 1 << 22  # numbers at once
 _ROUNDING = 1e-5  # of single precision: a draw that is the observed one again must count
 
@@ -123,14 +123,12 @@ def _needed(difference: float, from_seeds: float, from_queries: float, critical:
     return max(math.ceil(n_queries * from_queries / allowed), 1)
 
 
-def rank_intervals(different: NDArray[np.bool_], places: Sequence[int], n_rows: int) -> list[tuple[int, int]]:
-    """The ranks that each compared row may have in a table of `n_rows`: below the rows that are better, above the worse.
+def rank_intervals(different: NDArray[np.bool_], n_rows: int) -> list[tuple[int, int]]:
+    """The first and the last rank that each compared row may have in a table of `n_rows`.
 
-    `places` are the rows' places in the order of their means; rows that were not compared may stand anywhere.
+    It stands below the rows that are better and above the worse. The compared rows stand in order of their means; rows that were not compared may stand anywhere.
     """
-    place = np.asarray(places)
-    better = (different & (place[:, None] > place)).sum(axis=1)
-    worse = (different & (place[:, None] < place)).sum(axis=1)
+    better, worse = np.tril(different).sum(axis=1), np.triu(different).sum(axis=1)
     return [(1 + int(above), n_rows - int(below)) for above, below in zip(better, worse, strict=True)]
 
 
@@ -156,9 +154,7 @@ def letters(different: NDArray[np.bool_]) -> list[str]:
     # by the best row that has it, the longest reach first
     columns.sort(key=lambda column: [not column >> row & 1 for row in range(n)])
     names = [_letter(number) for number in range(len(columns))]
-    return [
-        "".join(name for name, column in zip(names, columns, strict=True) if column >> row & 1) for row in range(n)
-    ]
+    return ["".join(name for name, column in zip(names, columns, strict=True) if column >> row & 1) for row in range(n)]
 
 
 def _letter(number: int) -> str:

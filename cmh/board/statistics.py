@@ -7,16 +7,16 @@ The average precision of row r, seed s and query group g (near-duplicate queries
 `seed_rs` moves all queries of one run together, so no number of queries makes it smaller; `query_rg` moves all seeds
 of a row together. An interval or a test that knows only one of the two finds differences between equal methods.
 
-*Seeds.* What the run means of a row vary by, less what `both` alone would make them vary by. Three runs say little about
-it, so the runs of all rows of a table are pooled, as in an analysis of variance; a row whose own runs scatter more than
-that keeps its own variance. Rows with one run get the pooled one. Without two runs of any row nothing is known of seeds,
-and there are neither intervals nor comparisons.
+*Seeds.* What the run means of a row vary by, less what `both` alone would make them vary by. Three runs say little
+about it, so the runs of all rows of a table are pooled, as in an analysis of variance; a row whose own runs scatter more
+than that keeps its own variance. Rows with one run get the pooled one. Without two runs of any row nothing is known of
+seeds, and there are neither intervals nor comparisons.
 
 *Queries.* One random sign for each group, the same for all rows (the wild bootstrap: Liu, Annals of Statistics 16,
 1988; by groups: Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008).
 
-A draw of both levels together is `signs · contributions of the groups + t · seed deviation`: three seeds cannot be drawn
-again with replacement (that would give ten samples, of two thirds of the variance), so that level is drawn from a
+A draw of both levels together is `signs · contributions of the groups + t · seed deviation`: three seeds cannot be
+drawn again with replacement (that would give ten samples, of two thirds of the variance), so that level is drawn from a
 t distribution. It has half the degrees of freedom of the pooled variance (of two rows, those of one): with all of them,
 tables whose rows scatter differently show more than 5 % of errors. `experiments/benchmarks/board_errors.py` measures
 how often tables of equal methods show a difference, and how often intervals hold the truth.
