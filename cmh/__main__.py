@@ -9,6 +9,7 @@ COMMANDS = {
     "tune": ("cmh.tune", "search hyperparameters on validation, confirm the winner, test it once"),
     "reproduce": ("cmh.reproduce", "run a winner, a trial or an experiment file again"),
     "leaderboard": ("cmh.leaderboard", "print the board; CSV and Markdown export"),
+    "evaluate": ("cmh.evaluate", "score one set of codes as every paper's code would"),
     "methods": ("cmh.methods.__main__", "list the methods, or one with its hyperparameters"),
     "datasets": ("cmh.datasets.__main__", "list, show or prepare datasets"),
 }

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+# What tests open is no business of the user's ledger of openings.
+if "CMH_DATA" not in os.environ:
+    os.environ["CMH_DATA"] = tempfile.mkdtemp(prefix="cmh-data-")
+    atexit.register(shutil.rmtree, os.environ["CMH_DATA"], ignore_errors=True)
 
 # The same examples in every run, so that what lands does not hang on luck; new ones with HYPOTHESIS_PROFILE=explore.
 settings.register_profile("same", derandomize=True, deadline=None)

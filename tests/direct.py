@@ -42,7 +42,7 @@ def built(
     def epoch(number: int) -> dict[str, float]:
         torch.manual_seed(number)
         terms: dict[str, float] = method.epoch(
-            training._passes(image, text, config.batch_size, run.seed, number, device)
+            training._Passes(image, text, config.batch_size, run.seed, number, device)
         )
         return terms
 

@@ -24,6 +24,9 @@ FLOORS = {
     "losses": 2,
     "metrics": 2,
     "codes": 2,
+    "curves": 3,
+    "protocols": 3,
+    "scores": 3,
     "datasets": 3,
     "features": 3,
     "cluster": 3,
@@ -37,6 +40,7 @@ FLOORS = {
     "tune": 7,
     "reproduce": 7,
     "leaderboard": 7,
+    "evaluate": 7,
     "__main__": 7,
     "__init__": 0,
 }
@@ -84,7 +88,7 @@ def test_giants_enter_through_their_door(giant: str) -> None:
     assert users == DOORS[giant]
 
 
-@pytest.mark.parametrize("command", ["tune", "reproduce", "leaderboard", "methods", "datasets"])
+@pytest.mark.parametrize("command", ["tune", "reproduce", "leaderboard", "evaluate", "methods", "datasets"])
 def test_help_teaches_without_the_giants(command: str) -> None:
     code = (
         f"import sys, importlib\nsys.argv = ['cmh']\nfrom cmh.__main__ import main\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -69,6 +70,82 @@ def test_an_entry_is_computed_once(root: Path, capsys: pytest.CaptureFixture[str
     assert np.load(path / "search" / "image.npy").tolist() == list(range(100))
     assert json.loads((path / "meta.json").read_text()).keys() == {"search/image.npy", "labels.npy"}
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files whose bytes were hashed, while every array counts as large."""
+    names, sha256 = [], files.sha256
+
+    def spy(path: Path) -> str:
+        names.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr(files, "sha256", spy)
+    monkeypatch.setattr(cache, "HASHED_BELOW", 100)
+    return names
+
+
+def test_large_files_are_hashed_when_they_are_made_and_not_again(root: Path, hashed: list[str]) -> None:
+    path = cache.entry("part/key", Compute())
+    assert sorted(hashed) == ["image.npy", "labels.npy"]
+    meta = json.loads((path / "meta.json").read_text())
+    wanted = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in meta}
+    assert {name: about["sha256"] for name, about in meta.items()} == wanted
+    hashed.clear()
+    cache.entry("part/key", Compute())
+    pairs = [["labels.npy", wanted["labels.npy"]], ["search/image.npy", wanted["search/image.npy"]]]
+    assert cache.arrays_sha256(path) == hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+    assert hashed == []
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_large_files_of_earlier_versions_are_hashed_once(
+    read_only: bool, root: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, compute = cache.entry("part/key", Compute()), Compute()
+    wanted, meta = cache.arrays_sha256(path), json.loads((path / "meta.json").read_text())
+    meta["search/image.npy"]["sha256"] = ""
+    (path / "meta.json").write_text(json.dumps(meta))
+    hashed.clear()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    if read_only:
+        monkeypatch.setattr(files, "write_atomic", refuse)
+    for _ in range(2):
+        assert cache.entry("part/key", compute) == path
+        assert cache.arrays_sha256(path) == wanted
+    assert compute.calls == 0
+    assert hashed == ["image.npy"] * (1 + read_only)
+
+
+def test_the_hash_of_arrays(root: Path) -> None:
+    def digest(*entries: cache.Arrays) -> str:
+        paths = []
+        for arrays in entries:
+            paths.append(cache.entry(f"part/{len(list(root.glob('part/*')))}", lambda arrays=arrays: arrays))
+        return cache.arrays_sha256(*paths)
+
+    ones, twos = np.ones(3), np.full(3, 2.0)
+    base = {"a": ones, "b/c": twos}
+    assert digest(base) == digest(dict(reversed(base.items()))) == digest({"a": ones}, {"b/c": twos})
+    assert digest(base) == digest({**base, "note": cache.Note({"torch": "2"})})
+    others = [{"a": twos, "b/c": ones}, {"a": ones}, {"a": ones, "b/d": twos}, {**base, "a": ones.astype(np.float32)}]
+    assert len({digest(base), *map(digest, others)}) == 5
+
+
+def test_notes(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def compute() -> cache.Arrays:
+        return {"a": np.ones(3), "made/with": cache.Note({"é": "1"})}
+
+    path = cache.entry("part/key", compute)
+    assert cache.note(path, "made/with") == {"é": "1"}
+    assert cache.note(path, "none") is None
+    (path / "made" / "with.json").write_text("{}")
+    assert cache.note(cache.entry("part/key", compute), "made/with") == {"é": "1"}
+    assert "with.json has 2 bytes" in capfd.readouterr().err
 
 
 def test_keys_differ_with_each_part() -> None:

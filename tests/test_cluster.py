@@ -65,7 +65,7 @@ def check(command: Command, *lost: int) -> None:
     # Only the epoch that was lost is trained twice; the confirmation trains the winner, trial 0, once more.
     expected = {number: EPOCHS + (number in lost) + EPOCHS * (number == 0) for number in range(TRIALS)}
     assert {number: trained(command).count(number) for number in range(TRIALS)} == expected
-    (record,) = records.read(command.study)
+    ((record,), _) = records.read(command.study)
     assert record.test_opened == 1
 
 

@@ -62,7 +62,12 @@ class Quiet:
         self.seen.append(number)
 
 
-def session(store: Store, limit: int, folder: Path = Path(), budget: float | None = None) -> workers._Session:
+def session(
+    store: Store,
+    limit: int,
+    folder: Path = Path(),
+    budget: workers.Budget = workers.Budget(),  # noqa: B008
+) -> workers._Session:
     work = workers.Work(store, limit, folder, {"epochs": EPOCHS}, None, Quiet())  # type: ignore[arg-type]
     return workers._Session(0, work, budget)
 
@@ -77,6 +82,7 @@ def outcome(config: dict[str, Any], epoch: int, best: float) -> dict[str, Any]:
         return {"failed": "nan", "reason": "loss = nan"}
     now = value(config, epoch)
     about = {"best_epoch": epoch, "best_i2t": now, "best_t2i": now, "device": "cpu"}
+    about |= {"passes": 2.0 * epoch, "device_seconds": 1.0}
     return {"epoch": epoch, "val_map": now, "val_map_best": max(best, now), "seconds": 1.0, **about}
 
 
@@ -376,6 +382,84 @@ def test_a_worker_killed_for_memory_counts_as_out_of_memory() -> None:
         assert live is not None
         state.died(live, "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory")
     assert [(row.state, row.failure) for row in state.store.rows()] == [("failed", "oom")]
+
+
+def spent(url: str) -> float:
+    return sum(row.passes for row in rows(url, space(asha=None)))
+
+
+def test_a_budget_of_passes_is_the_study_s_over_all_its_starts(tmp_path: Path) -> None:
+    """Two passes an epoch, four epochs a trial; a trial that the end interrupts goes on where there is more."""
+    url, disk, wanted = f"sqlite:///{tmp_path / 's.db'}", dict[int, int](), space(asha=None)
+
+    def start(passes: float, epochs: int) -> workers._Session:
+        """As Ray would drive it, killed after so many epochs."""
+        store = Store(url, "s", wanted, BASE, seed=3, owner="me")
+        state = session(store, 50, budget=workers.Budget(passes=passes))
+        while epochs and (live := state.take()) is not None:
+            for _ in train(live, state, disk):
+                epochs -= 1
+                if live.number in state.live and state.late():
+                    state.put_back(live)
+                if live.number not in state.live or not epochs:
+                    break
+        return state
+
+    assert not start(20, 3).over  # killed in the middle of the first trial
+    assert 0 < spent(url) < 20
+    assert start(20, 1000).over
+    assert 20 <= spent(url) <= 21
+    assert start(20, 1000).over  # nothing is left to spend
+    assert 20 <= spent(url) <= 21
+    assert start(30, 1000).over
+    assert 30 <= spent(url) <= 31
+
+
+def test_a_time_budget_is_the_study_s_over_all_its_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    url, wanted = f"sqlite:///{tmp_path / 's.db'}", space()
+    for start, left in ((0, 60.0), (1, 20.0)):
+        state = session(Store(url, "s", wanted, BASE, seed=3), 50, budget=workers.Budget(seconds=60))
+        live = state.take()
+        assert live is not None
+        assert state.deadline == pytest.approx(now[0] + left), start
+        now[0] += 40
+        state.count_seconds()
+        assert state.late() == (start == 1)
+    state = session(Store(url, "s", wanted, BASE, seed=3), 50, budget=workers.Budget(seconds=60))
+    assert state.take() is None
+    assert state.over
+
+
+def test_a_trial_that_goes_on_under_other_circumstances_is_trained_anew_as_another(tmp_path: Path) -> None:
+    """Its first epochs were of another device: one curve is of one run."""
+    url, wanted = f"sqlite:///{tmp_path / 's.db'}", space(asha=None)
+    state = session(Store(url, "s", wanted, BASE, seed=3, owner="me"), 2)
+    live = state.take()
+    assert live is not None
+    config = live.proposal.config  # type: ignore[union-attr]
+    assert not state.reported(live, outcome(config, 1, 0))
+    state = session(Store(url, "s", wanted, BASE, seed=3, owner="me"), 2)  # that process was killed
+    live = state.take()
+    assert live is not None
+    assert live.number == 0
+    assert state.reported(live, outcome(config, 1, 0) | {"val_map": 0.123, "device": "cuda"})
+    assert state.live == {}
+    again = state.take()
+    assert again is not None
+    assert again.proposal is not None
+    assert (again.number, again.proposal.config, again.proposal.origin) == (1, config, "default")
+    for _ in train(again, state, {}):
+        pass
+    disk: dict[int, int] = {}
+    play(url, wanted, disk, limit=2)
+    found = rows(url, wanted)
+    assert [row.state for row in found] == ["failed", "complete", "complete"]  # two trials, as was asked for
+    assert found[0].failure == "moved"
+    assert "epoch 1 was 0." in found[0].error
+    assert "is now 0.123000 (cuda)" in found[0].error
+    assert found[1].config == config
 
 
 def test_a_full_disk_ends_the_run_and_no_trial() -> None:

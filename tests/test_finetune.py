@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -20,6 +22,7 @@ from cmh.datasets import SearchData
 from cmh.errors import ConfigError
 from cmh.features import backbones, cache, extraction
 from cmh.nets import augment
+from cmh.nets import backbones as networks
 from cmh.nets.optimizers import optimizer
 from cmh.nets.towers import OnBackbone
 
@@ -208,14 +211,73 @@ def test_the_backbone_has_its_own_learning_rate() -> None:
     assert [len(group["params"]) for group in groups] == [2, 2, 2]
 
 
-def test_checkpointing_changes_no_gradient() -> None:
+def small() -> tuple[nn.Module, torch.Tensor]:
+    """A net with all that a second pass could change: batch norms of both kinds of averages, and dropout."""
+    norms = nn.BatchNorm1d(8), nn.BatchNorm1d(8, momentum=None)
+    parts = nn.Linear(3, 8), norms[0], nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 8), norms[1]
+    return nn.Sequential(*parts), torch.rand((16, 3))
+
+
+def resnet() -> tuple[nn.Module, torch.Tensor]:
+    return networks._torchvision("resnet18", None), torch.rand((4, 3, 33, 33))
+
+
+@pytest.mark.parametrize("build", [small, resnet])
+def test_checkpointing_changes_no_number(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torchvision.models.get_model
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: model(name, weights=None))
     torch.manual_seed(0)
-    backbone, head = nn.Sequential(nn.Linear(3, 8), nn.ReLU()), nn.Linear(8, 2)
-    pixels, gradients = torch.rand(5, 3), []
+    backbone, pixels = build()
+    width = backbone(pixels).shape[1]
+    start = copy.deepcopy(OnBackbone(backbone, nn.Linear(width, 2), lr_share=1))
+    seen = []
     for checkpointing in (False, True):
-        net = OnBackbone(backbone, head, lr_share=1, checkpointing=checkpointing).train()
-        net.zero_grad()
-        net(pixels).square().sum().backward()
-        gradients.append([parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None])
-    assert len(gradients[0]) == 4
-    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+        net = copy.deepcopy(start).train()
+        net.checkpointing = checkpointing
+        torch.manual_seed(1)
+        losses = [net(pixels).square().sum(), net(2 * pixels).sum()]  # two passes before the first way back
+        losses[0].backward(retain_graph=True)
+        losses[0].backward()  # and one graph twice
+        losses[1].backward()
+        gradients = {name: parameter.grad for name, parameter in net.named_parameters()}
+        assert all(gradient is not None for gradient in gradients.values())
+        seen.append([*losses, *gradients.values(), *net.state_dict().values(), torch.rand(3)])
+    assert all(torch.equal(*pair) for pair in zip(*seen, strict=True))
+
+
+def test_checkpointing_counts_a_batch_once_by_hand() -> None:
+    torch.manual_seed(0)
+    backbone, pixels = small()
+    net = OnBackbone(backbone, nn.Linear(8, 2), lr_share=1, checkpointing=True).train()
+    with torch.no_grad():
+        first = backbone[0](pixels)
+        mean = 0.9 * backbone[1].running_mean + 0.1 * first.mean(0)
+        variance = 0.9 * backbone[1].running_var + 0.1 * first.var(0)
+    net(pixels).sum().backward()
+    assert torch.allclose(backbone[1].running_mean, mean)
+    assert torch.allclose(backbone[1].running_var, variance)
+    assert backbone[1].num_batches_tracked == backbone[5].num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_buffers_come_back_however_the_second_pass_ends(error: bool) -> None:
+    torch.manual_seed(0)
+    backbone, pixels = small()
+    net = OnBackbone(backbone, nn.Linear(8, 2), lr_share=1, checkpointing=True).train()
+    loss, buffers = net(pixels).sum(), dict(backbone[1]._buffers)
+    if error:
+        backbone[4].register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
+        with pytest.raises(RuntimeError, match="no memory"):
+            loss.backward()
+    else:
+        loss.backward()
+    assert all(backbone[1]._buffers[name] is tensor for name, tensor in buffers.items())
+
+
+def test_checkpointing_changes_no_training(clipart: SearchData) -> None:
+    data = dataclasses.replace(clipart, train=clipart.train.rows(slice(100)))
+    fits = [fit(data, epochs=2, batch_size=50, checkpointing=on) for on in (False, True)]
+    assert numbers(fits[0]) == numbers(fits[1])
+    states = [[value for net in _modules(it.method) for value in net.state_dict().values()] for it in fits]
+    assert len(states[0]) > 20
+    assert all(torch.equal(*pair) for pair in zip(*states, strict=True))

@@ -152,6 +152,8 @@ def test_legacy_definitions_worked_out_by_hand() -> None:
     assert metrics.map_at_k_hits(query, database, labels, items, k=3) == pytest.approx((1 + 2 / 3) / 2)
     assert metrics.map_first_k_relevant(query, database, labels, items, k=2) == pytest.approx((1 + 2 / 3) / 2)
     assert metrics.map_first_k_relevant(query, database, labels, items, k=99) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+    assert metrics.map_at_k_all_relevant(query, database, labels, items, k=2) == pytest.approx(1 / 3)
+    assert metrics.map_at_k_all_relevant(query, database, labels, items, k=4) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
     assert metrics.mean_average_precision(query, database, labels, items, k=2) == 0.5
     two = (np.repeat(query, 2, axis=0), database, np.array([[1], [0]]), items)
     assert metrics.map_drop_empty(*two) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
@@ -169,6 +171,8 @@ def test_legacy_definitions_agree_with_the_slow_ones(seed: int, k: int) -> None:
     mean = [np.mean(p) if p else 0.0 for p in within]
     assert metrics.map_at_k_hits(*case, k=k) == pytest.approx(np.mean(mean))
     assert metrics.map_first_k_relevant(*case, k=k) == pytest.approx(np.mean([np.mean(p) if p else 0.0 for p in first]))
+    everything = [sum(p) / max(len(query), 1) for p, query in zip(within, found, strict=True)]
+    assert metrics.map_at_k_all_relevant(*case, k=k) == pytest.approx(np.mean(everything))
     if any(within):
         kept = np.mean([np.mean(p) for p in within if p])
         assert metrics.map_drop_empty(*case, k=k) == pytest.approx(kept)
@@ -429,6 +433,7 @@ BAD = [
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "average_precision": metrics.average_precision,
     "histograms": metrics.histograms,
+    "map_at_k_all_relevant": lambda *sides: metrics.map_at_k_all_relevant(*sides, k=3),
     "map_at_k_hits": lambda *sides: metrics.map_at_k_hits(*sides, k=3),
     "map_drop_empty": metrics.map_drop_empty,
     "map_first_k_relevant": lambda *sides: metrics.map_first_k_relevant(*sides, k=3),
@@ -480,6 +485,7 @@ def test_a_cut_is_a_positive_integer(k: Any) -> None:
         lambda: metrics.average_precision_packed(*packed, 8, k=k),
         lambda: metrics.ndcg(*GOOD, k=k),
         lambda: metrics.precision_at(*GOOD, k),
+        lambda: metrics.map_at_k_all_relevant(*GOOD, k=k),
         lambda: metrics.map_at_k_hits(*GOOD, k=k),
         lambda: metrics.map_first_k_relevant(*GOOD, k=k),
         lambda: metrics.map_drop_empty(*GOOD, k=k),

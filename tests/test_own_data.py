@@ -132,6 +132,47 @@ def test_pictures_and_texts_become_arrays(tmp_path: Path) -> None:
     assert datasets.load(str(folder), progress=False).folder == dataset.folder
 
 
+@pytest.mark.parametrize("pixels", [False, True])
+def test_the_hash_of_arrays_follows_the_data(
+    pixels: bool, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digest(folder: Path) -> str:
+        dataset = datasets.load(str(folder), pixels=pixels, progress=False)
+        assert dataset.search().arrays_sha256 == dataset.arrays_sha256
+        assert len(dataset.arrays_sha256) == 64
+        return dataset.arrays_sha256
+
+    first = digest(write(tmp_path / "first"))
+    monkeypatch.setenv("CMH_CACHE", str(tmp_path / "another"))
+    assert digest(write(tmp_path / "moved")) == first
+    caption, label = records(), records()
+    caption[0]["text"] = "a lighthouse"
+    label[1]["labels"] = [LABELS[2]]
+    others = [digest(write(tmp_path / name, some)) for name, some in (("caption", caption), ("label", label))]
+    folder = write(tmp_path / "pixel")
+    with Image.open(folder / "pictures" / "3.png") as image:
+        image.putpixel((5, 5) if pixels else (0, 0), (255, 255, 255))  # the network's stand-in sees the first one only
+        image.save(folder / "pictures" / "3.png")
+    assert len({first, *others, digest(folder)}) == 4
+
+
+def test_pixels_count_where_they_are_trained_on(tmp_path: Path) -> None:
+    folder = str(write(tmp_path))
+    hashes = [datasets.load(folder, pixels=on, progress=False).arrays_sha256 for on in (False, True)]
+    assert hashes[0] != hashes[1]
+
+
+def test_a_second_load_hashes_no_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cmh import files
+
+    monkeypatch.setattr(cache, "HASHED_BELOW", -1)
+    folder, seen, sha256 = str(write(tmp_path)), [], files.sha256
+    first = datasets.load(folder, pixels=True, progress=False)
+    monkeypatch.setattr(files, "sha256", lambda path: seen.append(path) or sha256(path))
+    assert datasets.load(folder, pixels=True, progress=False) == first
+    assert seen == []
+
+
 def own_words(source: datasets.Source, rows: NDArray[np.int64]) -> list[list[str]]:
     assert source.words is not None
     every = source.words()
@@ -324,7 +365,7 @@ def test_the_vocabulary_knows_training_items_only(tmp_path: Path) -> None:
 
 
 def test_size_stop_words_and_label_words(tmp_path: Path) -> None:
-    wide, source = options(tmp_path / "a")
+    wide, _ = options(tmp_path / "a")
     narrow, _ = options(tmp_path / "b", text={"size": 2})
     assert narrow.shape[1] == 2
     fewer, _ = options(tmp_path / "c", text={"stop_words": "english"})
@@ -335,7 +376,43 @@ def test_size_stop_words_and_label_words(tmp_path: Path) -> None:
     kept, _ = options(tmp_path / "f", some=some)
     dropped, _ = options(tmp_path / "g", some=some, text={"label_words": "drop"})
     assert kept.shape[1] - dropped.shape[1] == 2
-    assert "sea" in text.label_words(source.label_names)
+
+
+def test_telling_words_are_counted_in_the_training_items(tmp_path: Path) -> None:
+    some = records(60)
+    for number, record in enumerate(some):
+        record["split"] = "query" if number < 12 else "validation" if number < 15 else "train"
+        record["text"] = "treetop" if number < 12 else "marina" if number % 3 == 0 else "seaside"
+        record["tags"] = ["wave"]
+    words = {"min_count": 1, "label_words": "telling"}
+    source = datasets.read(str(write(tmp_path / "d", some, split=None, text=words)))
+    assert source.words is not None
+    # treetop by stem; marina stands for sea in the training items; seaside is no form of a label of three letters
+    assert {word for document in source.words() for word in document} == {"seaside", "wave"}
+    assert source.text().shape[1] == 2
+    kept = datasets.read(str(write(tmp_path / "d", some, split=None, text={**words, "label_words": "drop"})))
+    assert kept.sha256 != source.sha256
+    assert kept.words is not None
+    assert {word for document in kept.words() for word in document} == {"marina", "seaside", "wave"}
+
+
+def test_a_stratified_draw_and_the_groups_of_queries(tmp_path: Path) -> None:
+    some = records()
+    for number, record in enumerate(some):
+        if number < 6:
+            record["group"] = number // 2
+    draw = {"query": 4, "validation": 4}
+    plain = datasets.read(str(write(tmp_path / "d", some, split=draw)))
+    source = datasets.read(str(write(tmp_path / "d", some, split={**draw, "stratify": True})))
+    assert source.split.sha256() != plain.split.sha256()
+    assert source.groups[:7] == ("0", "0", "1", "1", "2", "2", "")
+    assert [sum(row < 6 for row in rows.tolist()) for rows in source.split.parts()[:3]] == [2, 2, 2]
+    groups = datasets.load(str(tmp_path / "d"), progress=False).test().groups
+    assert sorted(np.bincount(groups).tolist()) == [1, 1, 2]
+    assert datasets.read(str(write(tmp_path / "e"))).groups == ()
+    assert datasets.load(str(tmp_path / "e"), progress=False).test().groups.tolist() == [0, 1, 2]
+    arrays_of = datasets.read(str(write_arrays(tmp_path / "f", group=np.arange(12) // 2)))
+    assert arrays_of.groups == tuple(str(row // 2) for row in range(12))
 
 
 def test_weights(tmp_path: Path) -> None:
@@ -927,11 +1004,53 @@ def test_check_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for part in (
         "1 labels have no training item: alone",
         "1 items have an empty text vector",
-        "of the texts hold a word of their own labels",
+        "words that hold a label's name: 1, in 100.0% of the training texts; the worst: sea (sea 1.00 of 4)",
+        "100% of the training texts hold a word that gives a label away",
+        "set text: {label_words: drop}",
         "1 test queries share no label with any database item",
         "the same picture on two sides of the split: 4.png (validation), 6.png (query)",
     ):
         assert part in said, part
+
+
+def test_check_names_words_that_stand_for_a_label_and_small_groups(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = records(60)
+    for number, record in enumerate(some):
+        record["split"] = "query" if number < 6 else "validation" if number < 12 else "train"
+        record["text"] = "marina" if number % 3 == 0 else "picture"
+        if number >= 12:
+            record["group"] = number // 6
+    folder = write(tmp_path / "d", some, split=None)
+    assert run("check", str(folder)) == 0
+    said = capsys.readouterr().out
+    for part in (
+        "words that hold a label's name: 0, in 0.0% of the training texts",
+        "on 10% of all with that label): 1, in 33.3% of the training texts; the worst: marina (sea 1.00 of 16)",
+        "set text: {label_words: telling}",
+        "label shares: largest difference between a side and all items 0.0%",
+        "items in the group of an item, mean: query 1.0, validation 1.0, train 6.0",
+        "warning: queries favour small groups",
+    ):
+        assert part in said, part
+    write(tmp_path / "d", some, split=None, text={"label_words": "telling"})
+    assert run("check", str(folder)) == 0
+    assert "gives a label away" not in capsys.readouterr().out
+
+
+def test_check_of_given_tags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = np.eye(3, dtype=np.uint8)[np.arange(60) % 3]
+    values = {"image": np.ones((60, 2), np.float32), "text": np.hstack([labels[:, :1], 1 - labels[:, :1]])}
+    values |= {"labels": labels, "split": np.array(["query", "validation"] + ["train"] * 58)}
+    folder = write_arrays(tmp_path / "d", **values)
+    assert run("check", str(folder)) == 0
+    said = capsys.readouterr().out
+    assert "the worst: column 1 (label 1 1.00 of 19)" in said
+    assert "remove what labels were made from" in said
+    write_arrays(tmp_path / "d", **{**values, "text": values["text"] * np.float32(0.5)})
+    assert run("check", str(folder)) == 0
+    assert "not counted, as the text is numbers" in capsys.readouterr().out
 
 
 def test_check_names_everything_and_skips_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,12 +250,54 @@ def test_built_in_spaces_load(path: Path) -> None:
     assert found.starts()
 
 
-def test_find(tmp_path: Path) -> None:
+def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yml").write_text("")
     assert space.find(str(tmp_path / "mine.yml")) == tmp_path / "mine.yml"
-    assert space.find("dcmh").name == space.find("spaces/dcmh.yml").name == "dcmh.yml"
-    with pytest.raises(ConfigError, match=r"--space nowhere: no such file; built in: .*dcmh, .*ridge"):
-        space.find("nowhere")
+    assert space.find("mine.yml") == Path("mine.yml")
+    built_in = {space.find(name) for name in ("dcmh", "dcmh.yml", "./dcmh", "spaces/dcmh.yml", "./spaces/dcmh.yml")}
+    assert [path.resolve() for path in built_in] == [path for path in BUILT_IN if path.stem == "dcmh"]
+    (tmp_path / "dcmh.yml").write_text("")
+    assert space.find("dcmh.yml") == Path("dcmh.yml")  # a file of the user's comes first
+
+
+ALL = "built in: " + ", ".join(path.stem for path in BUILT_IN)
+NOT_FOUND = {
+    "nowhere": "no such file; ",
+    "no/such/folder/dcmh.yml": r"no such file \(no/such/folder does not exist\); did you mean the built-in dcmh\? ",
+    "folder/dcmh.yml": r"no such file; did you mean the built-in dcmh or folder/dcmh2\.yml\? ",
+    "folder/min.yml": r"no such file; did you mean folder/mine\.yml\? ",
+    "search_spaces/dcmh.yml": r"no such file \(search_spaces does not exist\); did you mean the built-in dcmh\? ",
+    "spaces/deep/dcmh.yml": r"no such file \(spaces/deep does not exist\); did you mean the built-in dcmh\? ",
+    "spaces/dchm.yml": r"no such file \(spaces does not exist\); did you mean the built-in dcmh\? ",
+    "dchm": r"no such file; did you mean the built-in dcmh\? ",
+    "folder": "a folder; ",
+    "dcmh": r"a folder; did you mean the built-in dcmh\? ",
+    ".": "a folder; ",
+}
+
+
+@pytest.mark.parametrize("path", NOT_FOUND)
+def test_a_path_that_does_not_exist_is_no_built_in_space(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name in ("mine.yml", "dcmh2.yml"):
+        (tmp_path / "folder" / name).write_text("")
+    if path == "dcmh":
+        (tmp_path / path).mkdir()
+    with pytest.raises(ConfigError, match=f"^--space {re.escape(path)}: {NOT_FOUND[path]}{ALL}$"):
+        space.find(path)
+
+
+def test_a_folder_of_that_name_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spaces").mkdir()
+    (tmp_path / "spaces" / "dcmh_2.yml").write_text("")
+    expected = r"spaces/dcmh\.yml: no such file; did you mean the built-in dcmh or spaces/dcmh_2\.yml\? built in: "
+    with pytest.raises(ConfigError, match=expected):
+        space.find("spaces/dcmh.yml")
 
 
 SCALARS = (

@@ -257,6 +257,7 @@ REFUSED = {
     "dataset": (["--dataset", "clippart"], "did you mean 'clipart'"),
     "folder": (["--dataset", "."], "dataset.yml: does not exist"),
     "space": (["--space", "nowhere"], "built in: agah, cca_itq"),
+    "space of no folder": (["--space", "no/such/folder/dcmh.yml"], "no/such/folder does not exist"),
     "set": (["--set", "gama=1"], "did you mean 'gamma'"),
     "set value": (["--set", "gamma=-1"], "gamma is '-1'"),
     "set form": (["--set", "gamma"], "must be KEY=VALUE"),

@@ -167,8 +167,9 @@ def test_a_checkpoint_of_another_run_is_set_aside(change: str, tmp_path: Path) -
     assert values(fit("ridge", data, folder=tmp_path)) == values(fit("ridge", data))
     log = (tmp_path / "log.txt").read_text()
     assert "the checkpoint is of another run" in log
-    assert {"split": "split_sha256"}.get(change, change) + ": " in log
-    assert (tmp_path / "checkpoint.damaged").exists()
+    assert {"split": "split_sha256", "data": "dataset_sha256"}.get(change, change) + ": " in log
+    assert "set aside as checkpoint.other" in log  # nothing is wrong with it
+    assert (tmp_path / "checkpoint.other").exists()
 
 
 def test_a_damaged_checkpoint_given_by_hand_is_refused() -> None:
@@ -210,7 +211,7 @@ def test_a_device_that_is_not_there() -> None:
 def test_a_pass_visits_every_item_once(size: int) -> None:
     device, train = torch.device("cpu"), tiny().train
     image, text = torch.from_numpy(train.image), torch.from_numpy(train.text)
-    passes = training._passes(image, text, size, 0, 1, device)
+    passes = training._Passes(image, text, size, 0, 1, device)
     orders = []
     for _ in range(2):
         batches = list(passes())
@@ -220,6 +221,7 @@ def test_a_pass_visits_every_item_once(size: int) -> None:
         orders.append(torch.cat([batch.index for batch in batches]).tolist())
         assert sorted(orders[-1]) == list(range(120))
     assert orders[0] != orders[1]
+    assert passes.items == 240
 
 
 @pytest.mark.parametrize("n_labels", [1, 3])

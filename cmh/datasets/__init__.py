@@ -92,6 +92,7 @@ class SearchData:
     train: Arrays
     validation_query: Arrays
     validation_database: Arrays  # every item that is neither query nor validation
+    arrays_sha256: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +119,7 @@ class Dataset:
     sizes: dict[str, int]  # query, validation, train, other
     folder: Path
     pixel_folder: Path | None = None
+    arrays_sha256: str = ""  # of all its arrays, those of the test queries too; see `cache.arrays_sha256`
 
     def search(self) -> SearchData:
         """Training and validation items."""
@@ -125,7 +127,7 @@ class Dataset:
         n_train, n_database = self.sizes["train"], self.sizes["train"] + self.sizes["other"]
         about = (self.name, self.sha256, self.split_sha256, self.features, self.label_names)
         parts = (slice(n_train), slice(n_database, None), slice(n_database))
-        return SearchData(*about, *(arrays.rows(part) for part in parts))
+        return SearchData(*about, *(arrays.rows(part) for part in parts), self.arrays_sha256)
 
     def test(self) -> TestData:
         """Test queries and the whole database. Each call is an opening of the test split, and noted in its ledger.
@@ -219,7 +221,8 @@ def load(
     _note_skipped(source, folder)
     pixel_folder = extraction.pixels(source, features, rows, progress) if pixels else None
     about = (source.name, source.sha256, split_sha256, f"{called}, fine-tuned" if pixels else called)
-    return Dataset(*about, source.label_names, sizes, folder, pixel_folder)
+    arrays_sha256 = cache.arrays_sha256(folder, *([] if pixel_folder is None else [pixel_folder]))
+    return Dataset(*about, source.label_names, sizes, folder, pixel_folder, arrays_sha256)
 
 
 def read(name: str, *, skip_bad: bool = False, order: str = "torchcmh", progress: bool = False) -> Source:

@@ -145,8 +145,8 @@ def _telling(source: Source) -> Iterator[str]:
 
 
 def _holding(documents: list[list[str]], found: list[labelwords.Telling]) -> int:
-    """How many documents hold one of the words."""
-    words = {one.word for one in found}
+    """How many documents hold one of the words, in either number."""
+    words = {labelwords.singular(one.word) for one in found}
     return sum(any(labelwords.singular(word) in words for word in document) for document in documents)
 
 

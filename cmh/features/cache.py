@@ -1,7 +1,8 @@
 """Computed arrays on disk, under a key of what they were computed from: made once, whole or not at all.
 
 `$CMH_CACHE` names the folder (default `$XDG_CACHE_HOME/cmh`, that is `~/.cache/cmh`). An entry is a folder of
-`.npy` files and a `meta.json` with their sizes and SHA-256; it appears by a rename. Deleting the cache is safe.
+`.npy` files, JSON notes on them, and a `meta.json` with the sizes and SHA-256 of all; it appears by a rename. Deleting
+the cache is safe.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from cmh import files
 from cmh.errors import DatasetError
 
-HASHED_BELOW = 256 * 2**20  # larger files are checked by size alone: reading them all would cost seconds a start
+HASHED_BELOW = 256 * 2**20  # larger files are checked by size alone at a start: reading them all would cost seconds
 
 ROWS_AT_ONCE = 4096  # when rows are gathered into a file: bounds memory
 
@@ -43,7 +44,14 @@ class Moved:
     path: Path
 
 
-Arrays = Mapping[str, NDArray[Any] | Rows | Moved]
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """Facts about the arrays, kept beside them as `NAME.json`."""
+
+    facts: Mapping[str, str]
+
+
+Arrays = Mapping[str, NDArray[Any] | Rows | Moved | Note]
 
 
 class Gathered:
@@ -121,6 +129,33 @@ def entry(name: str, compute: Callable[[], Arrays]) -> Path:
     return path
 
 
+def note(path: Path, name: str) -> dict[str, str] | None:
+    """The facts of an entry's note; None where it was made without."""
+    try:
+        facts: dict[str, str] = json.loads((path / f"{name}.json").read_text())
+    except FileNotFoundError:
+        return None
+    return facts
+
+
+def arrays_sha256(*paths: Path) -> str:
+    """SHA-256 over the sorted (name, SHA-256) pairs of all arrays of entries, as they were written; notes do not count.
+
+    Entries of earlier versions lack the hashes of large files: these are taken once, and kept.
+    """
+    pairs = []
+    for path in paths:
+        meta = json.loads((path / "meta.json").read_text())
+        without = [name for name, about in meta.items() if not about["sha256"]]
+        for name in without:
+            meta[name]["sha256"] = files.sha256(path / name)
+        if without:
+            with contextlib.suppress(OSError):  # a cache that can only be read: then at every start
+                files.write_atomic(path / "meta.json", json.dumps(meta, indent=1))
+        pairs += [(name, about["sha256"]) for name, about in meta.items() if name.endswith(".npy")]
+    return hashlib.sha256(json.dumps(sorted(pairs)).encode()).hexdigest()
+
+
 def _make(path: Path, compute: Callable[[], Arrays]) -> None:
     # We hold the lock, so temporary folders of this entry are leftovers of a process that was killed.
     for leftover in path.parent.glob(f".{path.name}.*"):
@@ -135,15 +170,18 @@ def _make(path: Path, compute: Callable[[], Arrays]) -> None:
     with files.new_folder(path) as temporary:
         meta = {}
         for name, array in arrays.items():
-            file = temporary / f"{name}.npy"
+            relative = f"{name}.json" if isinstance(array, Note) else f"{name}.npy"
+            file = temporary / relative
             file.parent.mkdir(parents=True, exist_ok=True)
             _save(file, array)
-            size = file.stat().st_size
-            meta[f"{name}.npy"] = {"bytes": size, "sha256": files.sha256(file) if size <= HASHED_BELOW else ""}
+            meta[relative] = {"bytes": file.stat().st_size, "sha256": files.sha256(file)}
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
-def _save(file: Path, array: NDArray[Any] | Rows | Moved) -> None:
+def _save(file: Path, array: NDArray[Any] | Rows | Moved | Note) -> None:
+    if isinstance(array, Note):
+        file.write_text(json.dumps(dict(array.facts), indent=1))
+        return
     if isinstance(array, Moved):
         array.path.rename(file)
         return

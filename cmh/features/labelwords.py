@@ -29,7 +29,7 @@ class Telling:
 
     word: str
     label: int  # column
-    items: int  # training items that hold the word (as singular or plural)
+    items: int  # training items that hold the word
     precision: float  # the part of them that has the label
     coverage: float  # the part of the label's training items that holds the word
 
@@ -97,11 +97,11 @@ def by_precision(
       or of the collection or folder that the label was made from, from a word for one thing among others with the
       label (violin for music), which may be as precise.
 
-    Singular and plural count as one word. Those that give away most items come first.
+    Those that give away most items come first.
     """
     found = collections.defaultdict(list)
     for row, document in enumerate(documents):
-        for word in {singular(word) for word in document}:
+        for word in set(document):
             found[word].append(row)
     total = labels.sum(0, dtype=np.int64)
     telling = []
@@ -124,7 +124,7 @@ def telling(
     labels: NDArray[Any],
     train: NDArray[np.int64],
 ) -> set[str]:
-    """Words to leave out of `documents`: by stem, and by precision in the rows `train`."""
+    """Words to leave out of `documents`: by stem, and by precision in the rows `train`, in either number."""
     words = {word for document in documents for word in document}
-    names = {one.word for one in by_precision([documents[row] for row in train], labels[train])}
+    names = {singular(one.word) for one in by_precision([documents[row] for row in train], labels[train])}
     return by_stem(words, label_names) | {word for word in words if singular(word) in names}

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from cmh.metrics.codes import bit_balance, pack_codes, pack_labels, unique_share
-from cmh.metrics.legacy import map_at_k_hits, map_drop_empty, map_first_k_relevant
+from cmh.metrics.legacy import map_at_k_all_relevant, map_at_k_hits, map_drop_empty, map_first_k_relevant
 from cmh.metrics.ranking import (
     average_precision,
     average_precision_from_histograms,
@@ -37,6 +37,7 @@ __all__ = [
     "average_precision_packed",
     "bit_balance",
     "histograms",
+    "map_at_k_all_relevant",
     "map_at_k_hits",
     "map_drop_empty",
     "map_first_k_relevant",

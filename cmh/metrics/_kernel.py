@@ -8,7 +8,7 @@ as many threads as `numba.set_num_threads` says, each query on one thread, so no
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,26 +71,22 @@ def index_sums(
     query_label_words: Words,
     database_label_words: Words,
     bits: int,
-    *,
-    last_rank: int,
-    last_relevant: int,
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """For each query, with ties in database order: the sum of precisions at relevant items, how many these are, and
-    how many relevant items the database holds; three `(n_query,)` arrays.
-
-    An item counts if it is among the first `last_rank` items and among the first `last_relevant` relevant ones.
+    cuts: Sequence[int],
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """With ties in database order, for each query and each of the ascending `cuts` k: the sum of precisions at the
+    relevant items among the first k items, how many these are, and the sum of precisions at the first k relevant items,
+    wherever these stand; three `(n_query, len(cuts))` arrays. The fourth, `(n_query,)`: all relevant items.
     """
     with _ONE_AT_A_TIME:
-        sums, hits, relevant = _index_sums(
+        by_rank, hits, by_relevant, relevant = _index_sums(
             np.ascontiguousarray(query_words),
             np.ascontiguousarray(database_words),
             np.ascontiguousarray(query_label_words),
             np.ascontiguousarray(database_label_words),
             bits,
-            min(last_rank, len(database_words)),
-            min(last_relevant, len(database_words)),
+            np.array([min(cut, len(database_words)) for cut in cuts], np.int64),
         )
-    return sums, hits, relevant
+    return by_rank.cumsum(axis=1), hits.cumsum(axis=1), by_relevant.cumsum(axis=1), relevant
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -133,27 +129,28 @@ def _count(query: Any, database: Any, query_labels: Any, database_labels: Any, b
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _index_sums(
-    query: Any,
-    database: Any,
-    query_labels: Any,
-    database_labels: Any,
-    bits: int,
-    last_rank: int,
-    last_relevant: int,
-) -> Any:
+def _index_sums(query: Any, database: Any, query_labels: Any, database_labels: Any, bits: int, cuts: Any) -> Any:
     n_query = query.shape[0]
     n_database = database.shape[0]
-    sums = np.zeros(n_query, np.float64)
-    hits = np.zeros(n_query, np.int64)
+    # What lies between one cut and the next; the caller adds up.
+    by_rank = np.zeros((n_query, cuts.size), np.float64)
+    hits = np.zeros((n_query, cuts.size), np.int64)
+    by_relevant = np.zeros((n_query, cuts.size), np.float64)
     found = np.zeros(n_query, np.int64)
     for i in prange(n_query):
         where = np.empty(n_database, np.uint32)
         counts = np.zeros(2 * (bits + 1), np.int64)
+        if query.shape[1] == 1 and query_labels.shape[1] == 1:
+            code = query[i, 0]
+            labels = query_labels[i, 0]
+            for j in range(n_database):
+                shared = np.uint64((labels & database_labels[j, 0]) != np.uint64(0))
+                where[j] = (_ones(code ^ database[j, 0]) << np.uint64(1)) | shared
+        else:
+            for j in range(n_database):
+                where[j] = _bin(query[i], database[j], query_labels[i], database_labels[j])
         for j in range(n_database):
-            place = _bin(query[i], database[j], query_labels[i], database_labels[j])
-            where[j] = place
-            counts[place] += 1
+            counts[where[j]] += 1
         # A counting sort without the sort: where each distance starts, among all items and among relevant ones.
         next_rank = np.zeros(bits + 1, np.int64)
         next_relevant = np.zeros(bits + 1, np.int64)
@@ -165,16 +162,22 @@ def _index_sums(
             rank += counts[2 * distance] + counts[2 * distance + 1]
             relevant += counts[2 * distance + 1]
         found[i] = relevant
-        total = 0.0
-        n_hits = 0
         for j in range(n_database):
             distance = where[j] >> np.uint32(1)
             next_rank[distance] += 1
             if where[j] & np.uint32(1):
                 next_relevant[distance] += 1
-                if next_rank[distance] <= last_rank and next_relevant[distance] <= last_relevant:
-                    total += next_relevant[distance] / next_rank[distance]
-                    n_hits += 1
-        sums[i] = total
-        hits[i] = n_hits
-    return sums, hits, found
+                precision = next_relevant[distance] / next_rank[distance]
+                # From the last cut down: most items lie beyond all but that one.
+                at = cuts.size
+                while at > 0 and next_rank[distance] <= cuts[at - 1]:
+                    at -= 1
+                if at < cuts.size:
+                    by_rank[i, at] += precision
+                    hits[i, at] += 1
+                at = cuts.size
+                while at > 0 and next_relevant[distance] <= cuts[at - 1]:
+                    at -= 1
+                if at < cuts.size:
+                    by_relevant[i, at] += precision
+    return by_rank, hits, by_relevant, found

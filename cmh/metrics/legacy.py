@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cmh.metrics import _checks
-from cmh.metrics.ranking import mean, packed_matrices
+from cmh.metrics.counted import Counts, Floats, mean, ratio
+from cmh.metrics.ranking import packed_matrices
 
 if TYPE_CHECKING:
     from cmh.metrics._checks import Matrix
@@ -29,11 +29,10 @@ def map_at_k_hits(
     So compute DJSRH, JDSH, DSAH, UCMFH, DeepHash-pytorch and the MAP@k of DCMH's MATLAB code. One hit at rank 1 scores
     1.0 and beats two at ranks 1 and 3: finding more can cost.
     """
-    problems = _checks.integer_problems("k", k)
-    sums, hits, _ = _sums(
-        query_codes, database_codes, query_labels, database_labels, problems, last_rank=k, last_relevant=None
+    sums, hits, _, _ = _sums(
+        query_codes, database_codes, query_labels, database_labels, k, _checks.integer_problems("k", k)
     )
-    return mean(sums / np.maximum(hits, 1))
+    return mean(ratio(sums, hits))
 
 
 def map_first_k_relevant(
@@ -42,13 +41,26 @@ def map_first_k_relevant(
     """The mean of precisions at the first min(k, R) relevant items, at whatever ranks these stand; 0 where R is 0.
 
     So compute the PyTorch port of DCMH by WendellGul and what descends from it: torchcmh, AGAH, DADH, MITH, and the
-    "MAP@5000" of TwDH. It is no cut at rank k: with k >= R it is MAP over the whole database.
+    "MAP@5000" of TwDH and DScPH. It is no cut at rank k: with k >= R it is MAP over the whole database.
     """
-    problems = _checks.integer_problems("k", k)
-    sums, hits, _ = _sums(
-        query_codes, database_codes, query_labels, database_labels, problems, last_rank=None, last_relevant=k
+    _, _, sums, n_relevant = _sums(
+        query_codes, database_codes, query_labels, database_labels, k, _checks.integer_problems("k", k)
     )
-    return mean(sums / np.maximum(hits, 1))
+    return mean(ratio(sums, np.minimum(n_relevant, min(int(k), len(database_codes)))))
+
+
+def map_at_k_all_relevant(
+    query_codes: Matrix, database_codes: Matrix, query_labels: Matrix, database_labels: Matrix, *, k: int
+) -> float:
+    """MAP@k with R, all relevant items of the database, as divisor; 0 where R is 0.
+
+    So compute trec_eval (`map_cut`), ir-measures (`AP@k`), ranx (`map@k`) and pytorch-metric-learning with a number as
+    k. With k < R no ranking reaches 1: at k = 50 and R = 5000 the best one scores .01.
+    """
+    sums, _, _, n_relevant = _sums(
+        query_codes, database_codes, query_labels, database_labels, k, _checks.integer_problems("k", k)
+    )
+    return mean(ratio(sums, n_relevant))
 
 
 def map_drop_empty(
@@ -64,10 +76,7 @@ def map_drop_empty(
     So computes UCCH. With k it rewards a model for failing altogether on its hard queries. Raises MetricError where no
     query has a hit, as there is nothing to take a mean of.
     """
-    problems = _checks.cut_problems(k)
-    sums, hits, _ = _sums(
-        query_codes, database_codes, query_labels, database_labels, problems, last_rank=k, last_relevant=None
-    )
+    sums, hits, _, _ = _sums(query_codes, database_codes, query_labels, database_labels, k, _checks.cut_problems(k))
     kept = hits > 0
     if not kept.any():
         where = "in the database" if k is None else f"within its first {k} items"
@@ -81,20 +90,16 @@ def _sums(
     database_codes: Matrix,
     query_labels: Matrix,
     database_labels: Matrix,
+    k: int | None,
     problems: list[str],
-    *,
-    last_rank: int | None,
-    last_relevant: int | None,
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """`_kernel.index_sums` of checked matrices."""
+) -> tuple[Floats, Counts, Floats, Counts]:
+    """`_kernel.index_sums` of checked matrices at one cut, four `(n_query,)` arrays."""
     matrices = (query_codes, database_codes, query_labels, database_labels)
     _checks.refuse([*_checks.ranking_problems(*matrices), *problems])
     from cmh.metrics import _kernel
 
-    n_database = len(database_codes)
-    return _kernel.index_sums(
-        *packed_matrices(*matrices),
-        query_codes.shape[1],
-        last_rank=n_database if last_rank is None else int(last_rank),
-        last_relevant=n_database if last_relevant is None else int(last_relevant),
+    last = len(database_codes) if k is None else int(k)
+    by_rank, hits, by_relevant, n_relevant = _kernel.index_sums(
+        *packed_matrices(*matrices), query_codes.shape[1], [last]
     )
+    return by_rank[:, 0], hits[:, 0], by_relevant[:, 0], n_relevant

@@ -22,20 +22,18 @@ MetricError.
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh.metrics import _checks
+from cmh.metrics import _checks, counted
 from cmh.metrics.codes import words
+from cmh.metrics.counted import Counts, Floats
 
 if TYPE_CHECKING:
     from cmh.metrics._checks import Matrix
 
-Counts = NDArray[np.int64]
-Floats = NDArray[np.float64]
 Ties = Literal["expected", "optimistic", "pessimistic", "index"]
 
 
@@ -49,7 +47,7 @@ def mean_average_precision(
     ties: Ties = "expected",
 ) -> float:
     """MAP, or MAP@k: the mean of `average_precision` over queries, the same to the last digit in any order of them."""
-    return mean(average_precision(query_codes, database_codes, query_labels, database_labels, k=k, ties=ties))
+    return counted.mean(average_precision(query_codes, database_codes, query_labels, database_labels, k=k, ties=ties))
 
 
 def average_precision(
@@ -62,7 +60,8 @@ def average_precision(
     ties: Ties = "expected",
 ) -> Floats:
     """Average precision of each query, `(n_query,)`: the sum of precisions at relevant items within the first k ranks,
-    divided by min(k, R), where R items of the database are relevant. `legacy` has the other divisors in use.
+    divided by min(k, R), where R items of the database are relevant. `legacy` has other divisors in use: R itself, the
+    hits within the first k, and the first k relevant items in the place of the first k items.
     """
     _checks.refuse(
         [
@@ -75,7 +74,7 @@ def average_precision(
         packed = packed_matrices(query_codes, database_codes, query_labels, database_labels)
         return _index_average_precision(*packed, query_codes.shape[1], k)
     counts = _count(query_codes, database_codes, query_labels, database_labels)
-    return _average_precision(*counts, k, ties)
+    return counted.average_precision(*counts, k, ties)
 
 
 def average_precision_packed(
@@ -98,7 +97,7 @@ def average_precision_packed(
         return _index_average_precision(*packed, int(bits), k)
     from cmh.metrics import _kernel
 
-    return _average_precision(*_kernel.histograms(*packed, int(bits)), k, ties)
+    return counted.average_precision(*_kernel.histograms(*packed, int(bits)), k, ties)
 
 
 def average_precision_from_histograms(
@@ -113,7 +112,7 @@ def average_precision_from_histograms(
             *_checks.ties_problems(ties, known),
         ]
     )
-    return _average_precision(all_counts.astype(np.int64), relevant_counts.astype(np.int64), k, ties)
+    return counted.average_precision(all_counts.astype(np.int64), relevant_counts.astype(np.int64), k, ties)
 
 
 def histograms(
@@ -137,10 +136,8 @@ def precision_at(
             *_checks.integer_problems("k", k),
         ]
     )
-    all_counts, relevant_counts = _count(query_codes, database_codes, query_labels, database_labels)
-    before = _before(all_counts)
-    counted = np.clip(_last(all_counts, k) - before, 0, all_counts)
-    return mean((_ratio(relevant_counts, all_counts) * counted).sum(axis=1) / k)
+    counts = _count(query_codes, database_codes, query_labels, database_labels)
+    return counted.mean(counted.found_at(*counts, k) / k)
 
 
 def precision_recall_within(
@@ -157,16 +154,16 @@ def precision_recall_within(
         ]
     )
     counts = _count(query_codes, database_codes, query_labels, database_labels)
-    precision, recall = _within(*counts)
+    precision, recall = counted.within(*counts)
     at = min(int(radius), query_codes.shape[1])
-    return mean(precision[:, at]), mean(recall[:, at])
+    return counted.mean(precision[:, at]), counted.mean(recall[:, at])
 
 
 def precision_recall_curve(
     query_codes: Matrix, database_codes: Matrix, query_labels: Matrix, database_labels: Matrix
 ) -> tuple[Floats, Floats]:
     """`precision_recall_within` for each radius from 0 to bits: two arrays `(bits + 1,)`."""
-    precision, recall = _within(*histograms(query_codes, database_codes, query_labels, database_labels))
+    precision, recall = counted.within(*histograms(query_codes, database_codes, query_labels, database_labels))
     return precision.mean(axis=0), recall.mean(axis=0)
 
 
@@ -188,19 +185,8 @@ def ndcg(
             *_checks.cut_problems(k),
         ]
     )
-    all_counts, relevant_counts = _count(query_codes, database_codes, query_labels, database_labels)
-    last = _last(all_counts, k)
-    before = _before(all_counts)
-    counted = np.clip(last - before, 0, all_counts)
-    total = np.concatenate([[0.0], np.cumsum(1 / np.log2(2 + np.arange(all_counts.sum(axis=1).max())))])
-    # An item of a tie class is equally likely at each of its ranks, so all get the mean discount of these.
-    gain = (_ratio(relevant_counts, all_counts) * (total[before + counted] - total[before])).sum(axis=1)
-    return mean(_ratio(gain, total[np.minimum(last, relevant_counts.sum(axis=1))]))
-
-
-def mean(values: Floats) -> float:
-    """The mean, correctly rounded, so that the order of the values does not matter."""
-    return math.fsum(values) / len(values)
+    counts = _count(query_codes, database_codes, query_labels, database_labels)
+    return counted.mean(counted.ndcg(*counts, k))
 
 
 def packed_matrices(
@@ -230,42 +216,6 @@ def _count(
     return _kernel.histograms(*packed_matrices(*matrices), query_codes.shape[1])
 
 
-def _average_precision(all_counts: Counts, relevant_counts: Counts, k: int | None, ties: str) -> Floats:
-    """Closed forms; all arrays are `(n_query, bits + 1)`, one column a tie class.
-
-    Write N and P for the items and the relevant items nearer than a class, n and r for those in it, and H(m) for
-    1 + 1/2 + … + 1/m. The j-th item of the class stands at rank N + j, and the precision there, if it is relevant, is
-    (P + 1 + relevant items before it in the class) / (N + j).
-
-    Expected: the item is relevant with probability r / n, and then (j - 1) b of those before it are,
-    b = (r - 1) / (n - 1). As P + 1 + (j - 1) b = b (N + j) + P + 1 - b (N + 1), the class adds
-
-        r / n · [b m + (P + 1 - b (N + 1)) (H(N + m) - H(N))],
-
-    where its first m items count: all n without k, and min(n, k - N) in the class that straddles k.
-
-    Best and worst order: the relevant items stand together, in front or at the end of the class. With S items before
-    the first, the j-th of them has precision (P + j) / (S + j) = 1 + (P - S) / (S + j), and the class adds
-    m + (P - S) (H(S + m) - H(S)), where m of them stand at ranks up to k.
-    """
-    last = _last(all_counts, k)
-    before = _before(all_counts)
-    relevant_before = _before(relevant_counts)
-    n_relevant = relevant_counts.sum(axis=1)
-    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, all_counts.sum(axis=1).max() + 1))])
-    if ties == "expected":
-        counted = np.clip(last - before, 0, all_counts)
-        slope = _ratio(relevant_counts - 1, all_counts - 1)
-        steps = harmonic[before + counted] - harmonic[before]
-        inside = slope * counted + (relevant_before + 1 - slope * (before + 1)) * steps
-        sums = _ratio(relevant_counts, all_counts) * inside
-    else:
-        start = before if ties == "optimistic" else before + all_counts - relevant_counts
-        counted = np.clip(last - start, 0, relevant_counts)
-        sums = counted + (relevant_before - start) * (harmonic[start + counted] - harmonic[start])
-    return _ratio(sums.sum(axis=1), np.minimum(last, n_relevant))
-
-
 def _index_average_precision(
     query_words: NDArray[np.uint64],
     database_words: NDArray[np.uint64],
@@ -276,41 +226,7 @@ def _index_average_precision(
 ) -> Floats:
     from cmh.metrics import _kernel
 
-    n_database = len(database_words)
-    last = n_database if k is None else min(int(k), n_database)
-    sums, _, n_relevant = _kernel.index_sums(
-        query_words,
-        database_words,
-        query_label_words,
-        database_label_words,
-        bits,
-        last_rank=last,
-        last_relevant=n_database,
-    )
-    return _ratio(sums, np.minimum(last, n_relevant))
-
-
-def _within(all_counts: Counts, relevant_counts: Counts) -> tuple[Floats, Floats]:
-    """Precision and recall of each query within each radius, `(n_query, bits + 1)`."""
-    found = relevant_counts.cumsum(axis=1)
-    return _ratio(found, all_counts.cumsum(axis=1)), _ratio(found, found[:, -1:])
-
-
-def _last(all_counts: Counts, k: int | None) -> int:
-    """The last rank that counts; never beyond the database, so that sums over ranks stay short."""
-    longest = int(all_counts.sum(axis=1).max())
-    return longest if k is None else min(int(k), longest)
-
-
-def _before(counts: Counts) -> Counts:
-    """How many items are nearer than each distance."""
-    before: Counts = counts.cumsum(axis=1) - counts
-    return before
-
-
-def _ratio(top: NDArray[Any], bottom: NDArray[Any]) -> Floats:
-    """top / bottom, and 0 where bottom is 0 or less."""
-    top, bottom = np.broadcast_arrays(top, bottom)
-    ratio = np.zeros(top.shape)
-    np.divide(top, bottom, out=ratio, where=bottom > 0)
-    return ratio
+    last = len(database_words) if k is None else min(int(k), len(database_words))
+    packed = (query_words, database_words, query_label_words, database_label_words)
+    sums, _, _, n_relevant = _kernel.index_sums(*packed, bits, [last])
+    return counted.ratio(sums[:, 0], np.minimum(last, n_relevant))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +49,7 @@ class OnBackbone(nn.Module):
     """An image network that is trained along, under a head: pixels `(n, 3, s, s)` to what the head gives.
 
     The network computes in half precision on GPUs (`amp`), and again instead of keeping its maps where
-    `checkpointing` is on; the head and the losses always see float32.
+    `checkpointing` is on, which changes no number; the head and the losses always see float32.
     """
 
     def __init__(
@@ -61,10 +63,35 @@ class OnBackbone(nn.Module):
         """Whatever the head gives for the network's vectors."""
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.amp and pixels.is_cuda):
             if self.checkpointing and self.training:
-                vectors = checkpoint(self.backbone, pixels, use_reentrant=False)
+                again = functools.partial(_contexts, self.backbone)
+                vectors = checkpoint(self.backbone, pixels, use_reentrant=False, context_fn=again)
             else:
                 vectors = self.backbone(pixels)
         return self.head(vectors.float())
+
+
+class _BuffersLent:
+    """While the block runs, a network writes to copies of its buffers: its batch norms would count a batch that is
+    computed again as another one. It can be entered again, as two backward passes through one graph do.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.kept: list[tuple[nn.Module, dict[str, Tensor | None]]] = []
+
+    def __enter__(self) -> None:
+        self.kept = [(module, dict(module._buffers)) for module in self.network.modules()]
+        for module, buffers in self.kept:
+            module._buffers.update({name: None if it is None else it.clone() for name, it in buffers.items()})
+
+    def __exit__(self, *_: object) -> None:
+        for module, buffers in self.kept:
+            module._buffers.update(buffers)  # the tensors themselves: nothing was copied back, no version has changed
+
+
+def _contexts(network: nn.Module) -> tuple[contextlib.AbstractContextManager[None], _BuffersLent]:
+    """Under what a network computes first, and under what again."""
+    return contextlib.nullcontext(), _BuffersLent(network)
 
 
 def layers(n_in: int, hidden: Sequence[int], *, normalised: bool = False, dropout: float = 0.0) -> nn.Sequential:

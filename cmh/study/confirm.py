@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cmh import __version__, audits, codes, files, methods, records, training
 from cmh.config import Value
-from cmh.datasets import Dataset
+from cmh.datasets import Dataset, TestData
 from cmh.identity import ROW, Identity
 from cmh.records import PROTOCOL, SCHEMA, Cost, PerQuery, Record
 
@@ -83,15 +83,7 @@ def run(
         "dead": audits.dead(module, settings, config, data),
     }
     if settings.folder:
-        codes.write(
-            Path(settings.folder) / CODES,
-            codes.Codes(
-                **tested.codes,
-                query_labels=test.query.labels,
-                database_labels=test.database.labels,
-                query_groups=test.groups,
-            ),
-        )
+        codes.write(Path(settings.folder) / CODES, _packed(tested.codes, test))
     return Confirmed(
         identity=fitted.identity,
         training=Cost(1, len(fitted.curve), fitted.curve[-1].passes, fitted.seconds, fitted.device_seconds),
@@ -172,12 +164,19 @@ def codes_by_epoch(method: str, values: Mapping[str, Value], dataset: Dataset) -
         dataset.search(),
         after_epoch=lambda method, device: seen.append(training.score(method, test, device, settings.finetune).codes),
     )
+    stacked = {name: np.stack([epoch[name] for epoch in seen]) for name in seen[0]}
+    return _packed(stacked, test, chosen_epoch=fitted.best.epoch)
+
+
+def _packed(signs: Mapping[str, NDArray[np.int8]], test: TestData, chosen_epoch: int | None = None) -> codes.Codes:
+    """±1 codes by what they are of, as a file of codes has them."""
     return codes.Codes(
-        **{name: np.stack([epoch[name] for epoch in seen]) for name in seen[0]},
+        **{name: codes.pack(array) for name, array in signs.items()},
+        bits=next(iter(signs.values())).shape[-1],
         query_labels=test.query.labels,
         database_labels=test.database.labels,
         query_groups=test.groups,
-        chosen_epoch=fitted.best.epoch,
+        chosen_epoch=chosen_epoch,
     )
 
 

@@ -1,0 +1,228 @@
+"""A file of codes: what is needed to compute any retrieval metric again, without the model and without the data.
+
+An uncompressed `.npz` with the arrays
+
+query_image, query_text `(n_query, …)`, database_image, database_text `(n_database, …)`: codes, either ±1 of any number
+    type, `(n, bits)`, or packed as `numpy.packbits(codes > 0, axis=1, bitorder="little")`, uint8 `(n, ceil(bits / 8))`,
+    beside an integer `bits`. All four may have a leading axis of epochs.
+query_labels `(n_query, c)`, database_labels `(n_database, c)`: 0 or 1, one column a label.
+query_groups `(n_query,)`, optional: queries that are near-duplicates of each other share an integer.
+chosen_epoch, optional, only with an axis of epochs: the one that validation chose, 1-based.
+
+Other arrays are left alone. cmh itself writes packed codes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmh import files
+from cmh.errors import RecordError
+from cmh.metrics import _checks
+
+CODES = ("query_image", "query_text", "database_image", "database_text")
+LABELS = ("query_labels", "database_labels")
+_CURE_SIGN = "apply sign with sign(0) = +1, as numpy.where(outputs >= 0, 1, -1)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+    """Codes of one model, or of one model after each epoch, packed as the module says.
+
+    `(n, ceil(bits / 8))` or `(epochs, n, ceil(bits / 8))`, uint8. Raises RecordError that lists every broken rule.
+    """
+
+    query_image: NDArray[np.uint8]
+    query_text: NDArray[np.uint8]
+    database_image: NDArray[np.uint8]
+    database_text: NDArray[np.uint8]
+    bits: int
+    query_labels: NDArray[np.uint8]
+    database_labels: NDArray[np.uint8]
+    query_groups: NDArray[np.int64] | None = None
+    chosen_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        if problems := _problems(vars(self)):
+            raise RecordError(*problems)
+
+    @property
+    def epochs(self) -> int:
+        """Length of the axis of epochs; 0 where there is none."""
+        return len(self.query_image) if self.query_image.ndim == 3 else 0
+
+    def after(self, epoch: int) -> Codes:
+        """The codes after one epoch, 1-based, without the axis."""
+        one = {name: getattr(self, name)[epoch - 1] for name in CODES}
+        return dataclasses.replace(self, **one, chosen_epoch=None)
+
+
+def pack(signs: NDArray[Any]) -> NDArray[np.uint8]:
+    """±1 codes `(…, n, bits)` as bytes `(…, n, ceil(bits / 8))`: bit j of an item is the (j % 8)-th from below of byte
+    j // 8. Unchecked: what is not above 0 counts as -1.
+    """
+    return np.packbits(signs > 0, axis=-1, bitorder="little")
+
+
+def write(path: Path, codes: Codes) -> None:
+    """Write the file, whole or not at all."""
+    arrays = {name: value for name, value in vars(codes).items() if value is not None}
+    with files.new_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def read(path: Path) -> Codes:
+    """A file of codes.
+
+    Raises RecordError that names the file and lists everything that is wrong with it.
+    """
+    arrays = _arrays(path)
+    heading = f"{path} is no file of codes"
+    if missing := [name for name in (*CODES, *LABELS) if name not in arrays]:
+        held = ", ".join(sorted(arrays)) or "nothing"
+        raise RecordError(f"without {', '.join(missing)}; it holds {held}", heading=heading)
+    problems, bits = _bits(arrays)
+    for name in CODES:
+        found, arrays[name] = _packed(name, arrays[name], bits)
+        problems += found
+    widths = {name: width for name in CODES if (width := arrays[name][1]) is not None}
+    if not problems and len(set(widths.values())) > 1:
+        each = ", ".join(f"{name} {width}" for name, width in widths.items())
+        problems.append(f"codes differ in bits: {each}; were they made by models of one code length?")
+    values: dict[str, Any] = {name: arrays[name][0] for name in CODES}
+    values["bits"] = next(iter(widths.values()), bits)
+    values |= {name: arrays[name] for name in LABELS}
+    for name in ("query_groups", "chosen_epoch"):
+        values[name] = arrays.get(name)
+    if (epoch := values["chosen_epoch"]) is not None and epoch.size == 1 and epoch.dtype.kind in "iu":
+        values["chosen_epoch"] = int(epoch.item())
+    if not problems:
+        problems = _problems(values)
+    else:
+        problems += [line for name in LABELS for line in _checks.label_problems(name, values[name])]
+    if problems:
+        raise RecordError(*problems, heading=heading)
+    values |= {name: values[name].astype(np.uint8) for name in LABELS}
+    return Codes(**values)
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise RecordError(f"{path}: holds a single array, but a file of codes is an .npz; use numpy.savez")
+            return {name: loaded[name] for name in loaded.files}
+    except FileNotFoundError:
+        raise RecordError(f"{path}: there is no such file") from None
+    except RecordError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RecordError(f"{path}: cannot be read ({reason})") from error
+    except Exception as error:  # foreign bytes fail in zipfile, zlib or numpy, each with errors of its own
+        cure = "truncated, or with arrays of Python objects?"
+        raise RecordError(f"{path}: cannot be read as .npz ({error}); {cure}") from error
+
+
+def _bits(arrays: dict[str, Any]) -> tuple[list[str], int | None]:
+    if "bits" not in arrays:
+        return [], None
+    bits = arrays["bits"]
+    if bits.size != 1 or bits.dtype.kind not in "iu" or bits.item() < 1:
+        return [f"bits is {bits!r}, but must be one integer >= 1"], None
+    return [], int(bits.item())
+
+
+def _packed(name: str, codes: Any, bits: int | None) -> tuple[list[str], tuple[Any, int | None]]:
+    """Codes of a file as bytes, and their bits; or what is wrong with them."""
+    if codes.dtype == bool or codes.dtype.kind not in "iuf":
+        kind = "truth values" if codes.dtype == bool else f"type {codes.dtype}"
+        return [f"{name} has {kind}, but codes are ±1, or packed uint8 beside `bits`; write 2·b - 1"], (codes, None)
+    if codes.ndim not in (2, 3) or 0 in codes.shape:
+        shape = "(n, bits), or (epochs, n, bits)"
+        return [f"{name} has shape {codes.shape}, but must be {shape}, with nothing empty"], (codes, None)
+    width = codes.shape[-1]
+    if bits is not None and codes.dtype == np.uint8 and width == -(-bits // 8):
+        return [], (codes, bits)
+    wrong = ~((codes == 1) | (codes == -1))
+    if not wrong.any():
+        if bits is not None and width != bits:
+            return [f"{name} have {width} columns, but `bits` is {bits}"], (codes, None)
+        return [], (pack(codes), width)
+    return [f"{name} {_cure(codes, wrong, bits)}"], (codes, None)
+
+
+def _cure(codes: Any, wrong: NDArray[np.bool_], bits: int | None) -> str:
+    """What codes that are not ±1 may have been meant as."""
+    if np.isnan(codes).any():
+        return f"hold nan {_place(np.isnan(codes))}, which has no sign; has the training diverged?"
+    if np.isin(codes, (0, 1)).all():
+        return "hold 0 and 1 only: 0/1 codes: write 2·b - 1, or pack them and add `bits`"
+    if codes.dtype == np.uint8 and bits is not None:
+        width = -(-bits // 8)
+        return f"have {codes.shape[-1]} bytes an item, but {bits} bits are {width}; is `bits` of another model?"
+    if codes.dtype == np.uint8:
+        return "are uint8 without `bits`: if they are packed, add the integer `bits` to the file"
+    return f"hold {codes[wrong][0].item()!r} {_place(wrong)}, but must hold +1 and -1 only; {_CURE_SIGN}"
+
+
+def _place(bad: NDArray[np.bool_]) -> str:
+    *epoch, row, column = np.argwhere(bad)[0]
+    return f"({f'epoch {epoch[0] + 1}, ' if epoch else ''}row {row}, column {column})"
+
+
+def _problems(values: dict[str, Any]) -> list[str]:
+    """The rules of `Codes`."""
+    problems = _checks.integer_problems("bits", values["bits"])
+    for name in CODES:
+        codes = values[name]
+        if not isinstance(codes, np.ndarray) or codes.dtype != np.uint8 or codes.ndim not in (2, 3) or 0 in codes.shape:
+            problems.append(f"{name} must be uint8 of 2 dimensions, or 3 with epochs, and not empty; see codes.pack")
+        elif not problems:
+            problems += _width_problems(name, codes, values["bits"])
+    for name in LABELS:
+        problems += _checks.label_problems(name, values[name])
+    if problems:
+        return problems
+    shapes = {name: values[name].shape for name in (*CODES, *LABELS)}
+    for name, other, axis, what, cure in (
+        *((name, "query_image", 0, "epochs", "all four need the same axis of epochs") for name in CODES[1:]),
+        ("query_text", "query_image", -2, "items", "both must hold the same items in the same order"),
+        ("database_text", "database_image", -2, "items", "both must hold the same items in the same order"),
+        ("query_labels", "query_image", -2, "items", "both must hold the same items in the same order"),
+        ("database_labels", "database_image", -2, "items", "both must hold the same items in the same order"),
+        ("query_labels", "database_labels", -1, "labels", "both must use the same label columns"),
+    ):
+        ours, theirs = shapes[name], shapes[other]
+        pair = (len(ours) > 2 and ours[0], len(theirs) > 2 and theirs[0]) if axis == 0 else (ours[axis], theirs[axis])
+        if pair[0] != pair[1]:
+            problems.append(f"{name} has {int(pair[0])} {what}, but {other} {int(pair[1])}; {cure}")
+    return problems + _optional_problems(values, shapes["query_image"])
+
+
+def _width_problems(name: str, codes: NDArray[np.uint8], bits: int) -> list[str]:
+    width = -(-bits // 8)
+    if codes.shape[-1] != width:
+        return [f"{name} have {codes.shape[-1]} bytes an item, but {bits} bits are {width}"]
+    if bits % 8 and (codes[..., -1] >> (bits % 8)).any():
+        cure = 'were they packed with bitorder="little"?'
+        return [f"{name} have bits set beyond bit {bits}; {cure}"]
+    return []
+
+
+def _optional_problems(values: dict[str, Any], shape: tuple[int, ...]) -> list[str]:
+    problems = []
+    groups = values["query_groups"]
+    if groups is not None and (groups.dtype.kind not in "iu" or groups.shape != (shape[-2],)):
+        problems.append(f"query_groups must be integers of shape ({shape[-2]},), one for each query")
+    epoch, epochs = values["chosen_epoch"], shape[0] if len(shape) == 3 else 0
+    if epoch is not None and (not isinstance(epoch, int) or not 1 <= epoch <= epochs):
+        axis = f"the file holds {epochs}" if epochs else "the file has no axis of epochs"
+        problems.append(f"chosen_epoch is {epoch!r}, but must be one epoch, counted from 1; {axis}")
+    return problems

@@ -1,0 +1,203 @@
+"""`python -m cmh.evaluate`: one set of codes under every protocol of the field."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cmh import codes, commands, files, identity, protocols, records, scores
+from cmh.board.render import printable
+from cmh.codes import Codes
+from cmh.errors import CmhError, RecordError
+from cmh.metrics import counted
+from cmh.records import Record
+from cmh.scores import Line
+
+_DESCRIPTION = """\
+Score the same codes as each paper's code would: MAP under four rules for ties, cut at k with every divisor in
+use, with queries dropped, cut off or counted as 0, on the epoch that each release would report; precision,
+NDCG, Hamming radii and precision-recall curves. Why papers disagree about one method can be read down one column.
+"""
+
+_EPILOG = """\
+examples:
+  python -m cmh.evaluate studies/dcmh-clipart-32              the winner of a study, mean over its seeds
+  python -m cmh.evaluate studies/dcmh-clipart-32 --seed 11    one of them
+  python -m cmh.evaluate codes.npz --csv all.csv              codes of any model
+
+a file of codes, as numpy.savez writes it:
+  query_image, query_text        (n, bits), +1 and -1; or packed beside an integer `bits`:
+  database_image, database_text    numpy.packbits(codes > 0, axis=1, bitorder="little")
+  query_labels, database_labels  (n, labels), 0 and 1; sharing a label is being relevant
+  With a leading axis of epochs in all four, (epochs, n, bits), and perhaps `chosen_epoch` (from 1), the table also
+  shows what "best epoch on test" is worth. All else is then of the chosen epoch, or else of the last.
+
+columns:
+  i→t, t→i          image queries over texts, text queries over images; mean: of the two
+  who computes so   read from the releases' code; empty: many, or nobody in particular
+
+k and R: the first k items count, R items of the database are relevant. "by hits": divided by the relevant items
+among the first k. Definitions of releases break ties by database order, all others take the mean over all orders.
+Codes of 0, which many releases leave where an output is exactly 0, cannot be seen in codes of +1 and -1.
+The CSV file (protocol, used_by, k, direction, value, seed) also has the other cuts and all points of the curves.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table, write it where asked; the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without → still shows the numbers
+    arguments = _parser().parse_args(argv)
+    return commands.guarded(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    path: Path = arguments.path
+    if path.is_dir():
+        title, found = _of_study(path, arguments.seed)
+    elif arguments.seed is not None:
+        raise CmhError(f"--seed {arguments.seed}: {path} is no folder of a study; a file of codes has no seeds")
+    else:
+        title, found = str(path), {"": codes.read(path)}
+    tables = {seed: scores.table(one) for seed, one in found.items()}
+    mean = scores.averaged(list(tables.values()))
+    if arguments.csv:
+        _write(arguments.csv, {**tables, **({"mean": mean} if len(tables) > 1 else {})})
+    sys.stdout.write(terminal(title, next(iter(found.values())), mean))
+    return 0
+
+
+def _of_study(folder: Path, seed: int | None) -> tuple[str, dict[str, Codes]]:
+    """Codes of each seed of the winner; of the latest run, where the folder is of runs alone."""
+    found, notes = records.read(folder)
+    sys.stderr.write("".join(f"note: {printable(line)}\n" for line in notes))
+    if not found:
+        raise CmhError(
+            f"{folder}: has no records that can be read; tune and reproduce make some, in the folder of a study"
+        )
+    plain = [record for record in found if not record.label] or found
+    latest = max(plain, key=records.moment)
+    of_seed: dict[int, Record] = {}
+    for record in sorted(plain, key=records.moment):
+        if record.identity.digest(*identity.ROW) == latest.identity.digest(*identity.ROW):
+            of_seed[record.identity.seed] = record
+    if seed is not None and seed not in of_seed:
+        known = ", ".join(map(str, sorted(of_seed)))
+        raise CmhError(f"--seed {seed}: the winner in {folder} was recorded with the seeds {known}")
+    kept = {number: of_seed[number] for number in sorted(of_seed) if seed in (None, number)}
+    if lacking := [str(number) for number, record in kept.items() if not record.codes]:
+        raise CmhError(
+            f"{folder}: the records of seeds {', '.join(lacking)} came without codes; reproduce --fresh keeps them"
+        )
+    one = latest.identity
+    title = f"{folder}: {one.method} on {one.dataset}, seed{'s' * (len(kept) > 1)} {', '.join(map(str, kept))}"
+    return title + (" (mean)" if len(kept) > 1 else ""), {str(n): _of_record(folder, r) for n, r in kept.items()}
+
+
+def _of_record(folder: Path, record: Record) -> Codes:
+    """The codes of a record. Raises RecordError where they are another run's: MAP must be the record's number."""
+    path = folder / record.codes
+    if record.codes != path.name or path.is_symlink():
+        raise RecordError(f"{folder}: the file {record.codes!r} must lie in the folder of its record")
+    found = codes.read(path)
+    if found.epochs:
+        raise RecordError(f"{path}: has an axis of epochs, but a record is of one epoch; it belongs to something else")
+    for name, side in zip(("map_i2t", "map_t2i"), protocols.directions(found), strict=True):
+        value = counted.mean(side.ranked.average_precision())
+        if abs(value - record.test[name]) > records.MEAN_DIGITS:
+            numbers = f"its {name} is {value:.6f}, but the record says {record.test[name]:.6f}"
+            raise RecordError(f"{path}: {numbers}: it belongs to another run, or one of the two was edited")
+    return found
+
+
+def terminal(title: str, one: Codes, lines: Sequence[Line]) -> str:
+    """The table as aligned text, a heading for each group, and the spread of what is printed as MAP."""
+    shown = [line for line in lines if line.shown]
+    width = max(len(line.protocol) for line in shown)
+    text = [
+        title,
+        f"  {_about(one)}",
+        "",
+        f"  {'protocol':<{width}}  {'i→t':>6}  {'t→i':>6}  {'mean':>6}  who computes so",
+    ]
+    group = ""
+    for line in shown:
+        if line.group != group:
+            group = line.group
+            text += ["", f"  {group}"]
+        numbers = "  ".join(f"{_number(value):>6}" for value in (line.i2t, line.t2i, line.mean))
+        text.append(f"  {line.protocol:<{width}}  {numbers}  {line.used_by}".rstrip())
+    return "\n".join([*text, "", *_spread(lines)]) + "\n"
+
+
+def _about(one: Codes) -> str:
+    n_query, n_database = len(one.query_labels), len(one.database_labels)
+    empty = _without_relevant(one)
+    epoch = ""
+    if one.epochs:
+        which = f"{one.chosen_epoch}, chosen on validation" if one.chosen_epoch else f"{one.epochs}, the last"
+        epoch = f"; epoch {which}, of {one.epochs}"
+    queries = f"{n_query} queries ({empty} without relevant items)"
+    return f"{one.bits} bits, {queries}, {n_database} items in the database, {one.query_labels.shape[1]} labels{epoch}"
+
+
+def _without_relevant(one: Codes) -> int:
+    occurring = one.database_labels.any(axis=0)
+    return int((~(one.query_labels.astype(bool) & occurring).any(axis=1)).sum())
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "NaN" if math.isnan(value) else f"{value:.4f}"
+
+
+def _spread(lines: Sequence[Line]) -> list[str]:
+    """Between which numbers the releases' MAP of these codes lies."""
+    printed = [(line.mean, line) for line in lines if line.printed and line.mean is not None]
+    (low, first), (high, last) = min(printed, key=lambda pair: pair[0]), max(printed, key=lambda pair: pair[0])
+    return [
+        "The same codes score",
+        f"  from {low:.4f}  {first.protocol} ({first.used_by})",
+        f"  to   {high:.4f}  {last.protocol} ({last.used_by}), and each is printed as MAP.",
+    ]
+
+
+def _write(path: Path, tables: dict[str, list[Line]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["protocol", "used_by", "k", "direction", "value", "seed"])
+    for seed, lines in tables.items():
+        for line in lines:
+            for direction, value in (("i2t", line.i2t), ("t2i", line.t2i), ("mean", line.mean)):
+                # None becomes an empty cell, a float its shortest exact text
+                writer.writerow([line.protocol, line.used_by, line.k, direction, value, seed])
+    try:
+        files.write_atomic(path, text.getvalue())
+    except OSError as error:
+        raise CmhError(f"{path}: cannot be written ({error.strerror})") from error
+    sys.stderr.write(f"wrote {path}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m cmh.evaluate",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("path", type=Path, metavar="STUDY|CODES.npz", help="folder of a study, or a file of codes")
+    parser.add_argument(
+        "--seed", type=commands.whole(0), metavar="N", help="of a study: this seed (default: their mean)"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write everything as CSV, a number a line")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
