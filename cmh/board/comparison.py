@@ -126,7 +126,8 @@ def _needed(difference: float, from_seeds: float, from_queries: float, critical:
 def rank_intervals(different: NDArray[np.bool_], n_rows: int) -> list[tuple[int, int]]:
     """The first and the last rank that each compared row may have in a table of `n_rows`.
 
-    It stands below the rows that are better and above the worse. The compared rows stand in order of their means; rows that were not compared may stand anywhere.
+    It stands below the rows that are better and above the worse. The compared rows stand in order of their means; rows
+    that were not compared may stand anywhere.
     """
     better, worse = np.tril(different).sum(axis=1), np.triu(different).sum(axis=1)
     return [(1 + int(above), n_rows - int(below)) for above, below in zip(better, worse, strict=True)]
@@ -147,7 +148,7 @@ def letters(different: NDArray[np.bool_]) -> list[str]:
             pair = 1 << a | 1 << b
             split = [column & ~(1 << row) for column in columns if column & pair == pair for row in (a, b)]
             kept = [column for column in columns if column & pair != pair]
-            for column in split:
+            for column in sorted(split, key=int.bit_count, reverse=True):
                 if not any(column & other == column for other in kept):
                     kept.append(column)
             columns = kept

@@ -8,9 +8,9 @@ The average precision of row r, seed s and query group g (near-duplicate queries
 of a row together. An interval or a test that knows only one of the two finds differences between equal methods.
 
 *Seeds.* What the run means of a row vary by, less what `both` alone would make them vary by. Three runs say little
-about it, so the runs of all rows of a table are pooled, as in an analysis of variance; a row whose own runs scatter more
-than that keeps its own variance. Rows with one run get the pooled one. Without two runs of any row nothing is known of
-seeds, and there are neither intervals nor comparisons.
+about it, so the runs of all rows of a table are pooled, as in an analysis of variance; a row whose own runs scatter
+more than that keeps its own variance. Rows with one run get the pooled one. Without two runs of any row nothing is
+known of seeds, and there are neither intervals nor comparisons.
 
 *Queries.* One random sign for each group, the same for all rows (the wild bootstrap: Liu, Annals of Statistics 16,
 1988; by groups: Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008).
