@@ -32,24 +32,25 @@ _CURE_SIGN = "apply sign with sign(0) = +1, as numpy.where(outputs >= 0, 1, -1)"
 
 @dataclasses.dataclass(frozen=True)
 class Codes:
-    """Codes of one model, or of one model after each epoch, packed as the module says.
+    """Codes of one model, or of one model after each epoch, under the names and rules of the file.
 
-    `(n, ceil(bits / 8))` or `(epochs, n, ceil(bits / 8))`, uint8. Raises RecordError that lists every broken rule.
+    Given as ±1 or packed beside `bits`, the four are packed afterwards, labels uint8, `bits` an integer. Raises
+    RecordError that lists every broken rule.
     """
 
-    query_image: NDArray[np.uint8]
-    query_text: NDArray[np.uint8]
-    database_image: NDArray[np.uint8]
-    database_text: NDArray[np.uint8]
-    bits: int
-    query_labels: NDArray[np.uint8]
-    database_labels: NDArray[np.uint8]
-    query_groups: NDArray[np.int64] | None = None
+    query_image: NDArray[Any]
+    query_text: NDArray[Any]
+    database_image: NDArray[Any]
+    database_text: NDArray[Any]
+    query_labels: NDArray[Any]
+    database_labels: NDArray[Any]
+    query_groups: NDArray[Any] | None = None
     chosen_epoch: int | None = None
+    bits: int = 0  # of packed codes; 0: given as ±1
 
     def __post_init__(self) -> None:
-        if problems := _problems(vars(self)):
-            raise RecordError(*problems)
+        for name, value in _checked(dict(vars(self))).items():
+            object.__setattr__(self, name, value)  # the dataclass is frozen for everybody else
 
     @property
     def epochs(self) -> int:
@@ -86,29 +87,11 @@ def read(path: Path) -> Codes:
     if missing := [name for name in (*CODES, *LABELS) if name not in arrays]:
         held = ", ".join(sorted(arrays)) or "nothing"
         raise RecordError(f"without {', '.join(missing)}; it holds {held}", heading=heading)
-    problems, bits = _bits(arrays)
-    for name in CODES:
-        found, arrays[name] = _packed(name, arrays[name], bits)
-        problems += found
-    widths = {name: width for name in CODES if (width := arrays[name][1]) is not None}
-    if not problems and len(set(widths.values())) > 1:
-        each = ", ".join(f"{name} {width}" for name, width in widths.items())
-        problems.append(f"codes differ in bits: {each}; were they made by models of one code length?")
-    values: dict[str, Any] = {name: arrays[name][0] for name in CODES}
-    values["bits"] = next(iter(widths.values()), bits)
-    values |= {name: arrays[name] for name in LABELS}
-    for name in ("query_groups", "chosen_epoch"):
-        values[name] = arrays.get(name)
-    if (epoch := values["chosen_epoch"]) is not None and epoch.size == 1 and epoch.dtype.kind in "iu":
-        values["chosen_epoch"] = int(epoch.item())
-    if not problems:
-        problems = _problems(values)
-    else:
-        problems += [line for name in LABELS for line in _checks.label_problems(name, values[name])]
-    if problems:
-        raise RecordError(*problems, heading=heading)
-    values |= {name: values[name].astype(np.uint8) for name in LABELS}
-    return Codes(**values)
+    known = {field.name for field in dataclasses.fields(Codes)}
+    try:
+        return Codes(**{name: array for name, array in arrays.items() if name in known})
+    except RecordError as error:
+        raise RecordError(*error.problems, heading=heading) from None
 
 
 def _arrays(path: Path) -> dict[str, Any]:
@@ -130,41 +113,67 @@ def _arrays(path: Path) -> dict[str, Any]:
         raise RecordError(f"{path}: cannot be read as .npz ({error}); {cure}") from error
 
 
-def _bits(arrays: dict[str, Any]) -> tuple[list[str], int | None]:
-    if "bits" not in arrays:
-        return [], None
-    bits = arrays["bits"]
-    if bits.size != 1 or bits.dtype.kind not in "iu" or bits.item() < 1:
-        return [f"bits is {bits!r}, but must be one integer >= 1"], None
-    return [], int(bits.item())
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+    """What a `Codes` holds, from what it was given."""
+    for name in ("bits", "chosen_epoch"):
+        number = values[name]
+        if isinstance(number, np.ndarray) and number.size == 1 and number.dtype.kind in "iu":
+            values[name] = int(number.item())
+    bits = values["bits"]
+    problems = [] if bits == 0 and isinstance(bits, int) else _checks.integer_problems("bits", bits)
+    bits = 0 if problems else bits
+    widths: dict[str, int] = {}
+    for name in CODES:
+        found = _code_problems(name, values[name], bits)
+        problems += found
+        if not found:
+            packed = _is_packed(values[name], bits)
+            widths[name] = bits if packed else values[name].shape[-1]
+            values[name] = values[name] if packed else pack(values[name])
+    for name in LABELS:
+        problems += _checks.label_problems(name, values[name])
+    if not problems and len(set(widths.values())) > 1:
+        each = ", ".join(f"{name} {width}" for name, width in widths.items())
+        problems.append(f"codes differ in bits: {each}; were they made by models of one code length?")
+    if not problems:
+        problems = _shape_problems(values) + _optional_problems(values, values["query_image"].shape)
+    if problems:
+        raise RecordError(*problems)
+    values |= {name: values[name].astype(np.uint8, copy=False) for name in LABELS}
+    return {**values, "bits": widths["query_image"]}
 
 
-def _packed(name: str, codes: Any, bits: int | None) -> tuple[list[str], tuple[Any, int | None]]:
-    """Codes of a file as bytes, and their bits; or what is wrong with them."""
-    if codes.dtype == bool or codes.dtype.kind not in "iuf":
-        kind = "truth values" if codes.dtype == bool else f"type {codes.dtype}"
-        return [f"{name} has {kind}, but codes are ±1, or packed uint8 beside `bits`; write 2·b - 1"], (codes, None)
+def _is_packed(codes: NDArray[Any], bits: int) -> bool:
+    return bits > 0 and codes.dtype == np.uint8 and codes.shape[-1] == -(-bits // 8)
+
+
+def _code_problems(name: str, codes: Any, bits: int) -> list[str]:
+    """What is wrong with one of the four arrays."""
+    if not isinstance(codes, np.ndarray) or codes.dtype.kind not in "iuf":
+        kind = f"type {codes.dtype}" if isinstance(codes, np.ndarray) else f"type {type(codes).__name__}"
+        return [f"{name} has {kind}, but codes are ±1, or packed uint8 beside `bits`; of 0/1 b write 2·b - 1"]
     if codes.ndim not in (2, 3) or 0 in codes.shape:
         shape = "(n, bits), or (epochs, n, bits)"
-        return [f"{name} has shape {codes.shape}, but must be {shape}, with nothing empty"], (codes, None)
-    width = codes.shape[-1]
-    if bits is not None and codes.dtype == np.uint8 and width == -(-bits // 8):
-        return [], (codes, bits)
-    wrong = ~((codes == 1) | (codes == -1))
-    if not wrong.any():
-        if bits is not None and width != bits:
-            return [f"{name} have {width} columns, but `bits` is {bits}"], (codes, None)
-        return [], (pack(codes), width)
-    return [f"{name} {_cure(codes, wrong, bits)}"], (codes, None)
+        return [f"{name} has shape {codes.shape}, but must be {shape}, with nothing empty"]
+    if _is_packed(codes, bits):
+        beyond = bits % 8 and (codes[..., -1] >> (bits % 8)).any()
+        cure = 'were they packed with bitorder="little"?'
+        return [f"{name} have bits set beyond bit {bits}; {cure}"] if beyond else []
+    wrong = (codes != 1) & (codes != -1)
+    if wrong.any():
+        return [f"{name} {_cure(codes, wrong, bits)}"]
+    if bits and codes.shape[-1] != bits:
+        return [f"{name} have {codes.shape[-1]} columns, but `bits` is {bits}"]
+    return []
 
 
-def _cure(codes: Any, wrong: NDArray[np.bool_], bits: int | None) -> str:
+def _cure(codes: Any, wrong: NDArray[np.bool_], bits: int) -> str:
     """What codes that are not ±1 may have been meant as."""
     if np.isnan(codes).any():
         return f"hold nan {_place(np.isnan(codes))}, which has no sign; has the training diverged?"
     if np.isin(codes, (0, 1)).all():
         return "hold 0 and 1 only: 0/1 codes: write 2·b - 1, or pack them and add `bits`"
-    if codes.dtype == np.uint8 and bits is not None:
+    if codes.dtype == np.uint8 and bits:
         width = -(-bits // 8)
         return f"have {codes.shape[-1]} bytes an item, but {bits} bits are {width}; is `bits` of another model?"
     if codes.dtype == np.uint8:
@@ -177,19 +186,9 @@ def _place(bad: NDArray[np.bool_]) -> str:
     return f"({f'epoch {epoch[0] + 1}, ' if epoch else ''}row {row}, column {column})"
 
 
-def _problems(values: dict[str, Any]) -> list[str]:
-    """The rules of `Codes`."""
-    problems = _checks.integer_problems("bits", values["bits"])
-    for name in CODES:
-        codes = values[name]
-        if not isinstance(codes, np.ndarray) or codes.dtype != np.uint8 or codes.ndim not in (2, 3) or 0 in codes.shape:
-            problems.append(f"{name} must be uint8 of 2 dimensions, or 3 with epochs, and not empty; see codes.pack")
-        elif not problems:
-            problems += _width_problems(name, codes, values["bits"])
-    for name in LABELS:
-        problems += _checks.label_problems(name, values[name])
-    if problems:
-        return problems
+def _shape_problems(values: dict[str, Any]) -> list[str]:
+    """What does not go together."""
+    problems = []
     shapes = {name: values[name].shape for name in (*CODES, *LABELS)}
     for name, other, axis, what, cure in (
         *((name, "query_image", 0, "epochs", "all four need the same axis of epochs") for name in CODES[1:]),
@@ -203,17 +202,7 @@ def _problems(values: dict[str, Any]) -> list[str]:
         pair = (len(ours) > 2 and ours[0], len(theirs) > 2 and theirs[0]) if axis == 0 else (ours[axis], theirs[axis])
         if pair[0] != pair[1]:
             problems.append(f"{name} has {int(pair[0])} {what}, but {other} {int(pair[1])}; {cure}")
-    return problems + _optional_problems(values, shapes["query_image"])
-
-
-def _width_problems(name: str, codes: NDArray[np.uint8], bits: int) -> list[str]:
-    width = -(-bits // 8)
-    if codes.shape[-1] != width:
-        return [f"{name} have {codes.shape[-1]} bytes an item, but {bits} bits are {width}"]
-    if bits % 8 and (codes[..., -1] >> (bits % 8)).any():
-        cure = 'were they packed with bitorder="little"?'
-        return [f"{name} have bits set beyond bit {bits}; {cure}"]
-    return []
+    return problems
 
 
 def _optional_problems(values: dict[str, Any], shape: tuple[int, ...]) -> list[str]:

@@ -91,9 +91,8 @@ def _of_study(folder: Path, seed: int | None) -> tuple[str, dict[str, Codes]]:
         raise CmhError(f"--seed {seed}: the winner in {folder} was recorded with the seeds {known}")
     kept = {number: of_seed[number] for number in sorted(of_seed) if seed in (None, number)}
     if lacking := [str(number) for number, record in kept.items() if not record.codes]:
-        raise CmhError(
-            f"{folder}: the records of seeds {', '.join(lacking)} came without codes; reproduce --fresh keeps them"
-        )
+        cure = f"`python -m cmh.reproduce {folder} --fresh` keeps them"
+        raise CmhError(f"{folder}: the codes of seed {', '.join(lacking)} were not kept; {cure}")
     one = latest.identity
     title = f"{folder}: {one.method} on {one.dataset}, seed{'s' * (len(kept) > 1)} {', '.join(map(str, kept))}"
     return title + (" (mean)" if len(kept) > 1 else ""), {str(n): _of_record(folder, r) for n, r in kept.items()}

@@ -137,6 +137,7 @@ class _Runner:
             _print(_line(record))
         if todo:
             opened = self.open(todo, place)
+            place.mkdir(parents=True, exist_ok=True)
             folder.write_yaml(place / "run.yml", self.description())
             for seed in todo:
                 _print(_line(self.record(confirm, seed, place, opened)))

@@ -51,15 +51,15 @@ def table(codes: Codes) -> list[Line]:
     one = codes.after(codes.chosen_epoch or codes.epochs) if codes.epochs else codes
     sides = protocols.directions(one)
     for way in protocols.PROTOCOLS:
-        values = [way.compute(side, way.k) for side in sides]
-        lines.append(Line(way.group, way.name, way.used_by, way.k, *values, way.shown, way.printed))
+        i2t, t2i = (way.compute(side, way.k) for side in sides)
+        lines.append(Line(way.group, way.name, way.used_by, way.k, i2t, t2i, way.shown, way.printed))
     for curve in curves.CURVES:
         (at, *first), (_, *second) = (curve.points(side.ranked) for side in sides)
-        for what, i2t, t2i in zip(("precision", "recall"), first, second, strict=True):
+        for what, one_way, other_way in zip(("precision", "recall"), first, second, strict=True):
             name = f"PR curve {curve.name}: {what}"
             lines += [
                 Line("curves", name, curve.used_by, int(k), float(x), float(y), False, False)
-                for k, x, y in zip(at, i2t, t2i, strict=True)
+                for k, x, y in zip(at, one_way, other_way, strict=True)
             ]
     return lines
 

@@ -338,7 +338,7 @@ def test_a_twin_waits_for_the_running_one_and_runs_itself_if_that_breaks() -> No
 def test_out_of_memory_is_tried_once_more_with_fewer_beside_it(tmp_path: Path) -> None:
     url, wanted = next(urls(tmp_path)), space(asha=None)
     work = session(Store(url, "s", wanted, BASE, seed=3), 5).work
-    search = workers._Search([work], workers.Resources(1, 0, 4), None, None, None)  # type: ignore[arg-type]
+    search = workers._Search([work], workers.Resources(1, 0, 4), workers.Budget(), None, None)  # type: ignore[arg-type]
     search.interrupts = type("quiet", (), {"asked": 0})()
     ids = [f"ray {number}" for number in range(9)]
     assert all(isinstance(search.next(name), dict) for name in ids[:4])
