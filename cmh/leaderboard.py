@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from cmh import files
-from cmh.board import papers, render, rows
+from cmh.board import current, find, papers, render, rows
 from cmh.errors import CmhError
 
 _ROOTS = ("studies", "runs")
@@ -17,8 +17,9 @@ _MAKE = "python -m cmh.tune --method dcmh --space spaces/dcmh.yml"
 
 _DESCRIPTION = """\
 Collect the confirmed test runs (records.jsonl) below each ROOT and rank them. Runs are compared only within
-one dataset, split, feature family, protocol, tie rule and number of bits; the seeds of one configuration
-make one row. Search trials never become rows.
+one dataset, split, feature family, protocol, tie rule and number of bits. The seeds of one configuration make
+one row if they were run by the same code, with the same versions and on the same kind of device. Search trials
+never become rows. What cannot be read is left out, with a note.
 """
 
 _EPILOG = f"""\
@@ -28,19 +29,28 @@ examples:
   python -m cmh.leaderboard --dataset clipart --csv board.csv --markdown board.md
   {_MAKE}     makes records
 
-columns:
+columns (those that are empty are not shown):
   rank (#)          by mean; equal numbers have equal ranks
+  ranks             those that the row may have: below all rows that are better, above all that are worse
+  group             rows that share a letter cannot be told apart
+  method            with what was changed of the study or file that it comes from
   selection         where the hyperparameters come from: validation (tuned), paper, fixed
   seeds (n)         training runs in the row; the latest run of a seed counts
   i→t, t→i          MAP of image queries over texts and of text queries over images, mean over seeds
-  mean ± ci95       of both directions; ± half the 95 % t-interval over seeds, none for one seed
-  p vs best (p)     two-sided sign-flip test over the test queries against the first row of the table
+  mean ± ci95       of both directions; ± half the 95 % interval, from a bootstrap over seeds and query groups
+  p vs best (p)     against the first row of the table, adjusted for all pairs of the table
+  queries to next   how many test queries would tell it from the next row in 8 of 10 tests, if the difference is
+                    what it seems; "more seeds" where no number of queries would
   trials × epochs   budget: trials of the search (0: none) and length of one run
-  seconds           spent on the search and on training all seeds
-  test opened       how often the test split had been opened for this configuration's study
+  passes            over the training items that the search made
+  seconds           spent on the search and on training all seeds; device seconds: of one GPU, or core
+  test opened       how often the test split had been opened, by this study or run / by all of its user
+  marks             leak: a code depended on other items or the other modality; dead: loss terms or parameters
+                    without effect; aged: today's code or data would not make this row
   reported          numbers of papers; their protocols differ, so they are neither ranked nor comparable
 
-The CSV file also has standard deviations, interval ends, tie rule, split, commit and date.
+The CSV file also has standard deviations over seeds, interval ends, what the audits found, tie rule, split,
+commit and date.
 """
 
 
@@ -67,15 +77,17 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.csv and arguments.markdown and os.path.realpath(arguments.csv) == os.path.realpath(arguments.markdown):
         raise CmhError(f"--csv and --markdown both name {arguments.csv}; one would overwrite the other")
     roots = arguments.roots or [Path(name) for name in _ROOTS if Path(name).is_dir()]
-    runs = rows.find(roots)
+    runs, problems = find.find(roots)
+    if not runs and problems:
+        raise CmhError(*problems, heading="no record can be read")
     if not runs:
         where = ", ".join(str(root) for root in roots or map(Path, _ROOTS))
         missing = "" if roots else f" (there are no such folders in {Path.cwd()})"
         raise CmhError(f"no records in {where}{missing}; this makes some: {_MAKE}")
     if arguments.dataset is not None:
-        runs = rows.only(runs, arguments.dataset)
-    boards, notes = rows.boards(runs, papers.reported(papers.experiments()))
-    for note in notes:
+        runs = find.only(runs, arguments.dataset)
+    boards, notes = rows.boards(runs, papers.reported(papers.experiments()), current.aged)
+    for note in problems + notes:
         sys.stderr.write(f"note: {render.printable(note)}\n")
     # the files first: the reader of the table may be gone before its end (`| head`)
     _write({arguments.csv: render.csv_text(boards), arguments.markdown: render.markdown(boards)})

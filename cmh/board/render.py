@@ -6,51 +6,49 @@ import csv
 import dataclasses
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from cmh.board.rows import Board, Row
+from cmh.board.rows import Board
+from cmh.board.tables import Row
 
-_HEADER = (
-    "rank",
-    "method",
-    "selection",
-    "seeds",
-    "i→t",
-    "t→i",
-    "mean ± ci95",
-    "p vs best",
-    "trials × epochs",
-    "seconds",
-    "test opened",
-    "reported i→t / t→i",
+_WIDEST = 16  # name in the terminal's table, which has to fit about 120 columns
+_PLUS_MINUS = (
+    "±: half of the 95 % interval of the mean, by a two-level bootstrap over seeds and groups of near-duplicate"
+    " queries. Rows share the queries, so that two may differ although their intervals overlap."
 )
-_SHORT_HEADER = (
-    "#",
-    "method",
-    "selection",
-    "n",
-    "i→t",
-    "t→i",
-    "mean ± ci95",
-    "p",
-    "budget",
-    "sec.",
-    "open",
-    "reported",
+_GROUPS = (
+    "ranks, group: rows that share a letter cannot be told apart (all pairs of the table tested together, 5 %), and"
+    " ranks are those that a row may have. p: against the first row, adjusted for all pairs."
 )
-_WORDS = (1, 2)  # these columns are words, all others numbers
-_WIDEST = 16  # name in the terminal's table, which has to fit about 110 columns
+_OPENED = "opened: how often the test split was, by this study or run / by all studies and runs of its user."
+_MARKS = (
+    "marks: leak: a code depended on other items or on the other modality; dead: a loss term or a parameter without"
+    " effect; aged: code or data are no longer those of the row."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """How one column of a table is headed and filled; columns of which no cell is filled are left out."""
+
+    head: str
+    short: str  # in the terminal; empty: not there
+    cell: Callable[[Row], str]
+    word: bool = False  # left aligned; all others are numbers
 
 
 def csv_text(boards: Iterable[Board]) -> str:
     """All rows of all boards under one header; the columns are the fields of `Row`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in dataclasses.fields(Row)])
+    names = [field.name for field in dataclasses.fields(Row)]
+    writer.writerow(names)
     for board in boards:
         for row in board.rows:
+            cells = [getattr(row, name) for name in names]
             # None becomes an empty cell, a float its shortest exact text
-            writer.writerow([round(cell, 6) if isinstance(cell, float) else cell for cell in dataclasses.astuple(row)])
+            writer.writerow([round(cell, 6) if isinstance(cell, float) else cell for cell in cells])
     return text.getvalue()
 
 
@@ -61,42 +59,50 @@ def markdown(boards: Iterable[Board]) -> str:
         lines += [f"## {_escape(board.dataset)}, {_escape(board.features)}", "", _escape(_about(board)), ""]
         for bits, rows in _sections(board):
             sources = _sources(rows)
+            columns = _filled([*_columns(), _reported(sources)], rows)
             table = [
-                _HEADER,
-                ["---" if place in _WORDS else "---:" for place in range(len(_HEADER))],
-                *([_escape(cell) for cell in _cells(row, sources)] for row in rows),
+                [column.head for column in columns],
+                ["---" if column.word else "---:" for column in columns],
+                *([_escape(column.cell(row)) for column in columns] for row in rows),
             ]
             lines += [f"### {bits} bits", "", *(f"| {' | '.join(cells)} |" for cells in table), ""]
             if sources:
                 lines += ["Reported by papers with other protocols, not comparable:", ""]
                 lines += [f"- [{number}] {_escape(source)}" for source, number in sources.items()]
                 lines += [""]
+        lines += [*(f"- {_escape(line)}" for line in _legend(board)), ""]
     return "\n".join(lines[:-1]) + "\n"
 
 
 def terminal(boards: Iterable[Board]) -> str:
-    """The same, aligned for reading where it was asked for."""
+    """The same, aligned for reading where it was asked for. What papers report stands below a table."""
     lines: list[str] = []
     for board in boards:
         lines += [printable(f"{board.dataset}, {board.features}"), printable(f"  {_about(board)}")]
         for bits, rows in _sections(board):
-            sources = _sources(rows)
-            table = [_SHORT_HEADER, *(_shortened(_cells(row, sources)) for row in rows)]
-            widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+            columns = _filled([column for column in _columns() if column.short], rows)
+            cells = [
+                [column.short for column in columns],
+                *([_short(column, row) for column in columns] for row in rows),
+            ]
+            widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
             lines += ["", f"  {bits} bits"]
-            for cells in table:
+            for line in cells:
                 aligned = [
-                    cell.ljust(width) if place in _WORDS else cell.rjust(width)
-                    for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+                    cell.ljust(width) if column.word else cell.rjust(width)
+                    for column, cell, width in zip(columns, line, widths, strict=True)
                 ]
                 lines.append(f"  {'  '.join(aligned)}".rstrip())
-            lines += [f"  [{number}] {printable(source)}" for source, number in sources.items()]
-        lines += [""]
+            papers = {(row.method, _pair(row), row.reported_source) for row in rows if row.reported_source is not None}
+            lines += [
+                printable(f"  reported of {method}: {pair} ({source})") for method, pair, source in sorted(papers)
+            ]
+        lines += ["", *(f"  {part}" for line in _legend(board) for part in _wrapped(line)), ""]
     return "\n".join(lines)
 
 
 def _about(board: Board) -> str:
-    queries = "" if board.n_queries is None else f"{board.n_queries} test queries, "
+    queries = "" if board.n_queries is None else f"{board.n_queries} test queries in {board.n_groups} groups, "
     runs = f"{board.n_runs} test run{'s' * (board.n_runs != 1)}"
     data, split = board.dataset_sha256[:12], board.split_sha256[:12]
     return f"data {data}, split {split}, protocol {board.protocol}, ties {board.tie_rule}; {queries}{runs}"
@@ -113,39 +119,90 @@ def _sources(rows: Sequence[Row]) -> dict[str, int]:
     return {source: number for number, source in enumerate(named, start=1)}
 
 
-def _cells(row: Row, sources: dict[str, int]) -> list[str]:
-    mean = _map(row.map_mean)
-    if row.map_mean_ci95_high is not None:
-        mean += f" ± {_map(row.map_mean_ci95_high - row.map_mean)}"
-    reported = ""
-    if row.reported_source is not None:
-        reported = f"{_map(row.reported_i2t)} / {_map(row.reported_t2i)} [{sources[row.reported_source]}]"
-    return [
-        str(row.rank),
-        row.method,
-        row.selection,
-        str(row.n_seeds),
-        _map(row.map_i2t),
-        _map(row.map_t2i),
-        mean,
-        "" if row.p_vs_best is None else f"{row.p_vs_best:.4f}",
-        f"{row.trials} × {row.epochs}",
-        f"{row.seconds:.0f}",
-        str(row.test_opened),
-        reported,
+def _legend(board: Board) -> list[str]:
+    """What the signs of this board's tables mean."""
+    rows = board.rows
+    shown = [
+        (_PLUS_MINUS, any(row.map_mean_ci95_low is not None for row in rows)),
+        (_GROUPS, any(row.letters for row in rows)),
+        (_OPENED, True),
+        (_MARKS, any(_marks(row) for row in rows)),
     ]
+    return [line for line, wanted in shown if wanted]
+
+
+def _columns() -> list[_Column]:
+    """The columns in their order."""
+    return [
+        _Column("rank", "#", lambda row: str(row.rank)),
+        _Column("ranks", "ranks", _ranks),
+        _Column("group", "group", lambda row: row.letters, word=True),
+        _Column("method", "method", _method, word=True),
+        _Column("selection", "selection", lambda row: row.selection, word=True),
+        _Column("seeds", "n", lambda row: str(row.n_seeds)),
+        _Column("i→t", "i→t", lambda row: _map(row.map_i2t)),
+        _Column("t→i", "t→i", lambda row: _map(row.map_t2i)),
+        _Column("mean ± ci95", "mean ± ci95", _mean),
+        _Column("p vs best", "p", lambda row: "" if row.p_vs_best is None else f"{row.p_vs_best:.4f}"),
+        _Column("queries to next", "", lambda row: "" if row.queries_to_next is None else str(row.queries_to_next)),
+        _Column("trials × epochs", "budget", lambda row: f"{row.trials} × {row.epochs}"),
+        _Column("passes", "passes", lambda row: f"{row.passes:.0f}"),
+        _Column("seconds", "", lambda row: f"{row.seconds:.0f}"),
+        _Column("device seconds", "dev. s", _device_seconds),
+        _Column("test opened", "opened", lambda row: f"{row.test_opened} / {row.split_opened}"),
+        _Column("marks", "marks", _marks, word=True),
+    ]
+
+
+def _reported(sources: dict[str, int]) -> _Column:
+    def cell(row: Row) -> str:
+        return "" if row.reported_source is None else f"{_pair(row)} [{sources[row.reported_source]}]"
+
+    return _Column("reported i→t / t→i", "", cell)
+
+
+def _filled(columns: Sequence[_Column], rows: Sequence[Row]) -> list[_Column]:
+    return [column for column in columns if any(column.cell(row) for row in rows)]
+
+
+def _ranks(row: Row) -> str:
+    if row.rank_low is None:
+        return ""
+    return str(row.rank_low) if row.rank_low == row.rank_high else f"{row.rank_low}–{row.rank_high}"
+
+
+def _method(row: Row) -> str:
+    return f"{row.method} ({row.label})" if row.label else row.method
+
+
+def _mean(row: Row) -> str:
+    high = row.map_mean_ci95_high
+    return _map(row.map_mean) + ("" if high is None else f" ± {_map(high - row.map_mean)}")
+
+
+def _device_seconds(row: Row) -> str:
+    return f"{row.search_device_seconds + row.training_device_seconds:.0f}"
+
+
+def _marks(row: Row) -> str:
+    return " ".join(name for name in ("leak", "dead", "aged") if getattr(row, name))
+
+
+def _pair(row: Row) -> str:
+    return f"{_map(row.reported_i2t)} / {_map(row.reported_t2i)}"
 
 
 def _map(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _shortened(cells: Sequence[str]) -> list[str]:
-    short = [printable(cell).replace(" / ", "/") for cell in cells]
-    for place in _WORDS:
-        if len(short[place]) > _WIDEST:
-            short[place] = short[place][: _WIDEST - 1] + "…"
-    return short
+def _short(column: _Column, row: Row) -> str:
+    text = printable(column.cell(row)).replace(" / ", "/")
+    return f"{text[: _WIDEST - 1]}…" if column.word and len(text) > _WIDEST else text
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, 110, subsequent_indent="  ")
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,104 @@
+"""What is still true of a record: is it its study's last word, and would today's code and data make it?"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cmh
+from cmh import identity, records
+from cmh.board.find import Run
+
+Aged = Callable[[Run], tuple[str, ...]]
+
+
+def age(run: Run) -> tuple[Any, ...]:
+    """Sorts by date; the rest only settles equal dates without looking at the order of files."""
+    record = run.record
+    return records.moment(record), str(run.folder), record.per_query, record.test["map_i2t"], record.test["map_t2i"]
+
+
+def board_key(run: Run) -> str:
+    """What may stand on one board: same data, split, features, protocol and tie rule."""
+    record, made = run.record, run.record.identity
+    about = (made.dataset, made.features, record.protocol, made.split_sha256, record.tie_rule, made.dataset_sha256)
+    return repr(about)
+
+
+def configuration(run: Run) -> str:
+    """What was trained, whatever it was trained with: everything but seed, code and machine."""
+    made = run.record.identity
+    return repr((made.method, made.bits, made.epochs, sorted(made.config.items()), sorted(made.settings.items())))
+
+
+def by(runs: Iterable[Run], key: Callable[[Run], str]) -> list[list[Run]]:
+    """The groups in order of their keys, the members in the given order."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return [groups[name] for name in sorted(groups)]
+
+
+def without_earlier_winners(runs: Sequence[Run], notes: list[str]) -> list[Run]:
+    """A study that went on after its test may have a new winner: only the latest one speaks for the search.
+
+    `runs` must stand in order of age. What is left of a study has the costs of its latest search.
+    """
+    kept = [run for run in runs if run.record.selection != "validation"]
+    for study in by((run for run in runs if run.record.selection == "validation"), _study):
+        winner = configuration(study[-1])
+        latest = [run for run in study if configuration(run) == winner]
+        search = study[-1].record.search
+        kept += [Run(run.folder, dataclasses.replace(run.record, search=search)) for run in latest]
+        if left := len(study) - len(latest):
+            notes.append(f"{study[-1].folder}: {left} test run{'s' * (left > 1)} of an earlier winner left out")
+    return sorted(kept, key=age)
+
+
+@functools.cache
+def _resolved(folder: Path) -> str:
+    return str(folder.resolve())
+
+
+def _study(run: Run) -> str:
+    # With the folder: two searches that happen to have one name are two results, and neither hides the other.
+    # With the label: what was changed of a winner does not replace it.
+    record = run.record
+    about = (_resolved(run.folder), record.study, record.identity.method, record.identity.bits, record.label)
+    return board_key(run) + repr(about)
+
+
+def aged(run: Run) -> tuple[str, ...]:
+    """Which of `code`, `data` are no longer those that made the record, as far as this installation knows them.
+
+    The code of a method of one's own, and data other than the built-in clip art, may lie anywhere: nothing is said.
+    """
+    made = run.record.identity
+    code = _code(made.method)
+    data = _clipart() if made.dataset == "clipart" else None
+    old = ("code",) * (code is not None and code != made.code)
+    return old + ("data",) * (data is not None and data != (made.dataset_sha256, made.split_sha256))
+
+
+@functools.cache
+def _code(method: str) -> str | None:
+    file = Path(cmh.__file__).parent / "methods" / f"{method}.py"
+    return identity.code_hash(file) if method.isidentifier() and method[0] != "_" and file.is_file() else None
+
+
+@functools.cache
+def _clipart() -> tuple[str, str]:
+    from cmh.datasets import clipart  # late: only boards of it have to wait
+
+    source = clipart.read()
+    return source.sha256, source.split.sha256()
+
+
+def again(run: Run) -> str:
+    """The command that makes a run again."""
+    if any((run.folder / name).is_file() for name in ("best.yml", "run.yml")):
+        return f"`python -m cmh.reproduce {run.folder}` makes it again"
+    return f"{run.folder} has no best.yml or run.yml to make it again from"
