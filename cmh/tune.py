@@ -180,12 +180,24 @@ def _begun(job: _Job, arguments: argparse.Namespace, stack: contextlib.ExitStack
     }
     if folder.check_identity(job.folder, about, notes):
         _say(f"{commands.short(job.folder)}: going on with the study that is there")
+    else:
+        _warn_of_idle(job)
     if past := ledger.openings(job.folder / ledger.OWN):
         _say(
             f"{commands.short(job.folder)}: its test split has been opened {len(past)}× already, last on"
             f" {past[-1].get('date', 'an unknown day')[:10]}; a further opening is counted, and its records say so"
         )
     return job
+
+
+def _warn_of_idle(job: _Job) -> None:
+    """A hyperparameter that changes nothing is searched in vain."""
+    from cmh import methods, training
+    from cmh.study import preflight
+
+    run, _ = training.split(methods.get(job.space.method), {**job.base, **job.run})
+    for line in preflight.idle(job.space, run, job.dataset.search(), job.base):
+        _say(f"warning: {line}")
 
 
 def _jobs(arguments: argparse.Namespace) -> list[_Job]:

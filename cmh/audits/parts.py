@@ -50,7 +50,7 @@ def dead(module: ModuleType, run: Run, config: Any, data: SearchData) -> list[st
 
 
 class _Seen:
-    """One audited training: its `terms`, and the names of the `encoders`' parameters and of those that stood `still`."""
+    """One audited training: its `terms`, and the names of the `encoders`' parameters and of those that are `still`."""
 
     def __init__(self, module: ModuleType, run: Run, config: Any, data: SearchData) -> None:
         self._arguments = module, run, config, data

@@ -127,7 +127,8 @@ class Dataset:
         n_train, n_database = self.sizes["train"], self.sizes["train"] + self.sizes["other"]
         about = (self.name, self.sha256, self.split_sha256, self.features, self.label_names)
         parts = (slice(n_train), slice(n_database, None), slice(n_database))
-        return SearchData(*about, *(arrays.rows(part) for part in parts), self.arrays_sha256)
+        train, queries, database = (arrays.rows(part) for part in parts)
+        return SearchData(*about, train, queries, database, self.arrays_sha256)
 
     def test(self) -> TestData:
         """Test queries and the whole database. Each call is an opening of the test split, and noted in its ledger.
@@ -136,12 +137,13 @@ class Dataset:
         """
         self._check_open()
         ledger.open_test(self.name, self.split_sha256, "dataset.test()")
-        return self.part("test")
+        return self._test()
 
     def part(self, name: str) -> Any:
         """`search` or `test`, for those who have noted the opening themselves: confirmations, of what they show."""
-        if name == "search":
-            return self.search()
+        return self.search() if name == "search" else self._test()
+
+    def _test(self) -> TestData:
         self._check_open()
         return TestData(self._arrays("test"), self._arrays("search"), _map(self.folder / "test" / "group.npy"))
 
