@@ -622,8 +622,8 @@ def _closing(
         lines[-1] += "" if half is None else f" ± {half:.4f}"
         opened, by_all = (max(getattr(record, name) for record in records) for name in ("test_opened", "split_opened"))
         lines.append(
-            f"test: mean of {len(records)} seeds (± half of the 95 % interval over seeds and queries); test split opened"
-            f" {opened}× by this study, {by_all}× by all"
+            f"test: mean of {len(records)} seeds (± half of the 95 % interval over seeds and queries); test split"
+            f" opened {opened}× by this study, {by_all}× by all"
         )
     where = commands.short(job.folder)
     lines += [
