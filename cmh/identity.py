@@ -22,6 +22,7 @@ import functools
 import hashlib
 import io
 import json
+import os
 import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -109,11 +110,15 @@ def code_hash(path: Path) -> str:
     the hash is the same under every version of Python. Own modules beside the file of a method of one's own count too.
     """
     path = path.resolve()
+    # asked of the disk once for each module, not once for each name in it
+    file_of = functools.cache(lambda module: str(_file(module, path.parent) or ""))
+    module_of = functools.cache(lambda file: _module(file, Path(file).stat().st_mtime_ns))
     reached: dict[tuple[str, str], str] = {}
     waiting = [(str(path), "*"), *((str(_file(module)), name) for module, name in _TRAINER)]
+    seen = set(waiting)
     while waiting:
         place = waiting.pop()
-        module = _module(place[0], Path(place[0]).stat().st_mtime_ns)
+        module = module_of(place[0])
         wanted = module.names if place[1] == "*" else (place[1],) if place[1] in module.names else ()
         for name in (*wanted, *module.effects):
             if (place[0], name) in reached:
@@ -121,13 +126,17 @@ def code_hash(path: Path) -> str:
             text, needs = module.parts[name]
             reached[place[0], name] = text
             for needed, what in needs:
-                if source := _file(needed, path.parent):
-                    waiting.append((str(source), what))
+                source = file_of(needed)
+                if source and (source, what) not in seen:
+                    seen.add((source, what))
+                    waiting.append((source, what))
     root = Path(__file__).parent
+    name_of = functools.cache(
+        lambda file: str(Path(file).relative_to(root) if Path(file).is_relative_to(root) else Path(file).name)
+    )
     digest = hashlib.sha256()
-    for (file, name), text in sorted(reached.items(), key=lambda item: (Path(item[0][0]).name, item[0])):
-        place_name = Path(file).relative_to(root) if Path(file).is_relative_to(root) else Path(file).name
-        digest.update(f"{place_name}\x1f{name}\x1f{text}\x1e".encode())
+    for (file, name), text in sorted(reached.items(), key=lambda item: (item[0][0].rpartition(os.sep)[2], item[0])):
+        digest.update(f"{name_of(file)}\x1f{name}\x1f{text}\x1e".encode())
     return digest.hexdigest()[:16]
 
 

@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from cmh import files
@@ -90,17 +91,17 @@ def _run(arguments: argparse.Namespace) -> None:
     for note in problems + notes:
         sys.stderr.write(f"note: {render.printable(note)}\n")
     # the files first: the reader of the table may be gone before its end (`| head`)
-    _write({arguments.csv: render.csv_text(boards), arguments.markdown: render.markdown(boards)})
+    _write(boards, {arguments.csv: render.csv_text, arguments.markdown: render.markdown})
     sys.stdout.write(render.terminal(boards))
 
 
-def _write(texts: dict[Path | None, str]) -> None:
+def _write(boards: list[rows.Board], texts: dict[Path | None, Callable[[list[rows.Board]], str]]) -> None:
     problems = []
     for path, text in texts.items():
         if path is None:
             continue
         try:
-            files.write_atomic(path, text)
+            files.write_atomic(path, text(boards))
         except OSError as error:
             problems.append(f"{path}: cannot be written ({error.strerror})")
         else:

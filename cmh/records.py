@@ -13,13 +13,14 @@ import reprlib
 import sys
 import types
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh import files
+from cmh import files, npz
 from cmh.errors import RecordError
 from cmh.identity import Identity
 
@@ -153,10 +154,9 @@ def per_query(folder: Path, record: Record) -> PerQuery:
     """
     path = _inside(folder, record)
     try:
-        with path.open("rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            i2t, t2i = (np.asarray(arrays[name], dtype=np.float64) for name in ("i2t", "t2i"))
-            ap = PerQuery(i2t, t2i, np.asarray(arrays["groups"], dtype=np.int64))
+        arrays = npz.read(path)
+        i2t, t2i = (np.asarray(arrays[name], dtype=np.float64) for name in ("i2t", "t2i"))
+        ap = PerQuery(i2t, t2i, np.asarray(arrays["groups"], dtype=np.int64))
     except Exception as error:  # foreign bytes fail in zipfile, zlib, struct or numpy, each with errors of its own
         raise RecordError(f"{path}: the per-query file cannot be read ({error})") from error
     if problem := _wrong_arrays(ap) or _wrong_means(ap, record):
@@ -203,7 +203,8 @@ def _parse(line: bytes) -> Record:
                 raise ValueError(f"{part} {name} is {values[part].get(name)!r}, but must be a number from 0 to 1")
     if missing := [name for name in AUDITS if name not in record.audits]:
         raise ValueError(f"audits are without {', '.join(missing)}")
-    json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair could not be written to any table
+    if b"\\u" in line:  # half a surrogate pair could not be written to any table
+        json.dumps(values, ensure_ascii=False).encode()
     moment(record)
     return record
 
@@ -223,20 +224,21 @@ def _check_schema(found: object) -> None:
 
 def _built(cls: Any, values: dict[str, Any], inside: str = "") -> Any:
     """A dataclass of JSON values. Raises ValueError with the first rule that is broken."""
-    kinds = _kinds(cls)
-    if missing := sorted(kinds.keys() - values.keys()):
-        raise ValueError(f"{inside}without {', '.join(missing)}")
-    if extra := sorted(values.keys() - kinds.keys()):
+    rules = _rules(cls)
+    if rules.keys() != values.keys():
+        if missing := sorted(rules.keys() - values.keys()):
+            raise ValueError(f"{inside}without {', '.join(missing)}")
+        extra = sorted(values.keys() - rules.keys())
         raise ValueError(f"{inside}unknown {', '.join(map(reprlib.repr, extra))}")
     built = {}
-    for name, kind in kinds.items():
+    for name, (kind, fits) in rules.items():
         value = values[name]
-        if dataclasses.is_dataclass(kind):
+        if fits is None:
             if not isinstance(value, dict):
                 raise ValueError(f"{inside}{name} is {reprlib.repr(value)}, but must be a mapping")
             built[name] = _built(kind, value, f"{name} ")
             continue
-        if not _fits(value, kind):
+        if not fits(value):
             raise ValueError(f"{inside}{name} is {reprlib.repr(value)}, but must be {_words(kind)}")
         lowest = _LOWEST.get(name)
         if lowest is not None and value < lowest:
@@ -246,26 +248,31 @@ def _built(cls: Any, values: dict[str, Any], inside: str = "") -> Any:
 
 
 @functools.cache
-def _kinds(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+def _rules(cls: type) -> dict[str, tuple[Any, Callable[[Any], bool] | None]]:
+    """Field → its kind, and what values of JSON fit; nothing where the field is a dataclass itself."""
+    kinds = typing.get_type_hints(cls)
+    return {name: (kind, None if dataclasses.is_dataclass(kind) else _fitting(kind)) for name, kind in kinds.items()}
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _fits(value: object, kind: Any) -> bool:
-    if isinstance(kind, types.UnionType):
-        return any(_fits(value, one) for one in typing.get_args(kind))
+def _fitting(kind: Any) -> Callable[[Any], bool]:
+    """The test whether a value that JSON gave is of a kind."""
     if typing.get_origin(kind) is list:
-        return isinstance(value, list) and all(_fits(item, typing.get_args(kind)[0]) for item in value)
+        item = _fitting(typing.get_args(kind)[0])
+        return lambda value: type(value) is list and all(map(item, value))
     if typing.get_origin(kind) is dict:
-        inner = typing.get_args(kind)[1]
-        return isinstance(value, dict) and all(_fits(item, inner) for item in value.values())
+        inner = _fitting(typing.get_args(kind)[1])
+        return lambda value: type(value) is dict and all(map(inner, value.values()))
     if kind is float:
         # the bound also keeps out whole numbers that are too large for a float, and infinity (1e999)
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+        return lambda value: type(value) in (float, int) and abs(value) <= sys.float_info.max
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    number = _fitting(float) if float in kinds else lambda value: False
+    exact = tuple(one for one in kinds if one is not float)
+    return lambda value: type(value) in exact or number(value)
 
 
 def _words(kind: Any) -> str:

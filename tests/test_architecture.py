@@ -15,6 +15,7 @@ FLOORS = {
     "errors": 0,
     "seeding": 0,
     "files": 0,
+    "npz": 0,
     "signals": 0,
     "config": 1,
     "identity": 1,

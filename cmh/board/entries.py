@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
@@ -61,8 +60,7 @@ class Entry:
 
     def order(self) -> tuple[Any, ...]:
         record, made = self.latest.record, self.latest.record.identity
-        made_with = json.dumps(made.without(*ROW), sort_keys=True)
-        return -self.score, made.method, record.selection, record.label, record.search.trials, made.epochs, made_with
+        return -self.score, made.method, record.selection, record.label, record.search.trials, key(self.latest)
 
 
 def _name(record: Record) -> str:

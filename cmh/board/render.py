@@ -207,7 +207,7 @@ def _wrapped(line: str) -> list[str]:
 
 def printable(text: str) -> str:
     """Names come from files: they must not break a line or steer a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _escape(text: str) -> str:
