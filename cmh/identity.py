@@ -42,7 +42,9 @@ _NOT_CODE = {
     "cmh.datasets": "its arrays are in the identity by their hash",
     "cmh.features": "its arrays are in the identity by their hash",
     **dict.fromkeys(("cmh.errors", "cmh.files", "cmh.signals", "cmh.cluster"), "words, disks and processes"),
-    **dict.fromkeys(("cmh.identity", "cmh.records", "cmh.ledger", "cmh.codes"), "they write numbers down"),
+    **dict.fromkeys(
+        ("cmh.identity", "cmh.records", "cmh.ledger", "cmh.codes", "cmh.audits"), "they write numbers down"
+    ),
 }
 _STILL_CODE = ("cmh.features.backbones",)  # it builds the networks that are trained along
 _TRAINER = (("cmh.training", "fit"), ("cmh.training", "test"))  # every method's numbers stand on these

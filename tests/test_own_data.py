@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -173,6 +174,45 @@ def test_a_second_load_hashes_no_array(tmp_path: Path, monkeypatch: pytest.Monke
     assert seen == []
 
 
+def test_provenance_is_of_the_day_when_features_were_made(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path)
+    installed = {"torch": "1", "torchvision": "2", "pillow": "3"}
+    monkeypatch.setattr(backbones, "versions", lambda: dict(installed))
+    first = datasets.load(str(folder), progress=False)
+    weights = first.provenance["weights_sha256"]
+    assert first.provenance == {"network": "efficientnet-lite0", "weights_sha256": weights, **installed}
+    assert len(weights) == 64
+    installed |= {"torch": "10", "pillow": "30"}
+    both = datasets.load(str(folder), pixels=True, progress=False)
+    assert both.provenance == {**first.provenance, "pixels_pillow": "30"}
+    # Another text: a new entry of arrays, from the features of the first day.
+    (folder / "dataset.yml").write_text((folder / "dataset.yml").read_text() + "text: {size: 3}\n")
+    again = datasets.load(str(folder), progress=False)
+    assert again.folder != first.folder
+    assert again.provenance == first.provenance
+    # Features that are computed anew are made with what is there now.
+    (image,) = own_cache.glob("features/*/*/image.npy")
+    image.unlink()
+    (folder / "dataset.yml").write_text((folder / "dataset.yml").read_text().replace("size: 3", "size: 4"))
+    assert datasets.load(str(folder), progress=False).provenance == {**first.provenance, **installed}
+
+
+def test_arrays_of_earlier_versions_say_that_nothing_was_kept(tmp_path: Path, own_cache: Path) -> None:
+    datasets.load(str(write(tmp_path)), pixels=True, progress=False)
+    for meta in own_cache.rglob("meta.json"):
+        names = json.loads(meta.read_text())
+        del names["provenance.json"]
+        meta.write_text(json.dumps(names))
+        (meta.parent / "provenance.json").unlink()
+    dataset = datasets.load(str(tmp_path), pixels=True, progress=False)
+    unknown = {"unknown": "features made before provenance was kept"}
+    assert dataset.provenance == {**unknown, "pixels_pillow": "unknown: decoded before provenance was kept"}
+    shutil.rmtree(dataset.folder)  # arrays from features of which nothing is known
+    assert datasets.load(str(tmp_path), progress=False).provenance == unknown
+
+
 def own_words(source: datasets.Source, rows: NDArray[np.int64]) -> list[list[str]]:
     assert source.words is not None
     every = source.words()
@@ -263,6 +303,7 @@ def test_feature_arrays_need_no_network(tmp_path: Path, monkeypatch: pytest.Monk
     folder = write_arrays(tmp_path / "d")
     dataset = datasets.load(str(folder), progress=False)
     assert dataset.features.startswith("given-")
+    assert dataset.provenance == cache.note(dataset.folder, "provenance") == {"given": dataset.sha256}
     given = np.load(folder / "features.npz")
     source = datasets.read(str(folder))
     train = dataset.search().train

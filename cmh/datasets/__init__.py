@@ -120,6 +120,7 @@ class Dataset:
     folder: Path
     pixel_folder: Path | None = None
     arrays_sha256: str = ""  # of all its arrays, those of the test queries too; see `cache.arrays_sha256`
+    provenance: dict[str, str] = dataclasses.field(default_factory=dict)  # of its features and pixels, when made
 
     def search(self) -> SearchData:
         """Training and validation items."""
@@ -127,7 +128,8 @@ class Dataset:
         n_train, n_database = self.sizes["train"], self.sizes["train"] + self.sizes["other"]
         about = (self.name, self.sha256, self.split_sha256, self.features, self.label_names)
         parts = (slice(n_train), slice(n_database, None), slice(n_database))
-        return SearchData(*about, *(arrays.rows(part) for part in parts), self.arrays_sha256)
+        train, query, database = (arrays.rows(part) for part in parts)
+        return SearchData(*about, train, query, database, self.arrays_sha256)
 
     def test(self) -> TestData:
         """Test queries and the whole database. Each call is an opening of the test split, and noted in its ledger.
@@ -136,12 +138,13 @@ class Dataset:
         """
         self._check_open()
         ledger.open_test(self.name, self.split_sha256, "dataset.test()")
-        return self.part("test")
+        return self._test()
 
     def part(self, name: str) -> Any:
         """`search` or `test`, for those who have noted the opening themselves: confirmations, of what they show."""
-        if name == "search":
-            return self.search()
+        return self.search() if name == "search" else self._test()
+
+    def _test(self) -> TestData:
         self._check_open()
         return TestData(self._arrays("test"), self._arrays("search"), _map(self.folder / "test" / "group.npy"))
 
@@ -203,6 +206,7 @@ def load(
     split_sha256 = source.split.sha256()
     entry = f"{source.name}/{cache.key(source.sha256, split_sha256, called, backbones.VERSION, ARRAYS_VERSION)}"
 
+    given = {"given": source.sha256}
     rows = {
         "search": np.concatenate([source.split.train, source.split.other, source.split.validation]),
         "test": source.split.query,
@@ -210,19 +214,21 @@ def load(
 
     def arrays() -> cache.Arrays:
         if source.image is not None:
-            image = source.image()
+            image, made = source.image(), given
         else:
-            image = np.load(extraction.features(source, features, weights, progress) / "image.npy", mmap_mode="r")
+            extracted = extraction.features(source, features, weights, progress)
+            image, made = np.load(extracted / "image.npy", mmap_mode="r"), extraction.provenance(extracted)
         whole: dict[str, Any] = {"image": image, "text": source.text(), "labels": source.labels}
         parts = {f"{part}/{key}": cache.Rows(array, rows[part]) for part in rows for key, array in whole.items()}
-        return {**parts, "test/group": group_numbers(source)}
+        return {**parts, "test/group": group_numbers(source), extraction.PROVENANCE: cache.Note(made)}
 
     folder = cache.entry(f"prepared/{entry}", arrays)
     _note_skipped(source, folder)
     pixel_folder = extraction.pixels(source, features, rows, progress) if pixels else None
     about = (source.name, source.sha256, split_sha256, f"{called}, fine-tuned" if pixels else called)
+    made = given if source.image is not None else extraction.provenance(folder, pixel_folder)
     arrays_sha256 = cache.arrays_sha256(folder, *([] if pixel_folder is None else [pixel_folder]))
-    return Dataset(*about, source.label_names, sizes, folder, pixel_folder, arrays_sha256)
+    return Dataset(*about, source.label_names, sizes, folder, pixel_folder, arrays_sha256, made)
 
 
 def read(name: str, *, skip_bad: bool = False, order: str = "torchcmh", progress: bool = False) -> Source:

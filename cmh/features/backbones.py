@@ -65,6 +65,26 @@ def check(name: str, weights: str = "") -> str:
     return f"{name}-{files.sha256(Path(weights))[:8]}"
 
 
+def versions() -> dict[str, str]:
+    """Versions of what turns pictures into vectors, as they are installed now."""
+    import PIL
+    import torch
+    import torchvision
+
+    return {"torch": str(torch.__version__), "torchvision": torchvision.__version__, "pillow": PIL.__version__}
+
+
+def provenance(name: str, weights: str = "") -> dict[str, str]:
+    """What features that are computed now are made with: network, SHA-256 of its weights' file, and versions.
+
+    The hash is empty where weights are drawn at random, and where the file cannot be told.
+    """
+    from cmh.nets import backbones
+
+    file = backbones.weights_file(name, Path(weights) if weights else None)
+    return {"network": name, "weights_sha256": files.sha256(file) if file is not None else "", **versions()}
+
+
 def build(name: str, weights: str = "") -> nn.Module:
     """The network in evaluation mode; pixels `(n, 3, side, side)`, 0 to 255, to vectors `(n, dim)`.
 

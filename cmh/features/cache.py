@@ -58,20 +58,28 @@ class Gathered:
     """Arrays that are filled row by row over as many starts as it takes.
 
     `arrays` are the files in `folder`, written in place; `done` says how far `save` was told last time. What does
-    not fit the asked-for shapes, or is damaged, is begun anew.
+    not fit the asked-for shapes, is damaged, or was begun with other versions (`made_with`), is begun anew.
     """
 
-    def __init__(self, folder: Path, shapes: Mapping[str, tuple[tuple[int, ...], type]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shapes: Mapping[str, tuple[tuple[int, ...], type]],
+        made_with: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
+        made = json.dumps(dict(made_with or {}), sort_keys=True)
         try:
             self.done = int((folder / "done").read_text())
             self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+", allow_pickle=False) for name in shapes}
             fits = {name: (array.shape, array.dtype.type) for name, array in self.arrays.items()} == dict(shapes)
+            fits = fits and (folder / "made_with").read_text() == made
         except (OSError, ValueError, EOFError):
             fits = False
         if not fits or self.done < 0:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "done").unlink(missing_ok=True)
+            (folder / "made_with").write_text(made)
             self.done = 0
             self.arrays = {
                 name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)

@@ -20,6 +20,7 @@ from cmh.features import backbones, cache
 if TYPE_CHECKING:
     from cmh.datasets import Source
 
+PROVENANCE = "provenance"  # the note of an entry that says with what its arrays were made
 SAVED_EVERY = 1024  # pictures; what a killed extraction loses at most
 
 
@@ -31,7 +32,9 @@ def features(source: Source, name: str, weights: str, progress: bool) -> Path:
     n = len(source.labels)
 
     def compute() -> cache.Arrays:
-        gathered = cache.Gathered(_begun(entry), {"image": ((n, backbones.REGISTRY[name].dim), np.float32)})
+        gathered = cache.Gathered(
+            _begun(entry), {"image": ((n, backbones.REGISTRY[name].dim), np.float32)}, backbones.versions()
+        )
 
         def store(first: int, batch: NDArray[Any]) -> None:
             if not np.isfinite(batch).all():
@@ -39,7 +42,8 @@ def features(source: Source, name: str, weights: str, progress: bool) -> Path:
             gathered.arrays["image"][first : first + len(batch)] = batch
 
         _gather(source, gathered, lambda some: backbones.extract(name, some, weights=weights), store, called, progress)
-        return gathered.finished()
+        # Only now: torchvision's weights may have been downloaded meanwhile.
+        return {**gathered.finished(), PROVENANCE: cache.Note(backbones.provenance(name, weights))}
 
     path = cache.entry(entry, compute)
     shutil.rmtree(_begun(entry), ignore_errors=True)
@@ -59,8 +63,9 @@ def pixels(source: Source, name: str, rows: Mapping[str, NDArray[np.int64]], pro
         part_of[index], row_of[index] = number, np.arange(len(index))
 
     def compute() -> cache.Arrays:
+        decoder = {"pillow": backbones.versions()["pillow"]}
         shapes = {part: ((len(index), 3, about.side, about.side), np.uint8) for part, index in rows.items()}
-        gathered = cache.Gathered(_begun(entry), shapes)
+        gathered = cache.Gathered(_begun(entry), shapes, decoder)
         targets = list(gathered.arrays.values())
 
         def store(first: int, batch: NDArray[Any]) -> None:
@@ -71,11 +76,23 @@ def pixels(source: Source, name: str, rows: Mapping[str, NDArray[np.int64]], pro
 
         what = f"pixels, {about.side} × {about.side}"
         _gather(source, gathered, lambda some: backbones.decoded(some, about), store, what, progress)
-        return gathered.finished()
+        return {**gathered.finished(), PROVENANCE: cache.Note(decoder)}
 
     path = cache.entry(entry, compute)
     shutil.rmtree(_begun(entry), ignore_errors=True)
     return path
+
+
+def provenance(folder: Path, pixel_folder: Path | None = None) -> dict[str, str]:
+    """With what the features of an entry, and the pixels of another, were made: as noted then, whatever is there now.
+
+    Entries of earlier versions have no note: then the answer says so.
+    """
+    made = cache.note(folder, PROVENANCE) or {"unknown": "features made before provenance was kept"}
+    if pixel_folder is not None:
+        decoder = cache.note(pixel_folder, PROVENANCE) or {"pillow": "unknown: decoded before provenance was kept"}
+        made |= {f"pixels_{key}": value for key, value in decoder.items()}
+    return made
 
 
 def _begun(entry: str) -> Path:

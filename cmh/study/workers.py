@@ -587,11 +587,19 @@ class _Place:
             return self.dataset.part(part)
         pixels = self.dataset.pixel_folder
         for folder in (self.dataset.folder, cache.root() / self.entry):
-            if (folder / "meta.json").is_file() and (pixels is None or pixels.is_dir()):
+            if (pixels is None or pixels.is_dir()) and self.same(folder):
                 return dataclasses.replace(self.dataset, folder=folder).part(part)
         # Nobody writes to them; torch would say so at every tensor.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
         return ray.get(ray.get(self.depot.arrays.remote(self.dataset, part, key))[0])
+
+    def same(self, folder: Path) -> bool:
+        """Whether the arrays there are the driver's to the last digit: a node may have computed features of its own."""
+        entries = [folder, *filter(None, [self.dataset.pixel_folder])]
+        try:
+            return cache.arrays_sha256(*entries) == self.dataset.arrays_sha256
+        except (OSError, ValueError, KeyError):
+            return False
 
     @contextlib.contextmanager
     def folder(self, wanted: str) -> Iterator[tuple[str, Callable[[], None]]]:

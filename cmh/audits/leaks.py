@@ -1,0 +1,142 @@
+"""Leak audit: an item's code must hang on nothing but the item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmh.datasets import Arrays
+
+QUERIES, QUERIES_FROM_PIXELS = 32, 8  # that are encoded one by one
+TOLERANCE = 1e-4
+TOLERANCE_REDUCED = 2e-2
+MODALITIES = ("image", "text")
+
+
+def leak(method: Any, items: Arrays, device: torch.device, *, from_pixels: bool = False) -> list[str]:
+    """Encode the same queries alone, among other items, and after the other modality; their codes must stay.
+
+    A bit does not count where its output is within rounding of 0. Matrix products of other batch shapes add in another
+    order, which moves an output by a few 1e-6 of the usual size of that bit's outputs, TOLERANCE allows for 1e-4;
+    where a network of pixels runs on a GPU, convolutions and activations have 8 to 10 bits of mantissa, and
+    TOLERANCE_REDUCED is allowed for.
+
+    Parameters
+    ----------
+    method: what `encode_image` and `encode_text` belong to. items: any, at least 2; the rows taken hang on their
+    number alone. from_pixels: whether `encode_image` takes `items.pixels` in place of `items.image`.
+
+    Returns findings. A method that has some is no longer what it was: what it remembers is of the audit's items.
+    """
+    encoders = {name: _Encoder(method, name, items, device, from_pixels) for name in MODALITIES}
+    before = _copied(method.state_dict())
+    findings = [finding for name in MODALITIES for finding in _own(encoders[name])]
+    drifts = bool(findings)
+    for name, other in (MODALITIES, MODALITIES[::-1]):
+        findings += [] if drifts else _of_other(encoders[name], encoders[other])
+    after = _copied(method.state_dict())
+    if changed := sorted(key for key, value in after.items() if not _same(before.get(key), value)):
+        findings.append(f"encoding changes what the method keeps: {_listed(changed)}")
+    return findings
+
+
+class _Encoder:
+    """Codes of one modality for rows of the items."""
+
+    def __init__(self, method: Any, name: str, items: Arrays, device: torch.device, from_pixels: bool) -> None:
+        self.name, self.device, pixels = name, device, from_pixels and name == "image"
+        self.encode: Callable[[Tensor], Tensor] = getattr(method, f"encode_{name}")
+        inputs = items.pixels if pixels else items.image if name == "image" else items.text
+        assert inputs is not None  # whoever takes pixels has loaded them
+        self.inputs: Any = inputs
+        self.dtype = torch.uint8 if pixels else torch.float32
+        self.share = TOLERANCE_REDUCED if pixels and device.type == "cuda" else TOLERANCE
+        n, wanted = len(items.labels), QUERIES_FROM_PIXELS if from_pixels else QUERIES
+        rows = np.random.default_rng(0).permutation(n)
+        self.queries = rows[: min(wanted, max(n // 2, 1))]
+        rest = rows[len(self.queries) :]
+        self.first, self.second = rest[: 2 * wanted : 2], rest[1 : 2 * wanted : 2][: wanted // 2 + 1]
+
+    def __call__(self, rows: Any) -> Tensor:
+        """Outputs `(n, bits)`."""
+        with torch.inference_mode():
+            inputs = torch.from_numpy(np.ascontiguousarray(self.inputs[np.asarray(rows)]))
+            return self.encode(inputs.to(self.device, self.dtype)).float().cpu().clone()
+
+    def alone(self) -> Tensor:
+        """The queries one by one."""
+        return torch.cat([self([row]) for row in self.queries])
+
+    def among(self, mates: Any) -> Tensor:
+        """The queries in reversed order in the midst of others."""
+        half = len(mates) // 2
+        outputs = self(np.concatenate([mates[:half], self.queries[::-1], mates[half:]]))
+        return outputs[half : half + len(self.queries)].flip(0)
+
+    def changed(self, one: Tensor, two: Tensor) -> float:
+        """The share of bits that differ for sure."""
+        tolerance = self.share * one.square().mean(0).sqrt()
+        sure = (one.abs() > tolerance) | (two.abs() > tolerance)
+        return float((((one >= 0) != (two >= 0)) & sure).float().mean())
+
+
+def _own(encoder: _Encoder) -> list[str]:
+    """Findings without the other modality; batch mates cannot be judged where codes drift by themselves."""
+    name = encoder.name
+    try:
+        alone = encoder.alone()
+    except (RuntimeError, ValueError) as error:  # such as a batch normalisation in training mode
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return [f"{name} codes need batch mates: one item alone cannot be encoded ({reason})"]
+    if share := encoder.changed(alone, encoder.alone()):
+        return [f"{name} codes change from one call to the next: {_shown(share)}"]
+    share = max(encoder.changed(alone, encoder.among(mates)) for mates in (encoder.first, encoder.second))
+    if share:
+        return [f"{name} codes depend on batch mates: {_shown(share)}"]
+    if share := encoder.changed(alone, encoder.alone()):
+        return [f"{name} codes depend on the {name}s encoded before: {_shown(share)}"]
+    return []
+
+
+def _of_other(encoder: _Encoder, other: _Encoder) -> list[str]:
+    """Findings from other items' other modality having been encoded in between."""
+    outputs = []
+    for rows in (encoder.queries, encoder.queries[::-1], encoder.first[: len(encoder.queries)]):
+        other(rows)
+        outputs.append(encoder(encoder.queries))
+    share = max(encoder.changed(outputs[0], later) for later in outputs[1:])
+    return [f"{encoder.name} codes depend on the {other.name}s encoded before: {_shown(share)}"] if share else []
+
+
+def _shown(share: float) -> str:
+    return f"{100 * share:.0f} % of bits changed" if share >= 0.005 else "less than 1 % of bits changed"
+
+
+def _copied(state: Any, path: str = "") -> dict[str, Any]:
+    """All tensors and numbers of a nested state, by their path."""
+    if isinstance(state, Tensor):
+        return {path: state.detach().clone()}
+    if isinstance(state, dict):
+        parts = list(state.items())
+    elif isinstance(state, (list, tuple)):
+        parts = list(enumerate(state))
+    else:
+        return {path: state}
+    found: dict[str, Any] = {}
+    for name, part in parts:
+        found |= _copied(part, f"{path}.{name}" if path else str(name))
+    return found
+
+
+def _same(one: Any, two: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        return one.shape == two.shape and bool(torch.equal(one.nan_to_num(), two.nan_to_num()))
+    return type(one) is type(two) and not isinstance(one, Tensor) and repr(one) == repr(two)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,107 @@
+"""A small part of the training data, a method on it, and its parameters by name: what the audits train on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cmh import training
+from cmh.datasets import Arrays, SearchData
+from cmh.training import Run
+
+EPOCHS = 3  # so that schedules and what follows a first epoch show
+
+
+class Trial:
+    """A method on `n` training items in batches of `batch_size`, trained epoch by epoch as `training.fit` does."""
+
+    def __init__(
+        self, module: ModuleType, run: Run, config: Any, data: SearchData, *, n: int, batch_size: int | None = None
+    ) -> None:
+        part = few(data.train, n)
+        if hasattr(config, "batch_size"):
+            config = dataclasses.replace(config, batch_size=batch_size or len(part.labels))
+        run = dataclasses.replace(run, epochs=EPOCHS, folder="")
+        self.device, _ = training.prepare(run)
+        self.from_pixels = run.finetune
+        self.items = part
+        self.method, self.begin = training.build(
+            module, run, config, dataclasses.replace(data, train=part), self.device
+        )
+        self.epochs = min(EPOCHS, getattr(module, "EPOCHS", EPOCHS))
+
+    def epoch(self, number: int) -> dict[str, float]:
+        """Train the n-th epoch, from 1 on."""
+        terms: dict[str, float] = self.method.epoch(self.begin(number))
+        return terms
+
+    def outputs(self) -> tuple[Tensor, Tensor]:
+        """What the codes of all items are the signs of: images, texts."""
+        with torch.no_grad():
+            return self._encode("image"), self._encode("text")
+
+    def _encode(self, name: str) -> Tensor:
+        if name == "image" and self.from_pixels:
+            assert self.items.pixels is not None  # training.build has read them
+            inputs = torch.from_numpy(self.items.pixels).to(self.device)
+        else:
+            features = self.items.image if name == "image" else self.items.text
+            inputs = torch.from_numpy(np.asarray(features)).to(self.device, torch.float32)
+        outputs: Tensor = getattr(self.method, f"encode_{name}")(inputs)
+        return outputs.clone()
+
+
+def few(items: Arrays, n: int) -> Arrays:
+    """At most n items, the first ones of every label as far as they go, in their order."""
+    labels = np.asarray(items.labels)
+    each = max(1, n // labels.shape[1])
+    chosen: dict[int, None] = {}
+    for column in labels.T:
+        chosen.update(dict.fromkeys(np.flatnonzero(column)[:each].tolist()))
+    chosen.update(dict.fromkeys(range(min(len(labels), 2 * n))))
+    rows = np.sort(np.array(list(chosen)[:n]))
+    image, text, pixels = (
+        None if array is None else np.ascontiguousarray(array[rows])
+        for array in (items.image, items.text, items.pixels)
+    )
+    assert image is not None
+    assert text is not None
+    return Arrays(image, text, labels[rows], pixels)
+
+
+def trainable(method: Any) -> dict[str, Tensor]:
+    """Tensors with `requires_grad` that can be reached from a method's attributes, by their path, each once."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for path, it in _walk(method, "", set()):
+        found.setdefault(id(it), (path, it))
+    return dict(found.values())
+
+
+def _walk(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    inside: Callable[[Any], str] = lambda name: f"{path}.{name}" if path else str(name)  # noqa: E731
+    if isinstance(value, Tensor):
+        if value.requires_grad and value.is_leaf:
+            yield path, value
+    elif isinstance(value, nn.Module):
+        yield from ((inside(name), it) for name, it in value.named_parameters() if it.requires_grad)
+    elif isinstance(value, dict):
+        for name, it in value.items():
+            yield from _walk(it, inside(name), seen)
+    elif isinstance(value, (list, tuple, set)):
+        for number, it in enumerate(value):
+            yield from _walk(it, inside(number), seen)
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, ModuleType)) and not _of_torch(value):
+        yield from _walk(vars(value), path, seen)
+
+
+def _of_torch(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "torch"  # optimizers and schedules hold what nets hold
