@@ -43,7 +43,7 @@ columns (those that are empty are not shown):
   queries to next   how many test queries would tell it from the next row in 8 of 10 tests, if the difference is
                     what it seems; "more seeds" where no number of queries would
   trials × epochs   budget: trials of the search (0: none) and length of one run
-  passes            over the training items that the search made
+  passes            over the training items that the search made (Markdown and CSV only)
   seconds           spent on the search and on training all seeds; device seconds: of one GPU, or core
   test opened       how often the test split had been opened, by this study or run / by all of its user
   marks             leak: a code depended on other items or the other modality; dead: loss terms or parameters

@@ -22,92 +22,100 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from cmh import leaderboard, records
-from cmh.board import papers, render, rows, statistics
+from cmh.board import current, find, papers, render, rows
+from cmh.board.tables import Reported, Row
 from cmh.errors import CmhError, ConfigError, RecordError
-from cmh.records import Record
+from cmh.identity import Identity, code_hash
+from cmh.records import Cost, PerQuery, Record
 from cmh.seeding import derive
+from tests.test_identity import identity
 
 DATA = Path(__file__).parent / "data" / "board"
 HEADER = (
     "dataset,features,protocol,bits,rank,method,selection,n_seeds,map_i2t,map_i2t_std,map_i2t_ci95_low,"
     "map_i2t_ci95_high,map_t2i,map_t2i_std,map_t2i_ci95_low,map_t2i_ci95_high,map_mean,map_mean_std,"
     "map_mean_ci95_low,map_mean_ci95_high,p_vs_best,trials,epochs,seconds,reported_i2t,reported_t2i,"
-    "reported_source,test_opened,tie_rule,split,commit,date\n"
+    "reported_source,test_opened,tie_rule,split,commit,date,label,rank_low,rank_high,letters,passes,"
+    "search_device_seconds,training_device_seconds,split_opened,leak,dead,aged,queries_to_next\n"
 )
 
 
 def record(i2t: float = 0.4, t2i: float = 0.5, **changes: Any) -> Record:
+    """A record; what is a field of its identity changes that."""
+    fields = {field.name for field in dataclasses.fields(Identity)}
+    own = {key: changes.pop(key) for key in fields & changes.keys()}
+    made = identity(**({"config": {"lr": 0.1}} | own))
     values: dict[str, Any] = {
         "schema": records.SCHEMA,
         "study": "study",
-        "method": "dcmh",
-        "dataset": "clipart",
-        "dataset_sha256": "d" * 64,
-        "split_sha256": "5" * 64,
-        "features": "efficientnet-lite0",
+        "identity": made,
         "protocol": records.PROTOCOL,
-        "bits": 32,
-        "seed": 0,
-        "config": {"lr": 0.1},
         "selection": "validation",
-        "search_trials": 24,
-        "search_epochs": 300,
-        "search_seconds": 60.0,
-        "epochs": 30,
-        "training_seconds": 5.5,
+        "label": "",
+        "search": Cost(24, 300, 310.0, 60.0, 240.0),
+        "training": Cost(1, 30, 30.0, 5.5, 5.5),
         "chosen_epoch": 12,
         "validation": {"map": 0.5, "map_i2t": 0.5, "map_t2i": 0.5},
         "test": {"map": (i2t + t2i) / 2, "map_i2t": i2t, "map_t2i": t2i},
         "tie_rule": "expected",
         "test_opened": 1,
+        "split_opened": 4,
+        "audits": {"leak": [], "dead": []},
         "versions": {"cmh": "0.1.0"},
+        "provenance": {},
         "commit": "0123456789abcdef0123456789abcdef01234567",
         "host": "laptop",
-        "device": "cpu",
         "date": "2025-01-01T00:00:00+00:00",
         "per_query": "",
+        "codes": "",
     }
     values |= changes
-    values["per_query"] = values["per_query"] or f"{values['date'][:10]}-{values['seed']}.npz"
+    values["per_query"] = values["per_query"] or f"{values['date'][:10]}-{made.seed}.npz"
     return Record(**values)
 
 
-def add(folder: Path, *several: Record, n_queries: int = 50, shift: float = 0.0) -> None:
+def add(folder: Path, *several: Record, n_queries: int = 50, of_a_group: int = 1) -> None:
     """Append records with made-up per-query values around their means."""
     for one in several:
-        noise = np.random.default_rng(derive(0, folder.name, one.seed)).uniform(-0.1, 0.1, (2, n_queries))
-        i2t, t2i = noise - noise.mean(axis=1, keepdims=True) + [[one.test["map_i2t"] + shift], [one.test["map_t2i"]]]
-        records.append(folder, one, i2t, t2i)
+        noise = np.random.default_rng(derive(0, folder.name, one.identity.seed)).uniform(-0.1, 0.1, (2, n_queries))
+        i2t, t2i = noise - noise.mean(axis=1, keepdims=True) + [[one.test["map_i2t"]], [one.test["map_t2i"]]]
+        records.append(folder, one, PerQuery(i2t, t2i, np.arange(n_queries) // of_a_group))
 
 
-def board_of(*roots: Path, reported: rows.Reported | None = None) -> tuple[list[rows.Board], list[str]]:
-    return rows.boards(rows.find(roots), reported or {})
+def board_of(*roots: Path, reported: Reported | None = None) -> tuple[list[rows.Board], list[str]]:
+    return rows.boards(find.find(roots)[0], reported or {})
 
 
-def only_rows(*roots: Path) -> tuple[rows.Row, ...]:
+def only_rows(*roots: Path) -> tuple[Row, ...]:
     (board,), _ = board_of(*roots)
     return board.rows
 
 
 def write_example(folder: Path) -> None:
-    """The committed example: several methods, seeds, selections, datasets, and a lost per-query file."""
+    """The committed example: methods, seeds, selections, datasets, an ablation, marks, a lost per-query file."""
+    queries = {"n_queries": 60, "of_a_group": 2}
     tuned: dict[str, Any] = {"study": "dcmh-clipart-32", "commit": "f" * 40}
-    add(folder / "studies/dcmh-clipart-32", record(0.40, 0.44, config={"lr": 9.0}, **tuned))
-    later: dict[str, Any] = {"test_opened": 2, "date": "2025-02-01T10:00:00+00:00", **tuned}
+    add(folder / "studies/dcmh-clipart-32", record(0.40, 0.44, config={"lr": 9.0}, **tuned), **queries)
+    later: dict[str, Any] = {"test_opened": 2, "split_opened": 11, "date": "2025-02-01T10:00:00+00:00", **tuned}
     for seed, gain in enumerate((0.0, 0.011, 0.004), start=1):
-        add(folder / "studies/dcmh-clipart-32", record(0.58 + gain, 0.61 - gain / 2, seed=seed, **later))
-    add(folder / "studies/dcmh-clipart-16", record(0.51, 0.5, bits=16, study="dcmh-clipart-16"))
-    nothing: dict[str, Any] = {"search_trials": 0, "search_epochs": 0, "search_seconds": 0.0}
+        add(folder / "studies/dcmh-clipart-32", record(0.58 + gain, 0.61 - gain / 2, seed=seed, **later), **queries)
+    add(folder / "studies/dcmh-clipart-16", record(0.51, 0.5, bits=16, study="dcmh-clipart-16"), **queries)
+    nothing: dict[str, Any] = {"search": Cost()}
     paper: dict[str, Any] = {"selection": "paper", "study": "jiang2017", "config": {"lr": 0.03}, **nothing}
-    add(folder / "runs/jiang2017", record(0.21, 0.235, **paper), record(0.2, 0.24, seed=1, **paper))
-    add(folder / "studies/dgcpn", record(0.579, 0.612, study="dgcpn", method="dgcpn", search_seconds=1234.5))
+    add(folder / "runs/jiang2017", record(0.21, 0.235, **paper), record(0.2, 0.24, seed=1, **paper), **queries)
+    changed: dict[str, Any] = {"selection": "fixed", "label": "gamma=0.5", "config": {"lr": 0.1, "gamma": 0.5}}
+    for seed, gain in enumerate((0.0, 0.008)):
+        add(folder / "runs/dcmh-gamma", record(0.5 + gain, 0.53, seed=seed, **changed, **nothing), **queries)
+    dgcpn: dict[str, Any] = {"study": "dgcpn", "method": "dgcpn", "search": Cost(24, 400, 1600.0, 1234.5, 4938.0)}
+    leaking = {"leak": ["codes of texts change with their batch mates"], "dead": []}
+    add(folder / "studies/dgcpn", record(0.579, 0.612, audits=leaking, **dgcpn), **queries)
     fixed: dict[str, Any] = {"selection": "fixed", "study": 'a, "b" | c', "method": 'my|own, "method"', **nothing}
-    add(folder / "runs/own", record(0.3, 0.25, **fixed))
+    add(folder / "runs/own", record(0.3, 0.25, **fixed), **queries)
     (folder / "runs/own/2025-01-01-0.npz").unlink()
-    add(folder / "studies/flickr", record(0.7, 0.75, dataset="mirflickr25k", split_sha256="7" * 64, study="flickr"))
+    flickr: dict[str, Any] = {"dataset": "mirflickr25k", "split_sha256": "7" * 64, "study": "flickr"}
+    add(folder / "studies/flickr", record(0.7, 0.75, **flickr), record(0.71, 0.75, seed=1, **flickr), **queries)
     for lock in folder.rglob(".*.lock"):
         lock.unlink()
 
@@ -116,10 +124,12 @@ def write_example(folder: Path) -> None:
 
 
 def test_seeds_of_one_configuration_make_one_row(tmp_path: Path) -> None:
-    add(tmp_path / "a", record(0.4, 0.5, training_seconds=1), record(0.5, 0.7, seed=1, training_seconds=2))
+    add(tmp_path / "a", record(0.4, 0.5), record(0.5, 0.7, seed=1, training=Cost(1, 30, 30.0, 2.0, 1.5)))
     (row,) = only_rows(tmp_path)
     assert (row.n_seeds, row.trials, row.epochs, row.rank, row.p_vs_best) == (2, 24, 30, 1, None)
-    assert row.seconds == 60 + 1 + 2
+    assert row.seconds == 60 + 5.5 + 2
+    assert (row.passes, row.search_device_seconds, row.training_device_seconds) == (310, 240, 5.5 + 1.5)
+    assert (row.test_opened, row.split_opened) == (1, 4)
     assert row.map_mean == pytest.approx((0.45 + 0.6) / 2)
     assert (row.split, row.commit) == ("5" * 12, "0123456789ab")
 
@@ -129,7 +139,14 @@ def test_seeds_of_one_configuration_make_one_row(tmp_path: Path) -> None:
     [
         {"config": {"lr": 0.2}},
         {"epochs": 60},
-        {"search_trials": 48},
+        {"search": Cost(48)},
+        {"label": "gamma=0.5"},
+        {"settings": {"erase": 0.2}},
+        {"code": "x" * 16},
+        {"torch": "3.0"},
+        {"threads": 2},
+        {"device": "H100"},
+        {"arrays_sha256": "b" * 64},
         {"selection": "validation"},
         {"method": "ssah"},
         {"bits": 64},
@@ -150,7 +167,7 @@ def test_what_makes_another_board(tmp_path: Path, name: str) -> None:
 
 
 def test_the_latest_run_of_a_seed_counts(tmp_path: Path) -> None:
-    late = record(0.6, date="2025-03-01T00:00:00+00:00", test_opened=2, training_seconds=7.0)
+    late = record(0.6, date="2025-03-01T00:00:00+00:00", test_opened=2, training=Cost(1, 30, 30.0, 7.0, 7.0))
     # a comparison of texts would take this one, which is an hour earlier, for the later
     early = record(0.2, date="2025-03-01T01:00:00+02:00", test_opened=3, per_query="early.npz")
     add(tmp_path / "a", late, early)
@@ -163,7 +180,29 @@ def test_only_the_latest_winner_of_a_study_counts(tmp_path: Path) -> None:
     add(tmp_path / "a", record(0.9), record(0.9, seed=1), record(0.3, **later))
     boards, notes = board_of(tmp_path)
     assert [row.map_i2t for row in boards[0].rows] == [0.3]
-    assert notes == [f"{tmp_path / 'a'}: 2 test runs of an earlier winner left out"]
+    assert notes[0] == f"{tmp_path / 'a'}: 2 test runs of an earlier winner left out"
+
+
+def test_an_earlier_winner_goes_however_much_longer_the_search_went_on(tmp_path: Path) -> None:
+    later: dict[str, Any] = {"date": "2025-02-01T00:00:00+00:00", "config": {"lr": 0.7}, "search": Cost(48)}
+    add(tmp_path / "a", record(0.9), record(0.3, **later))
+    boards, notes = board_of(tmp_path)
+    assert [(row.map_i2t, row.trials) for row in boards[0].rows] == [(0.3, 48)]
+    assert notes[0] == f"{tmp_path / 'a'}: 1 test run of an earlier winner left out"
+
+
+def test_a_winner_that_stays_has_the_costs_of_the_whole_search(tmp_path: Path) -> None:
+    later: dict[str, Any] = {"date": "2025-02-01T00:00:00+00:00", "search": Cost(48, 500, 510.0, 90.0, 300.0)}
+    add(tmp_path / "a", record(0.9), record(0.8, seed=1, **later))
+    (row,) = only_rows(tmp_path)
+    assert (row.n_seeds, row.trials, row.passes, row.seconds) == (2, 48, 510, 90 + 2 * 5.5)
+
+
+def test_what_was_changed_of_a_winner_does_not_hide_it(tmp_path: Path) -> None:
+    later: dict[str, Any] = {"date": "2025-02-01T00:00:00+00:00", "config": {"lr": 0.7}, "label": "lr=0.7"}
+    add(tmp_path / "a", record(0.9), record(0.3, **later))
+    assert [row.label for row in only_rows(tmp_path)] == ["", "lr=0.7"]
+    assert "dcmh (lr=0.7)" in render.terminal(board_of(tmp_path)[0])
 
 
 def test_winners_of_other_studies_and_untuned_configs_stay(tmp_path: Path) -> None:
@@ -187,7 +226,7 @@ def test_each_number_of_bits_ranks_by_itself(tmp_path: Path) -> None:
 
 @given(st.randoms(use_true_random=False))
 def test_boards_do_not_depend_on_the_order_of_files(shuffle: random.Random) -> None:
-    runs = rows.find([DATA / "studies", DATA / "runs"])
+    runs, _ = find.find([DATA / "studies", DATA / "runs"])
     expected = rows.boards(runs, {})
     shuffle.shuffle(runs)
     assert rows.boards(runs, {}) == expected
@@ -198,7 +237,7 @@ def test_boards_do_not_depend_on_the_order_of_files(shuffle: random.Random) -> N
 
 def test_find_reads_a_study_once_however_it_is_named(tmp_path: Path) -> None:
     add(tmp_path / "a" / "deep", record())
-    assert len(rows.find([tmp_path, tmp_path / "a", tmp_path / "a" / "deep"])) == 1
+    assert len(find.find([tmp_path, tmp_path / "a", tmp_path / "a" / "deep"])[0]) == 1
 
 
 def test_find_does_not_follow_links_nor_enter_hidden_folders(tmp_path: Path) -> None:
@@ -207,21 +246,48 @@ def test_find_does_not_follow_links_nor_enter_hidden_folders(tmp_path: Path) -> 
     (tmp_path / "root" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "root" / "study").mkdir()
     (tmp_path / "root" / "study" / "records.jsonl").symlink_to(tmp_path / "elsewhere" / "records.jsonl")
-    assert rows.find([tmp_path / "root"]) == []
-    assert len(rows.find([tmp_path / "root" / "link"])) == 1  # a root is what the user named
+    assert find.find([tmp_path / "root"]) == ([], [])
+    assert len(find.find([tmp_path / "root" / "link"])[0]) == 1  # a root is what the user named
 
 
-def test_find_lists_every_problem_of_every_root_and_file(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "records.jsonl").write_text("{}\n[]\n")
+def test_find_lists_every_bad_root(tmp_path: Path) -> None:
+    add(tmp_path / "a", record())
     with pytest.raises(RecordError) as caught:
-        rows.find([tmp_path, tmp_path / "none", tmp_path / "a" / "records.jsonl"])
-    text = str(caught.value)
-    assert len(caught.value.problems) == 6
-    assert f"{tmp_path / 'none'}: does not exist" in text
-    assert "is a file; name the folder" in text
-    assert f"{tmp_path / 'b' / 'records.jsonl'}:2: not a JSON object" in text
+        find.find([tmp_path, tmp_path / "none", tmp_path / "a" / "records.jsonl"])
+    assert len(caught.value.problems) == 2
+    assert f"{tmp_path / 'none'}: does not exist" in str(caught.value)
+    assert "is a file; name the folder" in str(caught.value)
+
+
+def test_a_line_that_cannot_be_read_costs_that_line(tmp_path: Path) -> None:
+    add(tmp_path / "a", record(), record(seed=1))
+    lines = tmp_path / "a" / "records.jsonl"
+    newer = lines.read_text().splitlines()[0].replace('"schema": 2', '"schema": 3')
+    lines.write_text(f"[]\n{lines.read_text()}{newer}\n" + '{"schema": 1}\n' * 2)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "records.jsonl").mkdir()
+    runs, problems = find.find([tmp_path])
+    assert len(runs) == 2
+    assert len(problems) == 3 + ("b/records.jsonl" in str(problems))
+    assert problems[0].startswith(f"{lines}:1: left out: not a JSON object")
+    assert f"{lines}:4: left out: is of schema 3, but this version of cmh reads 2" in problems[1]
+    assert f"{lines}: 2 records of schema 1 left out" in problems[2]
+
+
+def test_a_records_file_that_cannot_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(tmp_path / "a", record())
+    add(tmp_path / "b", record())
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path == tmp_path / "a" / "records.jsonl":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)  # a mode would not stop root
+    runs, problems = find.find([tmp_path])
+    assert [run.folder.name for run in runs] == ["b"]
+    assert problems == [f"{tmp_path / 'a' / 'records.jsonl'}: cannot be read (Permission denied)"]
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,93 +295,167 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(os, "scandir", refused)  # a mode would not stop root
-    with pytest.raises(RecordError, match="Permission denied"):
-        rows.find([tmp_path])
+    assert find.find([tmp_path]) == ([], [f"{tmp_path}: left out: cannot be read (Permission denied)"])
 
 
-# --- statistics
+# --- what rows say about chance
 
 
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=8))
-def test_intervals_are_those_of_scipy(values: list[float]) -> None:
-    found = statistics.estimate(values)
-    assert found.mean == pytest.approx(np.mean(values))
-    assert found.std == pytest.approx(np.std(values, ddof=1))
-    assert found.low is not None
-    assert found.high is not None
-    if found.std is not None and found.std > 1e-9:
-        low, high = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-        assert [found.low, found.high] == pytest.approx([low, high])
+def several(folder: Path, *means: float, n_queries: int = 50, **changes: Any) -> None:
+    """Three seeds each of methods m0, m1 … with these means."""
+    for row, mean in enumerate(means):
+        for seed, shift in enumerate((-0.002, 0.0, 0.002)):
+            one = record(mean + shift, mean + shift, **({"method": f"m{row}", "seed": seed} | changes))
+            add(folder / f"m{row}", one, n_queries=n_queries)
 
 
-def test_an_interval_by_hand() -> None:
-    # t(0.975, 2) = 4.302653; sd of 1, 2, 3 is 1
-    found = statistics.estimate([1.0, 2.0, 3.0])
-    assert (found.mean, found.std) == (2, 1)
-    assert found.high == pytest.approx(2 + 4.302653 / 3**0.5, abs=1e-6)
-
-
-def test_one_seed_has_no_interval() -> None:
-    assert statistics.estimate([0.5]) == statistics.Estimate(0.5, None, None, None)
-
-
-def test_the_p_value_is_that_of_a_paired_permutation_test() -> None:
-    difference = np.random.default_rng(3).normal(0.03, 0.2, 200)
-    slow = stats.permutation_test((difference,), np.mean, permutation_type="samples", n_resamples=9_999, rng=0)
-    assert statistics.sign_flip_p(difference) == pytest.approx(slow.pvalue, abs=0.02)
-    assert statistics.sign_flip_p(-difference) == pytest.approx(slow.pvalue, abs=0.02)
-
-
-def test_the_p_value_of_few_queries_is_the_exact_one() -> None:
-    # all of one sign in 1 of 2⁴ flips, on either side
-    assert statistics.sign_flip_p(np.ones(4)) == pytest.approx(2 / 16, abs=0.015)
-
-
-def test_the_p_value_is_small_for_a_clear_difference_and_one_for_none() -> None:
-    noise = np.random.default_rng(0).normal(0, 0.1, 2_000)
-    begin = time.perf_counter()
-    assert statistics.sign_flip_p(noise + 0.1) == pytest.approx(2 / 10_000)
-    assert time.perf_counter() - begin < 2  # about 0.2 s; the bound leaves room for a busy machine
-    assert statistics.sign_flip_p(noise * 0) == 1
-    assert statistics.sign_flip_p(noise) == statistics.sign_flip_p(noise)
-
-
-def test_p_values_stand_in_all_rows_but_the_best(tmp_path: Path) -> None:
-    add(tmp_path / "a", record(0.6))
-    add(tmp_path / "b", record(0.3, method="ssah"))
-    shutil.copytree(tmp_path / "a", tmp_path / "c")
-    lines = (tmp_path / "c" / "records.jsonl").read_text()
-    (tmp_path / "c" / "records.jsonl").write_text(lines.replace('"dcmh"', '"same"'))
+def test_clear_differences_have_letters_ranks_and_p_values(tmp_path: Path) -> None:
+    several(tmp_path, 0.6, 0.6, 0.3)
     best, same, worse = only_rows(tmp_path)
     assert (best.p_vs_best, same.p_vs_best, same.rank) == (None, 1.0, 1)
     assert worse.p_vs_best is not None
-    assert worse.p_vs_best < 0.001
+    assert worse.p_vs_best <= 0.001
+    assert [row.letters for row in (best, same, worse)] == ["a", "a", "b"]
+    assert [(row.rank_low, row.rank_high) for row in (best, same, worse)] == [(1, 2), (1, 2), (3, 3)]
+    assert (best.queries_to_next, worse.queries_to_next) == ("more seeds", None)
+    assert isinstance(same.queries_to_next, int)
+    assert same.queries_to_next < 50
+    for row in (best, same, worse):
+        assert row.map_mean_ci95_low is not None
+        assert row.map_mean_ci95_high is not None
+        assert row.map_mean - row.map_mean_ci95_low == pytest.approx(row.map_mean_ci95_high - row.map_mean)
+        assert row.map_i2t_ci95_low is not None
+        assert row.map_t2i_ci95_low is not None
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "foreign"])
-def test_a_bad_per_query_file_costs_the_p_value_only(tmp_path: Path, damage: str) -> None:
-    add(tmp_path / "a", record(0.6))
-    add(tmp_path / "b", record(0.3, method="ssah"))
-    path = tmp_path / "b" / "2025-01-01-0.npz"
-    content = {"cut": path.read_bytes()[:-30], "foreign": b"not numpy"}
-    path.unlink()
+def test_one_seed_everywhere_compares_nothing_and_says_so(tmp_path: Path) -> None:
+    add(tmp_path / "a", record(0.6), record(0.3, method="ssah", per_query="b.npz"))
+    (board,), notes = board_of(tmp_path)
+    for row in board.rows:
+        assert (row.p_vs_best, row.letters, row.rank_low, row.map_mean_ci95_low) == (None, "", None, None)
+    assert len(notes) == 1
+    assert notes[0].startswith("clipart, efficientnet-lite0, 32 bits: no row has two seeds, so that nothing is known")
+    assert "--seeds 3" in notes[0]
+
+
+def test_a_row_with_one_seed_borrows_what_is_known_of_seeds(tmp_path: Path) -> None:
+    several(tmp_path, 0.6, 0.3)
+    add(tmp_path / "one", record(0.45, 0.45, method="one"))
+    assert [(row.method, row.letters) for row in only_rows(tmp_path)] == [("m0", "a"), ("one", "b"), ("m1", "c")]
+
+
+def test_a_table_of_one_row_has_its_interval_and_no_comparison(tmp_path: Path) -> None:
+    several(tmp_path, 0.6)
+    (board,), notes = board_of(tmp_path)
+    assert notes == []
+    assert board.rows[0].map_mean_ci95_low is not None
+    assert (board.rows[0].letters, board.rows[0].rank_low) == ("", None)
+
+
+def test_large_tables_say_that_not_all_pairs_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cmh.board.comparison.ALL_PAIRS", 2)
+    several(tmp_path, 0.6, 0.5, 0.3)
+    (board,), notes = board_of(tmp_path)
+    assert [row.letters for row in board.rows] == ["", "", ""]
+    assert all(row.p_vs_best is not None for row in board.rows[1:])
+    assert all(row.queries_to_next is not None for row in board.rows[:2])
+    assert len(notes) == 1
+    assert "3 rows are more than 2: only neighbours" in notes[0]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "another run's", "edited record"])
+def test_a_bad_per_query_file_costs_the_comparison_of_its_row_only(tmp_path: Path, damage: str) -> None:
+    several(tmp_path, 0.6, 0.3, 0.4)
+    path = tmp_path / "m1" / "2025-01-01-0.npz"
+    content = {"cut": path.read_bytes()[:-300], "foreign": b"not numpy"}
+    if damage == "another run's":
+        shutil.copy(tmp_path / "m2" / path.name, path)
+    elif damage == "edited record":
+        lines = tmp_path / "m1" / "records.jsonl"
+        lines.write_text(lines.read_text().replace("0.298", "0.299"))
+    else:
+        path.unlink()
     if damage in content:
         path.write_bytes(content[damage])
     (board,), notes = board_of(tmp_path)
-    assert [row.p_vs_best for row in board.rows] == [None, None]
+    assert [(row.method, row.letters) for row in board.rows] == [("m0", "a"), ("m2", "b"), ("m1", "")]
+    assert [(row.rank_low, row.rank_high) for row in board.rows] == [(1, 2), (2, 3), (None, None)]
+    assert board.rows[2].map_mean_ci95_low is None
+    assert board.rows[2].map_mean_std is not None
     assert len(notes) == 1
-    assert notes[0].startswith("ssah (validation, 32 bits): no p-value: ")
+    assert notes[0].startswith("m1 (validation, 32 bits): not compared: ")
     assert "\n" not in notes[0]
 
 
 @pytest.mark.parametrize("same_row", [True, False])
-def test_different_numbers_of_queries_cost_the_p_value(tmp_path: Path, same_row: bool) -> None:
-    add(tmp_path / "a", record(0.6))
-    add(tmp_path / "b", record(0.3, seed=1, method="dcmh" if same_row else "ssah"), n_queries=49)
+def test_other_queries_are_not_compared(tmp_path: Path, same_row: bool) -> None:
+    several(tmp_path, 0.6)
+    add(tmp_path / "b", record(0.3, seed=9, method="m0" if same_row else "ssah"), n_queries=49)
     (board,), notes = board_of(tmp_path)
     assert all(row.p_vs_best is None for row in board.rows)
     assert len(notes) == 1
     assert "queries" in notes[0]
+
+
+# --- what is no longer as it was
+
+
+def test_rows_that_stay_apart_say_in_what_they_differ(tmp_path: Path) -> None:
+    add(tmp_path / "a", record(0.5), record(0.5, seed=1), record(0.45, seed=2, torch="3.0", code="x" * 16))
+    _, notes = board_of(tmp_path)
+    assert notes[0] == (
+        "dcmh (validation, 32 bits): rows 1 and 2 stay apart: code: cccccccccccccccc there, xxxxxxxxxxxxxxxx here;"
+        " torch: 2.14.1 there, 3.0 here (there: row 1, here: row 2)"
+    )
+    assert len(notes) == 1
+
+
+def test_aged_rows_are_marked_and_the_note_names_the_cure(tmp_path: Path) -> None:
+    add(tmp_path / "a", record(0.5), record(0.4, seed=1, method="ssah", selection="fixed"))
+    add(tmp_path / "b", record(0.3, seed=1, method="dgcpn", per_query="b.npz"))
+    (tmp_path / "b" / "best.yml").touch()
+    old = {"ssah": ("code", "data"), "dgcpn": ("data",)}
+    (board,), notes = rows.boards(find.find([tmp_path])[0], {}, lambda run: old.get(run.record.identity.method, ()))
+    assert [(row.method, row.aged) for row in board.rows] == [("dcmh", ""), ("ssah", "code data"), ("dgcpn", "data")]
+    told = [note for note in notes if "aged" in note]
+    assert told[0].startswith("ssah (fixed, 32 bits): row 2 has aged: its code and its data changed since; ")
+    assert f"{tmp_path / 'a'} has no best.yml or run.yml" in told[0]
+    assert told[1].endswith(
+        f"row 3 has aged: its data changed since; `python -m cmh.reproduce {tmp_path / 'b'}` makes it again"
+    )
+    assert "aged" in render.terminal([board])
+    assert "aged: code or data" in render.markdown([board])
+
+
+def test_today_s_code_and_data_are_not_aged(tmp_path: Path) -> None:
+    from cmh import methods
+    from cmh.datasets import clipart
+
+    source = clipart.read()
+    code = code_hash(Path(str(methods.__file__)).parent / "ridge.py")
+    today = {"dataset_sha256": source.sha256, "split_sha256": source.split.sha256(), "code": code, "method": "ridge"}
+
+    def of(**changes: Any) -> tuple[str, ...]:
+        return current.aged(find.Run(tmp_path, record(**(today | changes))))
+
+    assert of() == ()
+    assert of(code="c" * 16) == ("code",)
+    assert of(split_sha256="5" * 64) == ("data",)
+    assert of(dataset_sha256="d" * 64, code="c" * 16) == ("code", "data")
+    assert of(dataset="holiday", dataset_sha256="d" * 64) == ()  # it may lie anywhere
+    assert of(method="mine", code="c" * 16) == ()
+    assert of(method="../dcmh", code="c" * 16) == ()
+
+
+def test_audits_are_marks_and_columns(tmp_path: Path) -> None:
+    found = {"leak": ["texts alone"], "dead": ["gamma", "beta"]}
+    add(tmp_path / "a", record(audits=found), record(seed=1, audits={"leak": ["texts alone"], "dead": []}))
+    (board,), _ = board_of(tmp_path)
+    assert (board.rows[0].leak, board.rows[0].dead) == ("texts alone", "gamma; beta")
+    for text in (render.terminal([board]), render.markdown([board])):
+        assert "leak dead" in text
+        assert "marks: leak: a code depended on other items" in text
+        assert "1/4" in text or "1 / 4" in text
 
 
 # --- reported numbers
@@ -396,20 +536,21 @@ def test_the_example_gives_the_committed_files_byte_for_byte(
 ) -> None:
     monkeypatch.chdir(DATA)
     monkeypatch.setattr(papers, "experiments", lambda: DATA / "experiments")
+    monkeypatch.setattr(current, "aged", lambda run: ())  # the example's code and data never were
     assert leaderboard.main(["--csv", str(tmp_path / "out.csv"), "--markdown", str(tmp_path / "out.md")]) == 0
     said = capsys.readouterr()
     assert (tmp_path / "out.csv").read_bytes() == (DATA / "expected.csv").read_bytes()
     assert (tmp_path / "out.md").read_bytes() == (DATA / "expected.md").read_bytes()
     assert said.out == (DATA / "expected.txt").read_text()
     assert max(map(len, said.out.splitlines())) <= 120
-    assert len(list(csv.DictReader(io.StringIO((DATA / "expected.csv").read_text())))) == 6
-    assert said.err.count("note: ") == 2
+    assert len(list(csv.DictReader(io.StringIO((DATA / "expected.csv").read_text())))) == 7
+    assert said.err.count("note: ") == 3
 
 
 def test_the_committed_records_are_those_of_the_script(tmp_path: Path) -> None:
     write_example(tmp_path)
     made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("records.jsonl"))
-    assert len(made) == 6
+    assert len(made) == 7
     assert all((tmp_path / path).read_text() == (DATA / path).read_text() for path in made)
 
 
@@ -464,7 +605,7 @@ def test_an_unknown_dataset_lists_those_with_records(alone: Path, capsys: pytest
     assert "two, efficientnet-lite0" in said
     assert "one, " not in said
     with pytest.raises(CmhError):
-        rows.only([], "one")
+        find.only([], "one")
 
 
 def test_a_target_that_cannot_be_written_is_one_message(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -493,7 +634,7 @@ def test_an_interrupt_is_exit_130(alone: Path, monkeypatch: pytest.MonkeyPatch) 
     def interrupted(roots: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rows, "find", interrupted)
+    monkeypatch.setattr(find, "find", interrupted)
     assert leaderboard.main([]) == 130
 
 
@@ -518,17 +659,18 @@ def test_help_teaches_and_works_on_a_plain_terminal() -> None:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=plain)
         seconds.append(time.perf_counter() - begin)
     assert min(seconds) < 1.5
-    for word in ("examples:", "columns:", "p vs best", "test opened", "--markdown FILE"):
+    for word in ("examples:", "columns (", "p vs best", "test opened", "--markdown FILE"):
         assert word in ended.stdout
 
 
 def test_neither_board_nor_help_import_the_giants() -> None:
     program = f"""
 import sys
-import cmh.board.papers, cmh.board.render, cmh.board.rows, cmh.board.statistics, cmh.leaderboard
+import cmh.board.papers, cmh.board.render, cmh.board.rows, cmh.board.comparison, cmh.leaderboard
 assert "scipy" not in sys.modules, "scipy comes late"
 cmh.leaderboard.main([{str(DATA)!r}])
-assert "scipy" in sys.modules
+assert "cmh.datasets.clipart" in sys.modules
+assert "scipy.stats" not in sys.modules
 giants = {{"torch", "ray", "optuna", "torchvision", "tensorboard"}} & sys.modules.keys()
 assert not giants, giants
 """
@@ -540,7 +682,7 @@ if __name__ == "__main__":
         shutil.rmtree(DATA / name, ignore_errors=True)
     write_example(DATA)
     os.chdir(DATA)
-    example, _ = rows.boards(rows.find([Path("studies"), Path("runs")]), papers.reported(DATA / "experiments"))
+    example, _ = rows.boards(find.find([Path("studies"), Path("runs")])[0], papers.reported(DATA / "experiments"))
     (DATA / "expected.csv").write_text(render.csv_text(example))
     (DATA / "expected.md").write_text(render.markdown(example))
     (DATA / "expected.txt").write_text(render.terminal(example))

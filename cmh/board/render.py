@@ -146,7 +146,7 @@ def _columns() -> list[_Column]:
         _Column("p vs best", "p", lambda row: "" if row.p_vs_best is None else f"{row.p_vs_best:.4f}"),
         _Column("queries to next", "", lambda row: "" if row.queries_to_next is None else str(row.queries_to_next)),
         _Column("trials × epochs", "budget", lambda row: f"{row.trials} × {row.epochs}"),
-        _Column("passes", "passes", lambda row: f"{row.passes:.0f}"),
+        _Column("passes", "", lambda row: f"{row.passes:.0f}"),
         _Column("seconds", "", lambda row: f"{row.seconds:.0f}"),
         _Column("device seconds", "dev. s", _device_seconds),
         _Column("test opened", "opened", lambda row: f"{row.test_opened} / {row.split_opened}"),
@@ -197,7 +197,9 @@ def _map(value: float | None) -> str:
 
 
 def _short(column: _Column, row: Row) -> str:
-    text = printable(column.cell(row)).replace(" / ", "/")
+    text = printable(column.cell(row))
+    for sign in "/×±":
+        text = text.replace(f" {sign} ", sign)
     return f"{text[: _WIDEST - 1]}…" if column.word and len(text) > _WIDEST else text
 
 

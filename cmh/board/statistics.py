@@ -42,19 +42,25 @@ Floats = NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, their standard deviation (none for one seed), and its 95 % interval."""
+    """A mean over seeds; one seed says nothing about spread."""
 
     mean: float
     std: float | None
-    low: float | None = None
-    high: float | None = None
+    low: float | None
+    high: float | None
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and standard deviation (ddof 1) of one number per seed."""
+    """Mean, standard deviation (ddof 1) and 95 % t-interval of one number per seed. It knows nothing of the queries."""
     n = len(values)
     mean = math.fsum(values) / n
-    return Estimate(mean, None if n == 1 else math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)))
+    if n == 1:
+        return Estimate(mean, None, None, None)
+    from scipy.special import stdtrit  # late: whoever asks for help does not wait for it
+
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(stdtrit(n - 1, 1 - LEVEL / 2)) * std / math.sqrt(n)
+    return Estimate(mean, std, mean - half, mean + half)
 
 
 @dataclasses.dataclass(frozen=True)

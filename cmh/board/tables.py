@@ -171,6 +171,7 @@ def _where(rows: list[Entry]) -> str:
 
 
 def _columns(name: str, value: statistics.Estimate) -> dict[str, Any]:
+    # not the estimate's own interval, which knows of seeds alone
     return {name: value.mean, f"{name}_std": value.std, f"{name}_ci95_low": None, f"{name}_ci95_high": None}
 
 
