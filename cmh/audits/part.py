@@ -27,7 +27,8 @@ class Trial:
         part = few(data.train, n)
         if hasattr(config, "batch_size"):
             config = dataclasses.replace(config, batch_size=batch_size or len(part.labels))
-        run = dataclasses.replace(run, epochs=EPOCHS, folder="")
+        # Runs are compared bit for bit, which a CPU is good for, and fast enough for so few features.
+        run = dataclasses.replace(run, epochs=EPOCHS, folder="", device=run.device if run.finetune else "cpu")
         self.device, _ = training.prepare(run)
         self.from_pixels = run.finetune
         self.items = part

@@ -50,7 +50,7 @@ def dead(module: ModuleType, run: Run, config: Any, data: SearchData) -> list[st
 
 
 class _Seen:
-    """One audited training: its `terms`, and the names of the `encoders`' parameters and of those that are `still`."""
+    """One audited training: its `terms`, and names of the `encoders`' parameters and of those that stood `still`."""
 
     def __init__(self, module: ModuleType, run: Run, config: Any, data: SearchData) -> None:
         self._arguments = module, run, config, data
@@ -62,7 +62,8 @@ class _Seen:
         self.encoders = {name for name, it in parameters.items() if id(it) in touched.leaves}
         self.terms: dict[str, Term] = {}
         for number in range(1, trial.epochs + 1):
-            with Trace(parameters) as trace:
+            unknown = any(term.traced and not term.reached for term in self.terms.values())
+            with Trace(parameters, measure=number == 1 or unknown) as trace:
                 reported = trial.epoch(number)
             trace.terms(reported, self.terms)
         self.still = [name for name, it in parameters.items() if torch.equal(before[name], it.detach())]
@@ -104,7 +105,8 @@ def _still(names: list[str]) -> list[str]:
     """One finding for each net."""
     nets: dict[str, list[str]] = {}
     for name in names:
-        nets.setdefault(".".join(name.split(".")[:2]), []).append(name)
+        parts = name.split(".")
+        nets.setdefault(".".join(parts[: 2 if len(parts) > 2 else 1]), []).append(name)
     return [
         f"parameter{'s' * (len(all_of) > 1)} {_listed(all_of)} never change{'s' * (len(all_of) == 1)}"
         f" (in {EPOCHS} epochs)"

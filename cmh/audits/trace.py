@@ -12,8 +12,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
-from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -44,27 +44,28 @@ class Term:
 
 
 class Trace(TorchFunctionMode):
-    """Active as a context around `epoch`; `terms` then says what is known of each reported term."""
+    """Active as a context around `epoch`; `terms` then says what is known of each reported term.
 
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+    Gradients on the `parameters` are only computed with `measure`: it takes a backward pass for each scalar.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], *, measure: bool = True) -> None:
         super().__init__()
-        self._parameters = dict(parameters)
+        self._parameters = dict(parameters) if measure else {}
         self._known: dict[int, tuple[Tensor, set[Origin]]] = {}  # by id; the tensor is held so that ids stay its own
         self._graded: dict[int, tuple[Tensor, Origin]] = {}
         self._read: list[tuple[float, set[Origin]]] = []
         self._passed: set[Any] = set()  # nodes that a backward pass goes through
-        self._patch: Any = None
+        self._backward = torch.autograd.backward
 
     def __enter__(self) -> Self:
-        backward = torch.autograd.backward
-
         def watched(tensors: Any, *args: Any, **kwargs: Any) -> None:
             with torch._C.DisableTorchFunction():
-                self._before_backward([tensors] if isinstance(tensors, Tensor) else list(tensors))
-            backward(tensors, *args, **kwargs)
+                self._before_backward(list(_tensors(tensors)))
+            self._backward(tensors, *args, **kwargs)
 
-        self._patch = patch.object(torch.autograd, "backward", watched)
-        self._patch.start()
+        # A backward pass is no tensor operation; Tensor.backward looks this function up, too.
+        torch.autograd.backward = watched
         super().__enter__()  # type: ignore[no-untyped-call]  # torch has no types here
         return self
 
@@ -72,14 +73,14 @@ class Trace(TorchFunctionMode):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]  # torch has no types here
-        self._patch.stop()
+        torch.autograd.backward = self._backward
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and take note."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if func is torch.autograd.grad:
-            self._before_backward(list(_tensors(args[:1])))
+            self._before_backward(list(_tensors((args[:1], kwargs.get("outputs")))))
         output = func(*args, **kwargs)
         if name in READING:
             self._note_numbers(args[0], output)
@@ -136,9 +137,8 @@ class Trace(TorchFunctionMode):
 
     def _note_numbers(self, tensor: Tensor, output: Any) -> None:
         origins = self._of(tensor)
-        numbers = output if isinstance(output, list) else [output] if tensor.numel() == 1 else []
         if origins:
-            self._read += [(float(number), origins) for number in numbers]
+            self._read += [(float(number), origins) for number in np.ravel(output)]
 
     def _before_backward(self, roots: list[Tensor]) -> None:
         for root in roots:
@@ -154,7 +154,7 @@ class Trace(TorchFunctionMode):
                 origin.reached = self._gradient(tensor)
 
     def _gradient(self, tensor: Tensor) -> set[str]:
-        if tensor.grad_fn is None:
+        if tensor.grad_fn is None or not self._parameters:
             return set()
         try:
             with torch.enable_grad():

@@ -112,6 +112,7 @@ def _lite0(weights: Path | None) -> nn.Module:
     network = EfficientNet.from_name("efficientnet-lite0")
     load_weights(network, weights or _lite0_file())
     _fold_norms(network.eval())
+    network._fc = nn.Identity()  # the classes: nothing that is trained along may be out of use
     return _Pooled(network)
 
 

@@ -1,20 +1,21 @@
-"""One Markdown table of many studies: each method's paper setting, default and tuned point beside its test result.
+"""One Markdown table of many studies: each method's paper setting, default and tuned point beside its row of the board.
 
     for m in $(python -m cmh.methods | cut -d' ' -f1 | grep -v random); do python -m cmh.tune --method $m; done
     python experiments/benchmarks/methods_table.py studies
 
-Validation MAP is the mean of both directions of a search trial; test MAP is that of the confirmed seeds. Studies
-that are not confirmed yet are left out.
+Validation MAP is the mean of both directions of a search trial; test MAP and its interval are the board's, of the
+latest winner alone. Studies that are not confirmed yet are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import sys
 from pathlib import Path
 
-from cmh import methods, records
-from cmh.board.statistics import estimate
+from cmh import methods
+from cmh.board import current, find, rows
 from cmh.study.folder import read_study
 
 HEAD = ("method", "year", "kind", "paper", "default", "tuned", "test i→t", "test t→i", "test mean", "trials")
@@ -23,31 +24,36 @@ HEAD = ("method", "year", "kind", "paper", "default", "tuned", "test i→t", "te
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the studies")
-    studies = sorted(path.parent for path in parser.parse_args().root.glob("*/records.jsonl"))
-    rows = [row(study) for study in studies]
+    runs, problems = find.find([parser.parse_args().root])
+    notes: list[str] = []
+    winners = current.without_earlier_winners(runs, notes)
+    found = []
+    for folder in sorted({run.folder for run in winners if run.record.selection == "validation"}):
+        boards, more = rows.boards([run for run in winners if run.folder == folder], {})
+        notes += more
+        found += [(row.map_mean, cells(folder, row)) for board in boards for row in board.rows]
     print("| " + " | ".join(HEAD) + " |")
     print("|" + "---|" * len(HEAD))
-    for _, cells in sorted(rows, reverse=True):
-        print("| " + " | ".join(cells) + " |")
+    for _, line in sorted(found, reverse=True):
+        print("| " + " | ".join(line) + " |")
+    for note in [*problems, *notes]:
+        print(f"note: {note}", file=sys.stderr)
 
 
-def row(study: Path) -> tuple[float, list[str]]:
-    """(what rows are sorted by, the cells) of a study."""
+def cells(study: Path, row: rows.Row) -> list[str]:
+    """The cells of a study."""
     name = str(read_study(study)["identity"]["method"])
     module = methods.get(name)
     with (study / "trials.csv").open(newline="") as file:
         trials = [trial for trial in csv.DictReader(file) if trial["val_map_best"]]
     best = {trial["origin"]: float(trial["val_map_best"]) for trial in trials if trial["origin"] != "search"}
     tuned = max(float(trial["val_map_best"]) for trial in trials if trial["state"] == "complete")
-    found = records.read(study)
-    tests = {key: estimate([record.test[key] for record in found]) for key in ("map_i2t", "map_t2i", "map")}
-    means = {key: f"{value.mean:.3f}" for key, value in tests.items()}
-    if (high := tests["map"].high) is not None:
-        means["map"] += f" ± {high - tests['map'].mean:.3f}"
-    cells = [f"`{name}`", str(module.YEAR), module.KIND]
-    cells += [f"{best[origin]:.3f}" if origin in best else "–" for origin in ("paper", "default")]
-    cells += [f"{tuned:.3f}", *means.values(), str(len(trials))]
-    return tests["map"].mean, cells
+    mean = f"{row.map_mean:.3f}"
+    if row.map_mean_ci95_high is not None:
+        mean += f" ± {row.map_mean_ci95_high - row.map_mean:.3f}"
+    line = [f"`{name}`", str(module.YEAR), module.KIND]
+    line += [f"{best[origin]:.3f}" if origin in best else "–" for origin in ("paper", "default")]
+    return [*line, f"{tuned:.3f}", f"{row.map_i2t:.3f}", f"{row.map_t2i:.3f}", mean, str(row.trials)]
 
 
 if __name__ == "__main__":
