@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import os
 import sys
@@ -60,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ± and → still shows the numbers
     arguments = _parser().parse_args(argv)
+    collecting = gc.isenabled()
+    gc.disable()  # of 10,000 records nothing is garbage, but looking for it takes a tenth of the time
     try:
         _run(arguments)
         sys.stdout.flush()
@@ -71,6 +74,9 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # `| head` has read enough; python must not complain when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        if collecting:
+            gc.enable()
     return 0
 
 

@@ -43,7 +43,7 @@ def _plain(data: bytes) -> Mapping[str, NDArray[Any]] | None:
             (size,) = struct.unpack_from("<Q", data, name_end + 4)
         start = name_end + extra_size
         content = memoryview(data)[start : start + size]
-        if flags & 0x9 or packed or zlib.crc32(content) != crc or content[:8] != b"\x93NUMPY\1\0":
+        if flags & 0x9 or packed or zlib.crc32(content) != crc or bytes(content[:8]) != b"\x93NUMPY\1\0":
             return None
         begin = 10 + int.from_bytes(content[8:10], "little")
         shape, in_columns, dtype = _header(bytes(content[8:begin]))

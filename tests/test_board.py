@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import gc
 import io
 import os
 import random
@@ -606,6 +607,33 @@ def test_an_unknown_dataset_lists_those_with_records(alone: Path, capsys: pytest
     assert "one, " not in said
     with pytest.raises(CmhError):
         find.only([], "one")
+
+
+def test_a_record_that_cannot_be_read_is_a_note_and_no_board_is_an_error(
+    alone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add(alone / "runs" / "a", record())
+    lines = alone / "runs" / "a" / "records.jsonl"
+    good = lines.read_text()
+    lines.write_text(good + "[]\n")
+    assert leaderboard.main([]) == 0
+    said = capsys.readouterr()
+    assert f"note: {Path('runs/a/records.jsonl')}:2: left out: not a JSON object" in said.err
+    assert "0.4500" in said.out
+    lines.write_text("[]\n" + '{"schema": 3}\n')
+    assert leaderboard.main([]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("no record can be read:\n")
+    assert "runs/a/records.jsonl:2: left out: is of schema 3" in said.err
+    lines.write_text(good)
+    assert gc.isenabled()
+
+
+def test_a_study_that_was_moved_is_the_same_board(tmp_path: Path) -> None:
+    several(tmp_path / "here", 0.6, 0.3)
+    before = only_rows(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert only_rows(tmp_path / "there") == before
 
 
 def test_a_target_that_cannot_be_written_is_one_message(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -151,7 +151,7 @@ def test_large_tables_compare_neighbours_and_the_best_with_each(monkeypatch: pyt
     assert len(compared.queries) == 5
     best = compared.against_best()
     assert best[0] is None
-    assert all(p is not None and p < 0.01 for p in best[1:])
+    assert all(p is not None and p <= 0.05 for p in best[1:])
 
 
 # --- ranks and letters

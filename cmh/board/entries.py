@@ -26,7 +26,7 @@ class Entry:
     latest: Run
     test_opened: int
     split_opened: int
-    estimates: dict[str, statistics.Estimate]  # by column
+    spreads: dict[str, tuple[float, float | None]]  # column → mean and standard deviation over seeds
     ap: tuple[Floats, Floats] | None  # (seeds, queries) of each direction
     groups: NDArray[np.int64]  # (queries,)
     name: str
@@ -46,8 +46,7 @@ class Entry:
             latest,
             max(run.record.test_opened for run in group),
             max(run.record.split_opened for run in group),
-            {"map_i2t": statistics.estimate(i2t), "map_t2i": statistics.estimate(t2i)}
-            | {"map_mean": statistics.estimate(mean)},
+            {name: statistics.spread(of) for name, of in (("map_i2t", i2t), ("map_t2i", t2i), ("map_mean", mean))},
             ap,
             groups,
             name,
@@ -56,7 +55,7 @@ class Entry:
     @property
     def score(self) -> float:
         """What ranks: as many digits as the CSV shows, so that equal numbers have equal ranks."""
-        return round(self.estimates["map_mean"].mean, 6)
+        return round(self.spreads["map_mean"][0], 6)
 
     def order(self) -> tuple[Any, ...]:
         record, made = self.latest.record, self.latest.record.identity

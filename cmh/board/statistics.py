@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from cmh.seeding import derive
 
-DRAWS = 1_999
+DRAWS = 999
 LEVEL = 0.05  # of intervals, and of the comparisons of a table together
 
 Floats = NDArray[np.float64]
@@ -53,14 +53,20 @@ class Estimate:
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean, standard deviation (ddof 1) and 95 % t-interval of one number per seed. It knows nothing of the queries."""
     n = len(values)
-    mean = math.fsum(values) / n
-    if n == 1:
+    mean, std = spread(values)
+    if std is None:
         return Estimate(mean, None, None, None)
-    from scipy.special import stdtrit  # late: whoever asks for help does not wait for it
+    from scipy.special import stdtrit  # late: boards do without
 
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = float(stdtrit(n - 1, 1 - LEVEL / 2)) * std / math.sqrt(n)
     return Estimate(mean, std, mean - half, mean + half)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and standard deviation (ddof 1) of one number per seed; none of one seed."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    return mean, None if n == 1 else math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
 
 
 @dataclasses.dataclass(frozen=True)

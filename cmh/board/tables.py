@@ -118,7 +118,7 @@ def _comparable(rows: list[Entry], notes: list[str]) -> list[int]:
 def _chance(rows: list[Entry], places: list[int], notes: list[str]) -> list[dict[str, Any]]:
     """For each row the columns that say what chance may have done."""
     columns: list[dict[str, Any]] = [
-        {name: value for key, estimate in entry.estimates.items() for name, value in _columns(key, estimate).items()}
+        {name: value for key, (mean, std) in entry.spreads.items() for name, value in _columns(key, mean, std).items()}
         | {"p_vs_best": None, "rank_low": None, "rank_high": None, "letters": "", "queries_to_next": None}
         for entry in rows
     ]
@@ -135,7 +135,7 @@ def _chance(rows: list[Entry], places: list[int], notes: list[str]) -> list[dict
     for key, found in of.items():
         halves = statistics.intervals(found)
         for place, half in zip(places, halves if halves is not None else [], strict=halves is not None):
-            mean = rows[place].estimates[key].mean
+            mean = rows[place].spreads[key][0]
             columns[place] |= {f"{key}_ci95_low": mean - half, f"{key}_ci95_high": mean + half}
     where = _where(rows)
     if not of["map_mean"].freedom:
@@ -170,9 +170,8 @@ def _where(rows: list[Entry]) -> str:
     return f"{made.dataset}, {made.features}, {made.bits} bits"
 
 
-def _columns(name: str, value: statistics.Estimate) -> dict[str, Any]:
-    # not the estimate's own interval, which knows of seeds alone
-    return {name: value.mean, f"{name}_std": value.std, f"{name}_ci95_low": None, f"{name}_ci95_high": None}
+def _columns(name: str, mean: float, std: float | None) -> dict[str, Any]:
+    return {name: mean, f"{name}_std": std, f"{name}_ci95_low": None, f"{name}_ci95_high": None}
 
 
 def _still(entry: Entry, rank: int, aged: current.Aged, notes: list[str]) -> str:
