@@ -131,6 +131,7 @@ class _Runner:
         from cmh.study import confirm, folder
 
         place = self.folder
+        _make(place)
         digests = {seed: self.identity(seed).digest() for seed in self.target.seeds}
         known, notes = ([], []) if self.arguments.fresh else records.read(place)
         found = {record.identity.digest(): record for record in known}
@@ -148,7 +149,6 @@ class _Runner:
             _print(f"seed {seed}: already trained on {record.date[:16]}; --fresh trains again")
             _print(_line(record))
         if todo:
-            _make(place)
             opened = self.open(todo)
             folder.write_yaml(place / "run.yml", self.description())
             for seed in todo:
