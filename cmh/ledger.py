@@ -1,8 +1,8 @@
 """Every opening of a test split, written down before it happens: append-only, one JSON line an opening.
 
 The ledger of a split is `$CMH_DATA/openings/DATASET-SPLIT.jsonl` (CMH_DATA defaults to `~/cmh-data`): all that this
-user has looked at, whichever study, run or program it was. A study or run folder keeps the same lines of its own in
-`openings.jsonl`, which travel with it.
+user has looked at, whichever study, run or program it was. A study's folder keeps the same lines of its own in
+`openings.jsonl`, which travel with it; the runs of an experiment file share `NAME.openings.jsonl` beside their folders.
 
 What was shown is a configuration with some seeds: showing the same again (`identity.OPENING` says what that leaves
 out) is no further opening.
@@ -53,8 +53,11 @@ def open_test(
     identity: Identity | None = None,
     seeds: list[int] | None = None,
     folder: Path | None = None,
+    own: str = OWN,
 ) -> tuple[int, int]:
     """Note that the test split is about to be opened: (openings by `folder`, openings by all), this one included.
+
+    `own` is the file in `folder`, where that holds the runs of several.
 
     Without an identity (`dataset.test()` in Python) nobody knows what is shown, and each call is a further opening.
     Raises LedgerError where it cannot be noted: then nothing may be opened.
@@ -69,7 +72,7 @@ def open_test(
         "machine": {} if identity is None else {key: getattr(identity, key) for key in OPENING[1:]},
     }
     by_all = _note(path(dataset, split_sha256), entry)
-    return (by_all if folder is None else _note(folder / OWN, entry)), by_all
+    return (by_all if folder is None else _note(folder / own, entry)), by_all
 
 
 def openings(file: Path) -> list[dict[str, Any]]:
@@ -117,5 +120,8 @@ def _parsed(line: bytes) -> dict[str, Any]:
         entry = json.loads(line)
     except (ValueError, RecursionError):
         entry = None
-    fine = isinstance(entry, dict) and isinstance(entry.get("seeds", []), list)
+    if not isinstance(entry, dict) or not isinstance(entry.get("date", ""), str):
+        return {"purpose": "unreadable"}
+    seeds = entry.get("seeds", [])
+    fine = isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)
     return entry if fine else {"purpose": "unreadable"}

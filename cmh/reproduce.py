@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import os
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmh import commands
 from cmh.config import INPUTS, Value
-from cmh.errors import ConfigError
+from cmh.errors import ConfigError, RecordError
 
 if TYPE_CHECKING:
     from cmh.datasets import Dataset
@@ -32,7 +33,8 @@ examples:
 
 Results go to OUT/NAME-IDENTITY: run.yml, records.jsonl (for cmh.leaderboard) and, for each seed, config, curve, log and
 checkpoint. IDENTITY is the run's: code, data, settings, device and versions, so runs that differ never meet. A killed
-run goes on where it stopped; one that is recorded already is shown, and says so; --fresh trains it again.
+run goes on where it stopped; one that is recorded already is shown, and says so; --fresh trains it again. Openings of
+the test split are counted in the study, or for all runs of a file in OUT/NAME.openings.jsonl.
 
 --check trains in a folder of its own that goes away, and compares validation MAP, chosen epoch, test MAP and the AP of
 each query. With the device, threads and versions of the record all must be equal; otherwise MAP must lie within a
@@ -82,6 +84,8 @@ def _run(arguments: argparse.Namespace) -> int:
     target = _target(arguments)
     module = methods.get(target.method)
     known = target.recorded
+    for note in target.notes:
+        _say(f"note: {note}")
     if arguments.check and not set(known) & set(target.seeds):
         there = ", ".join(map(str, sorted(known))) or "none"
         asked = ", ".join(map(str, target.seeds))
@@ -127,17 +131,25 @@ class _Runner:
         from cmh.study import confirm, folder
 
         place = self.folder
+        _make(place)
         digests = {seed: self.identity(seed).digest() for seed in self.target.seeds}
-        known = [] if self.arguments.fresh else records.read(place)[0]
+        known, notes = ([], []) if self.arguments.fresh else records.read(place)
         found = {record.identity.digest(): record for record in known}
         done = {seed: found[digest] for seed, digest in digests.items() if digest in found}
+        for seed, record in list(done.items()):
+            try:
+                records.per_query(place, record)
+            except RecordError as error:  # what no board can use is made again
+                notes += error.problems
+                del done[seed]
+        for note in notes:
+            _say(f"note: {note}")
         todo = [seed for seed in self.target.seeds if seed not in done]
         for seed, record in done.items():
             _print(f"seed {seed}: already trained on {record.date[:16]}; --fresh trains again")
             _print(_line(record))
         if todo:
-            opened = self.open(todo, place)
-            place.mkdir(parents=True, exist_ok=True)
+            opened = self.open(todo)
             folder.write_yaml(place / "run.yml", self.description())
             for seed in todo:
                 _print(_line(self.record(confirm, seed, place, opened)))
@@ -148,15 +160,10 @@ class _Runner:
         from cmh.records import Cost
 
         own, search = place / f"seed-{seed}", self.target.search
-        if self.arguments.fresh:
-            (own / "checkpoint.pt").unlink(missing_ok=True)
+        left = self.left(own)
         with _bar(seed, self.identity(seed).epochs) as watch:
             tested = confirm.run(self.target.method, self.values(seed, own), watch, self.dataset)
-        if tested.resumed:
-            _print(
-                f"seed {seed}: {'already trained' if tested.resumed == tested.training.epochs else 'went on'} after"
-                f" epoch {tested.resumed} of an earlier start; --fresh trains again"
-            )
+        _taken_up(f"seed {seed}", left, tested.resumed, tested.training.epochs)
         spent = {field.name: search.get(field.name, 0) for field in dataclasses.fields(Cost)}
         record: Record = confirm.write_record(
             place,
@@ -170,12 +177,27 @@ class _Runner:
             _print(f"seed {seed}: {line}")
         return record
 
-    def open(self, seeds: list[int], place: Path) -> tuple[int, int]:
-        """Note the opening of the test split, in the study that this comes from where that can be written."""
+    def left(self, place: Path) -> str:
+        """When an earlier start left a checkpoint here; --fresh takes it away."""
+        checkpoint = place / "checkpoint.pt"
+        if self.arguments.fresh:
+            checkpoint.unlink(missing_ok=True)
+        if not checkpoint.is_file():
+            return ""
+        return datetime.datetime.fromtimestamp(checkpoint.stat().st_mtime, datetime.UTC).isoformat()[:16]
+
+    def open(self, seeds: list[int]) -> tuple[int, int]:
+        """Note the opening of the test split: in the study that this comes from, where that can be written, else in
+        one place for all runs of this name."""
         from cmh import ledger
 
-        study = self.target.study
-        counted = study if study is not None and os.access(study, os.W_OK) else place
+        study, own = self.target.study, ledger.OWN
+        if study is not None and os.access(study, os.W_OK):
+            counted = study
+        elif self.arguments.check:  # leaves nothing in OUT
+            counted = None
+        else:
+            counted, own = self.arguments.out, f"{self.target.name}.{ledger.OWN}"
         opened = ledger.open_test(
             self.dataset.name,
             self.dataset.split_sha256,
@@ -183,10 +205,11 @@ class _Runner:
             identity=self.identity(seeds[0]),
             seeds=seeds,
             folder=counted,
+            own=own,
         )
-        if opened[0] > 1:
+        if counted is not None and opened[0] > 1:
             _say(
-                f"the test split counted in {commands.short(counted)} has been opened before: this is opening"
+                f"the test split counted in {commands.short(counted / own)} has been opened before: this is opening"
                 f" {opened[0]} ({opened[1]} of this split by all)"
             )
         return opened
@@ -194,6 +217,7 @@ class _Runner:
     def validate(self) -> int:
         """A search trial never met the test split, and does not meet it here."""
         place = self.folder
+        _make(place)
         found = self.validated(self.target.seeds[0], place)
         values = found.validation
         _print(
@@ -209,11 +233,9 @@ class _Runner:
 
         module = methods.get(self.target.method)
         run, config = training.split(module, {**self.values(seed, place)})
-        if self.arguments.fresh:
-            (place / "checkpoint.pt").unlink(missing_ok=True)
+        left = self.left(place)
         fitted = training.fit(module, run, config, self.dataset.search(), folder=place)
-        if fitted.resumed:
-            _print(f"trial {self.target.trial}: trained to epoch {fitted.resumed} by an earlier start; --fresh: again")
+        _taken_up(f"trial {self.target.trial}", left, fitted.resumed, len(fitted.curve))
         best = fitted.best
         scores = {"map": best.val_map, "map_i2t": best.val_map_i2t, "map_t2i": best.val_map_t2i}
         return Recorded(fitted.identity, confirm.versions(), scores, best.epoch)
@@ -228,10 +250,10 @@ class _Runner:
         if not any(check.other_run(known[seed], found[seed]) for seed in seeds):  # else training could show nothing
             with tempfile.TemporaryDirectory(prefix="cmh-check-") as name:
                 if self.target.trial is None:
-                    self.open(seeds, Path(name))
+                    self.open(seeds)
                 again = self.validated if self.target.trial is not None else self.tested
                 found = {seed: again(seed, Path(name) / str(seed)) for seed in seeds}
-        verdict = check.compare(known, found)
+        verdict = check.compare(known, found, self.target.seeds)
         for line in verdict.lines:
             _print(line)
         _print("check: everything agrees" if verdict.agrees else "check: DIFFERS")
@@ -322,6 +344,20 @@ def _line(record: Record) -> str:
         f" test MAP i→t {record.test['map_i2t']:.4f}, t→i {record.test['map_t2i']:.4f}, mean {record.test['map']:.4f}"
         f" ({record.training.seconds:.0f} s on {record.identity.device})"
     )
+
+
+def _make(place: Path) -> None:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{place}: cannot be written ({error.strerror}); use --out for another folder") from error
+
+
+def _taken_up(what: str, left: str, resumed: int, epochs: int) -> None:
+    """Say that a run was not trained from its start."""
+    if resumed:
+        way = f"already trained on {left}" if resumed == epochs else f"went on after epoch {resumed} of {left}"
+        _print(f"{what}: {way}; --fresh trains again")
 
 
 def _print(text: str) -> None:

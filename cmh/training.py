@@ -468,7 +468,7 @@ def identify(module: ModuleType, run: Run, config: Any, data: SearchData | Datas
     device, threads = _resolve(run)
     return Identity(
         method=module.__name__.rpartition(".")[2],
-        code=code_hash(Path(str(module.__file__))),
+        code=_code(module),
         dataset=data.name,
         dataset_sha256=data.sha256,
         split_sha256=data.split_sha256,
@@ -483,6 +483,12 @@ def identify(module: ModuleType, run: Run, config: Any, data: SearchData | Datas
         device=_kind(device),
         torch=str(torch.__version__),
     )
+
+
+@functools.cache
+def _code(module: ModuleType) -> str:
+    """Once a module: what is imported is what runs, even where the file is edited meanwhile."""
+    return code_hash(Path(str(module.__file__)))
 
 
 def chance(data: SearchData) -> float:

@@ -10,7 +10,7 @@ import pytest
 from cmh import config, datasets, methods
 from cmh.board import papers
 from cmh.config import load_yaml
-from cmh.reproduce import _of_file
+from cmh.study.target import of_file
 
 FILES = sorted(papers.experiments().glob("*.yml"))
 
@@ -25,7 +25,7 @@ def test_there_are_files_for_every_method() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_an_experiment_file_is_sound(path: Path) -> None:
     document: dict[str, Any] = load_yaml(path)
-    target = _of_file(path)  # raises on unknown keys, bad values, unknown methods
+    target = of_file(path)  # raises on unknown keys, bad values, unknown methods
     module = methods.get(target.method)
     author_year, _, rest = path.stem.partition("_")
     assert rest == f"{target.method}_{target.run['dataset']}"

@@ -62,7 +62,7 @@ def test_its_experiment_runs_and_is_recorded(here: Path) -> None:
     assert main(["new", "mine"]) == 0
     assert reproduce.main(["mine_clipart.yml", "--set", "epochs=1", "hidden_image=8", "hidden_text=8"]) == 0
     (record,) = (json.loads(line) for line in next(here.rglob("records.jsonl")).read_text().splitlines())
-    assert record["method"] == "mine"
+    assert record["identity"]["method"] == "mine"
 
 
 def test_nothing_is_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,7 +150,7 @@ def test_a_search_of_a_method_of_ones_own_with_slow_epochs(here: Path) -> None:
     assert len(states) == 4
     assert set(states) == {"complete", "pruned"}
     (record,) = (json.loads(line) for line in (study / "records.jsonl").read_text().splitlines())
-    assert record["method"] == "mine"
+    assert record["identity"]["method"] == "mine"
     assert yaml.safe_load((study / "best.yml").read_text())["method"] == str(here / "mine.py")
     assert reproduce.main(["studies/mine-clipart-8", "--check"]) == 0
     assert reproduce.main(["studies/mine-clipart-8:0", "--check"]) == 0

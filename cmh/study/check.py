@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -26,8 +26,8 @@ class Verdict:
     agrees: bool
 
 
-def compare(recorded: Mapping[int, Recorded], found: Mapping[int, Recorded]) -> Verdict:
-    """What was recorded against what was found, seed by seed.
+def compare(recorded: Mapping[int, Recorded], found: Mapping[int, Recorded], asked: Iterable[int] = ()) -> Verdict:
+    """What was recorded against what was found, seed by seed; of the seeds `asked` for each must be recorded.
 
     Data, split and settings must be the same. With the same device, threads and versions every number must be equal to
     the last digit: validation MAP, chosen epoch, test MAP and the AP of each query. Otherwise sums round differently,
@@ -37,8 +37,9 @@ def compare(recorded: Mapping[int, Recorded], found: Mapping[int, Recorded]) -> 
     seeds = [seed for seed in recorded if seed in found]
     if not seeds:
         return Verdict((f"nothing was compared: recorded are seeds {_listed(recorded)}, run {_listed(found)}",), False)
-    lines: list[str] = []
-    agrees = True
+    missing = [seed for seed in asked if seed not in recorded]
+    lines = [f"seed {seed}: nothing was recorded that it could be compared with" for seed in missing]
+    agrees = not missing
     tolerance = _tolerance(recorded)
     for seed in seeds:
         there, here = recorded[seed], found[seed]
@@ -77,13 +78,14 @@ def _listed(seeds: Mapping[int, Recorded]) -> str:
 
 
 def _tolerance(recorded: Mapping[int, Recorded]) -> float:
-    maps = [_main(one) for one in recorded.values()]
+    maps = [value for value in map(_main, recorded.values()) if math.isfinite(value)]
     return max(LOWEST, DEVIATIONS * statistics.stdev(maps)) if len(maps) > 1 else ALONE
 
 
 def _why(recorded: Mapping[int, Recorded]) -> str:
     n = len(recorded)
-    return f"{DEVIATIONS:g} standard deviations over {n} recorded seeds" if n > 1 else "one seed tells no spread"
+    spread = f"{DEVIATIONS:g} standard deviations over {n} recorded seeds, at least {LOWEST:g}"
+    return spread if n > 1 else "one seed tells no spread"
 
 
 def _main(one: Recorded) -> float:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cmh import config, methods, records, training
 from cmh.config import Value
-from cmh.errors import CmhError, ConfigError
+from cmh.errors import CmhError, ConfigError, RecordError
 from cmh.identity import Identity
-from cmh.records import SELECTIONS, PerQuery
+from cmh.records import SELECTIONS, PerQuery, Record
 from cmh.study.folder import read_study
 
 SETTINGS = (
@@ -52,6 +53,7 @@ class Target:
     label: str = ""
     study: Path | None = None
     trial: int | None = None
+    notes: tuple[str, ...] = ()  # what of its records cannot be read
 
 
 def read(text: str, *, method: str | None = None) -> Target:
@@ -75,9 +77,7 @@ def of_file(path: Path, method: str | None = None) -> Target:
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: holds {document!r}, but must be a mapping with {', '.join(KEYS)}")
     moved, method = method, method or str(document.get("method"))
-    if (
-        method.endswith(".py") and moved is None
-    ):  # a method of your own, beside the experiment file or by its whole path
+    if method.endswith(".py") and moved is None:  # one of your own, beside the experiment file or by its whole path
         method = str(path.parent / method)
     problems = [config.unknown(key, (*KEYS, *NOTES)) for key in document if key not in (*KEYS, *NOTES)]
     problems += [f"{key} is missing" for key in ("method", "dataset", "config") if key not in document]
@@ -126,22 +126,29 @@ def _of_folder(folder: Path, method: str | None) -> Target:
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if path is None:
         raise ConfigError(f"{folder}: has no best.yml, which a study writes when its search has ended, and no run.yml")
-    target, known = of_file(path, method), dict[int, Recorded]()
+    target, latest = of_file(path, method), dict[int, Record]()
     module = methods.get(target.method)
     settings = training.settings_of(config.build(training.Run, target.run))
-    for record in records.read(folder)[0]:
-        found = record.identity
-        about = (found.config, found.bits, found.epochs, found.settings)
+    found, notes = records.read(folder)
+    for record in found:
+        made = record.identity
+        about = (made.config, made.bits, made.epochs, made.settings)
         if about == (target.config, target.run["bits"], _epochs(module, target.run), settings):
-            ap = records.per_query(folder, record)
-            known[found.seed] = Recorded(
-                found, record.versions, record.validation, record.chosen_epoch, record.test, ap
-            )
-    seeds = sorted(known) or target.seeds
-    # A run is named by its identity: with the same it goes to its own folder again.
-    name = folder.resolve().name if path.name == "best.yml" else folder.resolve().name.rpartition("-")[0]
+            latest[made.seed] = record
+    known: dict[int, Recorded] = {}
+    for seed, one in latest.items():
+        try:
+            ap = records.per_query(folder, one)
+        except RecordError as error:  # it can still be made again
+            notes += [f"seed {seed}: {problem}" for problem in error.problems]
+        else:
+            known[seed] = Recorded(one.identity, one.versions, one.validation, one.chosen_epoch, one.test, ap)
     study = folder if path.name == "best.yml" else None
-    return dataclasses.replace(target, name=name, seeds=seeds, recorded=known, study=study)
+    name = folder.resolve().name
+    if study is None:  # a run is named by its identity: with the same it goes to its own folder again
+        name = re.sub(r"-[0-9a-f]{12}$", "", name)
+    seeds = sorted(latest) or target.seeds
+    return dataclasses.replace(target, name=name, seeds=seeds, recorded=known, study=study, notes=tuple(notes))
 
 
 def _epochs(module: Any, run: Mapping[str, Value]) -> int:
@@ -163,13 +170,18 @@ def _of_trial(folder: Path, number: int, method: str | None) -> Target:
     raw = {name: {"True": True, "False": False}.get(value, value) for name, value in text.items()}
     values = dataclasses.asdict(config.build(methods.get(method).Config, raw, where=str(path)))
     trained = row.get("copied_from") or str(number)
-    written = json.loads((folder / "trials" / trained / "config.json").read_text())
+    place = folder / "trials" / trained / "config.json"
+    try:
+        written = json.loads(place.read_text())
+        made = Identity(**written["identity"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{place}: cannot be read ({error}); a trial that was begun by this cmh has one") from error
     run = {key: written[key] for key in SETTINGS if key in written}
     recorded = {}
     if row["state"] == "complete":
         names = {"map": "val_map_best", "map_i2t": "val_map_i2t", "map_t2i": "val_map_t2i"}
         recorded[int(identity["seed"])] = Recorded(
-            identity=Identity(**written["identity"]),
+            identity=made,
             versions=dict(study.get("versions", {})),
             validation={key: float(row[name]) for key, name in names.items()},
             chosen_epoch=int(row["best_epoch"]),
