@@ -181,7 +181,8 @@ def _begun(job: _Job, arguments: argparse.Namespace, stack: contextlib.ExitStack
     if folder.check_identity(job.folder, about, notes):
         _say(f"{commands.short(job.folder)}: going on with the study that is there")
     else:
-        _warn_of_idle(job)
+        for line in _warnings(job):
+            _say(line)
     if past := ledger.openings(job.folder / ledger.OWN):
         _say(
             f"{commands.short(job.folder)}: its test split has been opened {len(past)}× already, last on"
@@ -190,14 +191,13 @@ def _begun(job: _Job, arguments: argparse.Namespace, stack: contextlib.ExitStack
     return job
 
 
-def _warn_of_idle(job: _Job) -> None:
+def _warnings(job: _Job) -> list[str]:
     """A hyperparameter that changes nothing is searched in vain."""
     from cmh import methods, training
     from cmh.study import preflight
 
     run, _ = training.split(methods.get(job.space.method), {**job.base, **job.run})
-    for line in preflight.idle(job.space, run, job.dataset.search(), job.base):
-        _say(f"warning: {line}")
+    return [f"warning: {line}" for line in preflight.idle(job.space, run, job.dataset.search(), job.base)]
 
 
 def _jobs(arguments: argparse.Namespace) -> list[_Job]:
@@ -330,6 +330,7 @@ def _plan(job: _Job, arguments: argparse.Namespace) -> None:
             for item in space.ranges
         )
         lines.append(f"  {proposal.number} ({proposal.origin}): {searched}")
+    lines += _warnings(job)
     most = job.limit * space.epochs
     likely = _likely_epochs(space, job.limit)
     run, config = training.split(methods.get(space.method), {**job.base, **job.run, "epochs": 1, "threads": 1})

@@ -318,6 +318,17 @@ def test_plan_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert not (tmp_path / "out").exists()
 
 
+def test_a_searched_hyperparameter_without_effect_is_said_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    idle = "  lr_decay: {float: [0.9, 0.99]}\nstart_from"  # the default schedule is not the one that uses it
+    (tmp_path / "space.yml").write_text(SPACE.replace("start_from", idle))
+    assert tune.main([*command(tmp_path / "space.yml", tmp_path / "out", "--plan")[3:]]) == 0
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1
+    assert "lr_decay" in warnings[0]
+
+
 @pytest.mark.parametrize("target", ["nothing", "."])
 def test_reproduce_refuses_what_is_no_target(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce.main([str(tmp_path / target)]) == 2

@@ -27,8 +27,8 @@ Differences from the paper and from the authors' code (cca.m, ITQ.m):
 4. Codes longer than the smaller side has features: R is then wide, with orthonormal rows, and the problem stays the
    same. It is what directions without any correlation would give, since r = 0 scales them away.
 5. The released loop ends with one update of R more than it says (51 for 50).
-6. Our default λ is far larger. On the clip art (32 bits, validation MAP, chance .156) it gives .325, the paper's 1e-4
-   .201: with fewer items than features nearly every direction then correlates in the training set (mean r .99).
+6. Our default λ is far larger. On the clip art v2 (32 bits, validation MAP, chance .156) it gives .325, the paper's
+   1e-4 .201: with fewer items than features nearly every direction then correlates in the training set (mean r .99).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ Differences from the paper:
    weights all pairs by .5, and alternates with buffers of all N items.
 6. The paper fine-tunes AlexNet. On frozen features its hash layer is all that is left (`hidden_image: 0`).
 7. At one bit every cosine is ±1 and has no gradient, so nothing is learnt.
-8. The default values are ours. On the clip art (32 bits, 30 epochs, validation MAP, chance .156) they give .702. The
+8. The default values are ours. On the clip art v2 (32 bits, 30 epochs, validation MAP, chance .156) they give .702. The
    paper's point gives .156: at CDQ's rates the weighted similar pairs pull all outputs into one saturated corner. It is
    the setting, not the loss: without λ a tenth of those rates learns (.287 after 8 epochs), and so do the full rates
    without class weights (.293).

@@ -2,8 +2,8 @@
 pages 982-988, DOI 10.24963/ijcai.2019/138 (the DOI is unverified).
 
 Four nets. With l(θ, S) = log(1 + e^θ) − S·θ, S_ij = 1 where two items share a label (else 0), h the codes of a batch,
-H ∈ R^{N×K} the newest codes of the label net, B = sign(H), L the labels and L̂ predicted ones, the released code trains,
-one after another (all terms are means over their entries):
+H ∈ R^{N×K} the newest codes of the label net, B = sign(H), L the labels and L̂ predicted ones, the released code
+trains, one after another (all terms are means over their entries):
 
     label net:        α mean l(⟨h_i, H_j⟩, S_ij)² + γ mean (L̂ − L)²
     image, text net:  mean (h − B)² + γ mean (L̂ − L)²                                        (the `codes` stage)

@@ -18,7 +18,7 @@ extremes. With h the outputs of a net and B = tanh(a h), a = √(epoch + 1) for 
 |·|² a mean over m × m, μS a constant. An epoch is one pass; each step trains both nets. A code is sign(h).
 `α, β, λ, μ, γ` are `alpha, beta, lamb, mu, intra`; `k_l, k_r, L₁, L₂` are `k_left, k_right, l1, l2`. No label is used.
 
-On clip art (32 bits, 30 epochs, validation MAP; chance .156) the paper's point scores .333, the default .355.
+On clip art v2 (32 bits, 30 epochs, validation MAP; chance .156) the paper's point scores .333, the default .355.
 
 Differences from the paper and from the authors' code (KaiserLew/JDSH @caa8224):
 

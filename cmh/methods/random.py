@@ -4,8 +4,8 @@ The code of an image is sign(x R_image), that of a text sign(y R_text), with R_i
 without regard to each other: within a modality near items keep near codes (Charikar, "Similarity Estimation
 Techniques from Rounding Algorithms", STOC 2002, DOI 10.1145/509907.509965), but the bits of an image say nothing
 about those of a text. What such codes score is what a dataset gives away for nothing. That is its chance level plus
-a little: items of a class share their noise, so relevant items come in blocks (clip art, 32 bits, 12 seeds: validation
-MAP .155 to .165, mean .160; all items at one distance: .156). An epoch does nothing.
+a little: items of a class share their noise, so relevant items come in blocks (clip art v2, 32 bits, 12 seeds:
+validation MAP .155 to .165, mean .160; all items at one distance: .156). An epoch does nothing.
 
 Differences from the source:
 

@@ -31,7 +31,7 @@ Differences from the paper (its formulas are from a public reading note) and fro
    (`hidden_image: 0`). The text net is the published one: the words beside averages over 50, 30, 15, 10 and 5 of them.
 8. One Adam for each net; the code has one for the three encoders, restricted to the net whose turn it is.
 9. The default values are ours. Looked into because the first settings stayed below the ridge control (.542 validation
-   MAP, clip art, 32 bits): it is the method, not a fault. In 12 epochs it gave .33 with equal weights and .62 with
+   MAP, clip art v2, 32 bits): it is the method, not a fault. In 12 epochs it gave .33 with equal weights and .62 with
    η = β = 100, five label passes an epoch and high rates; in 30 epochs of batches of 64 .55 with 2 label passes and .67
    with 3. The label net must be ahead of those that follow it, which is why an epoch takes 5 times DCMH's. α stays
    small: features after a ReLU have no negative products, so that dissimilar pairs can never be right.
