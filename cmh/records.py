@@ -166,10 +166,12 @@ def per_query(folder: Path, record: Record) -> PerQuery:
 
 
 def _inside(folder: Path, record: Record) -> Path:
-    for name in filter(None, (record.codes, record.per_query or ".")):
-        if name in (".", "..") or "/" in name or os.sep in name or (folder / name).is_symlink():
+    path = folder
+    for name in filter(None, (record.codes, record.per_query or ".")):  # the last one is returned
+        path = folder / name
+        if name in (".", "..") or "/" in name or os.sep in name or path.is_symlink():
             raise RecordError(f"{folder}: the file {name!r} must lie in the folder of its record")
-    return folder / record.per_query
+    return path
 
 
 def _wrong_arrays(ap: PerQuery) -> str:
