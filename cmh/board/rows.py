@@ -37,7 +37,7 @@ def boards(
     (`current.aged` compares with this installation).
     """
     notes: list[str] = []
-    latest = current.without_earlier_winners(sorted(runs, key=current.age), notes)
+    latest = current.without_earlier_winners(runs, notes)
     return [_board(members, reported, aged, notes) for members in current.by(latest, current.board_key)], notes
 
 
