@@ -1135,13 +1135,15 @@ def test_a_folder_goes_where_a_name_goes(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "e.yml").write_text(yaml.safe_dump(experiment))
     monkeypatch.chdir(tmp_path)
     assert reproduce.main(["e.yml", "--out", "runs"]) == 0
-    (record,) = stored.read(tmp_path / "runs" / "e")
-    assert record.dataset == "holiday"
-    assert record.features.startswith("given-")
+    (run,) = (tmp_path / "runs").glob("e-*")
+    ((record,), _) = stored.read(run)
+    assert record.identity.dataset == "holiday"
+    assert record.identity.features.startswith("given-")
     experiment["dataset"] = "clipart"
     (tmp_path / "f.yml").write_text(yaml.safe_dump(experiment))
     assert reproduce.main(["f.yml", "--dataset", "d", "--out", "again"]) == 0
-    assert next(iter(stored.read(tmp_path / "again" / "f-changed"))).dataset_sha256 == record.dataset_sha256
+    (run,) = (tmp_path / "again").glob("f-*")
+    assert stored.read(run)[0][0].identity.dataset_sha256 == record.identity.dataset_sha256
 
 
 def test_a_broken_memory_only_costs_time(tmp_path: Path, own_cache: Path) -> None:

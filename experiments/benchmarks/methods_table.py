@@ -4,7 +4,7 @@
     python experiments/benchmarks/methods_table.py studies
 
 Validation MAP is the mean of both directions of a search trial; test MAP and its interval are the board's, of the
-latest winner alone. Studies that are not confirmed yet are left out.
+latest winner alone. Studies that are not confirmed yet are left out; ROOT should hold one study a method.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ def main() -> None:
     runs, problems = find.find([parser.parse_args().root])
     notes: list[str] = []
     winners = current.without_earlier_winners(runs, notes)
-    found = []
-    for folder in sorted({run.folder for run in winners if run.record.selection == "validation"}):
-        boards, more = rows.boards([run for run in winners if run.folder == folder], {})
-        notes += more
-        found += [(row.map_mean, cells(folder, row)) for board in boards for row in board.rows]
+    tuned = {run.record.identity.method: run.folder for run in winners if run.record.selection == "validation"}
+    boards, more = rows.boards([run for run in winners if run.folder in tuned.values()], {})
+    notes += more
+    found = [(row.map_mean, cells(tuned[row.method], row)) for board in boards for row in board.rows]
     print("| " + " | ".join(HEAD) + " |")
     print("|" + "---|" * len(HEAD))
     for _, line in sorted(found, reverse=True):
