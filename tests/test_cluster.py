@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -106,6 +107,13 @@ def test_arrays_are_mapped_from_a_nodes_own_cache_if_all_are_there(
     monkeypatch.setenv("CMH_CACHE", str(tmp_path))
     elsewhere = dataclasses.replace(there, dataset=dataclasses.replace(there.dataset, folder=Path("/nowhere")))
     assert len(elsewhere.fetch("search").train.labels) > 1000
+    meta = tmp_path / "entry" / "meta.json"
+    ours = json.loads(meta.read_text())
+    name = next(iter(ours))
+    meta.write_text(json.dumps(ours | {name: ours[name] | {"sha256": "0" * 64}}))  # features computed there, in part
+    with pytest.raises(AskedError, match="arrays"):
+        elsewhere.fetch("search")
+    meta.write_text(json.dumps(ours))
     pixels = dataclasses.replace(elsewhere.dataset, pixel_folder=Path("/nowhere"))
     with pytest.raises(AskedError, match="arrays"):
         dataclasses.replace(elsewhere, dataset=pixels).fetch("search")
