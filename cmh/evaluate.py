@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ _EPILOG = """\
 examples:
   python -m cmh.evaluate studies/dcmh-clipart-32              the winner of a study, mean over its seeds
   python -m cmh.evaluate studies/dcmh-clipart-32 --seed 11    one of them
+  python -m cmh.evaluate studies/dcmh-clipart-32 --best-epoch one seed, trained again: what each epoch would have shown
   python -m cmh.evaluate codes.npz --csv all.csv              codes of any model
 
 a file of codes, as numpy.savez writes it:
@@ -58,13 +60,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     path: Path = arguments.path
+    epochs: list[Line] = []
     if path.is_dir():
-        title, found = _of_study(path, arguments.seed)
+        title, found = _of_study(path, arguments.seed, one=arguments.best_epoch)
+        epochs = _best_epoch(path, int(next(iter(found)))) if arguments.best_epoch else []
+    elif arguments.best_epoch:
+        raise CmhError(f"--best-epoch: {path} is no folder of a study; a file of codes may have an axis of epochs")
     elif arguments.seed is not None:
         raise CmhError(f"--seed {arguments.seed}: {path} is no folder of a study; a file of codes has no seeds")
     else:
         title, found = str(path), {"": codes.read(path)}
-    tables = {seed: scores.table(one) for seed, one in found.items()}
+    tables = {seed: [*epochs, *scores.table(one)] for seed, one in found.items()}
     mean = scores.averaged(list(tables.values()))
     if arguments.csv:
         _write(arguments.csv, {**tables, **({"mean": mean} if len(tables) > 1 else {})})
@@ -72,8 +78,38 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _of_study(folder: Path, seed: int | None) -> tuple[str, dict[str, Codes]]:
-    """Codes of each seed of the winner; of the latest run, where the folder is of runs alone."""
+def _best_epoch(folder: Path, seed: int) -> list[Line]:
+    """What releases would report that choose their epoch by the test split: the winner is trained again, and the test
+    split shown after each epoch, which is counted.
+
+    Raises CmhError where it would be another run than the recorded one.
+    """
+    from cmh import ledger, methods, training  # torch comes in here, with this option alone
+    from cmh.study import check, confirm, target
+
+    found = target.read(str(folder))
+    if seed not in found.recorded:
+        raise CmhError(f"--best-epoch: nothing that can be trained again was recorded with seed {seed} in {folder}")
+    values = {**found.config, **found.run, "seed": seed}
+    dataset = training.load(training.split(methods.get(found.method), values)[0])
+    again = target.Recorded(confirm.identify(found.method, values, dataset))
+    if lines := check.other_run(found.recorded[seed], again):
+        raise CmhError(*lines, heading=f"--best-epoch: {folder} cannot be trained again, this would be another run")
+    own = folder if os.access(folder, os.W_OK) else None
+    opened = ledger.open_test(dataset.name, dataset.split_sha256, "cmh.evaluate --best-epoch", folder=own)
+    sys.stderr.write(f"note: every epoch meets the test split: opening {opened[0]} by this study, {opened[1]} by all\n")
+    lines = scores.epoch_lines(confirm.codes_by_epoch(found.method, values, dataset))
+    chosen, there = lines[0].mean, found.recorded[seed].test["map"]
+    if chosen is None or abs(chosen - there) > records.MEAN_DIGITS:
+        sys.stderr.write(
+            f"note: the epoch chosen on validation has MAP {chosen:.6f} now, but {there:.6f} in the record;"
+            f" `python -m cmh.reproduce {folder} --check` says what differs\n"
+        )
+    return lines
+
+
+def _of_study(folder: Path, seed: int | None, *, one: bool = False) -> tuple[str, dict[str, Codes]]:
+    """Codes of each seed of the winner, or of its first `one`; of the latest run, where the folder is of runs alone."""
     found, notes = records.read(folder)
     sys.stderr.write("".join(f"note: {printable(line)}\n" for line in notes))
     if not found:
@@ -90,11 +126,13 @@ def _of_study(folder: Path, seed: int | None) -> tuple[str, dict[str, Codes]]:
         known = ", ".join(map(str, sorted(of_seed)))
         raise CmhError(f"--seed {seed}: the winner in {folder} was recorded with the seeds {known}")
     kept = {number: of_seed[number] for number in sorted(of_seed) if seed in (None, number)}
+    if one:
+        kept = dict([*kept.items()][:1])
     if lacking := [str(number) for number, record in kept.items() if not record.codes]:
         cure = f"`python -m cmh.reproduce {folder} --fresh` keeps them"
         raise CmhError(f"{folder}: the codes of seed {', '.join(lacking)} were not kept; {cure}")
-    one = latest.identity
-    title = f"{folder}: {one.method} on {one.dataset}, seed{'s' * (len(kept) > 1)} {', '.join(map(str, kept))}"
+    made = latest.identity
+    title = f"{folder}: {made.method} on {made.dataset}, seed{'s' * (len(kept) > 1)} {', '.join(map(str, kept))}"
     return title + (" (mean)" if len(kept) > 1 else ""), {str(n): _of_record(folder, r) for n, r in kept.items()}
 
 
@@ -193,6 +231,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("path", type=Path, metavar="STUDY|CODES.npz", help="folder of a study, or a file of codes")
     parser.add_argument(
         "--seed", type=commands.whole(0), metavar="N", help="of a study: this seed (default: their mean)"
+    )
+    parser.add_argument(
+        "--best-epoch",
+        action="store_true",
+        help="of a study: train its first seed (or --seed) again and add what choosing the epoch on test is worth",
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write everything as CSV, a number a line")
     return parser

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cmh import datasets, leaderboard, ledger, methods, records, reproduce, training
+from cmh import datasets, evaluate, leaderboard, ledger, methods, records, reproduce, training
 from cmh.methods.__main__ import main as methods_main
 from cmh.records import Cost, Record
 from cmh.study import confirm, folder
@@ -311,7 +311,7 @@ def test_a_winner_is_compared_in_every_number(here: Path, capsys: pytest.Capture
     assert said.endswith("check: everything agrees\n")
     assert "compared within" not in said
     for seed in (11, 12, 13):
-        assert said.count(f"seed {seed}: ") == 9
+        assert said.count(f"seed {seed}: ") == 10
     after = {path: path.read_bytes() for path in study.rglob("*") if path.is_file() and path.name[0] != "."}
     assert after == before  # not even an opening: nothing new was shown
     assert not Path("runs").exists()
@@ -375,11 +375,54 @@ def test_a_changed_formula_is_found_and_a_record_alone_too(capsys: pytest.Captur
     numbers = {1: values}
     Path("mine.py").write_text(Path("mine.py").read_text().replace("    pairs = -", "    pairs = "))
     assert run(file("mine.py", recorded=numbers), "--check") == 0
-    assert "compared within 0.0200" in capsys.readouterr().out
+    assert "compared within a tolerance of 0.0200" in capsys.readouterr().out
     assert run(file("mine.py", recorded={1: {**values, "map_i2t": 0.99}}), "--check") == 1
     assert run(file("mine.py", recorded={1: {**values, "map_i2t": float("nan")}}), "--check") == 1
     assert run(file("mine.py", recorded={1: {"map_i2t": 0.5}}), "--check") == 2
     assert "recorded must map seeds to map_i2t and map_t2i" in capsys.readouterr().err
+
+
+def test_what_choosing_the_epoch_on_test_is_worth(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = made_study(seeds=(11, 12))
+    assert evaluate.main([str(study), "--seed", "12"]) == 0
+    plain = capsys.readouterr().out
+    assert "best on test" not in plain
+    assert evaluate.main([str(study), "--seed", "12", "--best-epoch", "--csv", "all.csv"]) == 0
+    shown = capsys.readouterr()
+    assert "every epoch meets the test split: opening 2 by this study, 2 by all" in shown.err
+    assert "in the record" not in shown.err  # trained again, it is the same
+    with Path("all.csv").open(newline="") as table:
+        values = {(row["protocol"], row["direction"]): row["value"] for row in csv.DictReader(table)}
+    record = records.read(study)[0][1]
+    chosen = f"MAP@all, chosen on validation (epoch {record.chosen_epoch})"
+    for way in ("i2t", "t2i"):
+        assert float(values[chosen, way]) == pytest.approx(record.test[f"map_{way}"], abs=1e-12)
+    (best,) = (name for name, way in values if "best on test, each direction" in name and way == "mean")
+    assert float(values[best, "mean"]) >= float(values[chosen, "mean"])
+    rest = plain[plain.index("MAP@all, ties: ") : plain.index("The same codes score")].split()
+    assert " ".join(rest) in " ".join(shown.out.split())
+
+    assert evaluate.main([str(study), "--best-epoch"]) == 0  # one seed; and a further look, as nobody knows at what
+    shown = capsys.readouterr()
+    assert "made, seed 11\n" in shown.out
+    assert "opening 3 by this study" in shown.err
+    best_file = yaml.safe_load((study / "best.yml").read_text())
+    folder.write_yaml(study / "best.yml", {**best_file, "threads": 2})
+    assert evaluate.main([str(study), "--best-epoch"]) == 0
+    edited(study, 0, chosen_epoch=1, test={**records.read(study)[0][0].test, "map": 0.1})
+    assert evaluate.main([str(study), "--best-epoch"]) == 0
+    assert "but 0.100000 in the record" in capsys.readouterr().err
+    make_data(here / "data", changed=True)
+    assert evaluate.main([str(study), "--best-epoch"]) == 2
+    assert "dataset_sha256: " in (error := capsys.readouterr().err)
+    assert "cannot be trained again" in error
+    assert len(ledger.openings(study / ledger.OWN)) == 5
+    folder.write_yaml(study / "best.yml", {**best_file, "epochs": 3})
+    assert evaluate.main([str(study), "--best-epoch"]) == 2
+    assert "nothing that can be trained again was recorded with seed 11" in capsys.readouterr().err
+    Path("codes.npz").write_bytes(next(study.glob("codes-*.npz")).read_bytes())
+    assert evaluate.main(["codes.npz", "--best-epoch"]) == 2
+    assert "is no folder of a study" in capsys.readouterr().err
 
 
 # Bad input

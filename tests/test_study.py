@@ -18,10 +18,9 @@ import pytest
 import sqlalchemy.exc
 import yaml
 
-from cmh import leaderboard, records, reproduce, tune
+from cmh import leaderboard, ledger, records, reproduce, tune
 from cmh.errors import StudyError
 from cmh.features import cache
-from cmh.study import confirm
 from cmh.study.space import Asha, Range, Space
 from cmh.study.storage import Store, readable_errors
 
@@ -78,12 +77,12 @@ def test_a_study_leaves_what_it_promises(study: Path) -> None:
     text = (study.parent.parent / "first.txt").read_text()
     for name in ("chance", "ridge (control)", "library default", "tuned (trial", "cmh.reproduce", "cmh.leaderboard"):
         assert name in text
-    found = records.read(study)
-    assert [record.seed for record in sorted(found, key=lambda record: record.seed)] == [1, 2]
+    found, problems = records.read(study)
+    assert problems == []
+    assert sorted(record.identity.seed for record in found) == [1, 2]
     assert {record.test_opened for record in found} == {1}
-    assert all(record.search_epochs == sum(int(row["epochs"]) for row in rows) for record in found)
-    i2t, _ = records.per_query(study, found[0])
-    assert np.mean(i2t) == pytest.approx(found[0].test["map_i2t"], abs=1e-12)
+    assert all(record.search.epochs == sum(int(row["epochs"]) for row in rows) for record in found)
+    assert np.mean(records.per_query(study, found[0]).i2t) == pytest.approx(found[0].test["map_i2t"], abs=1e-12)
 
 
 @pytest.mark.ray
@@ -92,7 +91,7 @@ def test_the_same_command_again_changes_nothing(study: Path) -> None:
     done = run(*command(study.parent.parent / "space.yml", study.parent, "--seeds", "2"))
     assert done.returncode == 0, done.stderr
     assert (trials(study), (study / "records.jsonl").read_text()) == before
-    assert len(confirm.openings(study)) == 1
+    assert len(ledger.openings(study / ledger.OWN)) == 1
 
 
 @pytest.mark.ray
@@ -108,17 +107,21 @@ def test_another_request_is_refused_with_what_differs(study: Path, capsys: pytes
 @pytest.mark.ray
 def test_the_winner_is_reproduced_exactly(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce.main([str(study), "--check", "--out", str(tmp_path)]) == 0
-    assert "largest difference 0.0000: within" in capsys.readouterr().out
-    assert len(confirm.openings(study)) == 1
+    assert capsys.readouterr().out.endswith("check: everything agrees\n")
+    assert len(ledger.openings(study / ledger.OWN)) == 1
     for number in (0, 4):  # the last one in a worker that has trained others before; here the process is fresh
         assert reproduce.main([f"{study}:{number}", "--check", "--out", str(tmp_path)]) == 0
-        assert "largest difference 0.0000: within" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "compared without tolerance" in said
+        assert said.endswith("check: everything agrees\n")
     # A record that does not hold is found out.
     path = tmp_path / "wrong.yml"
     best = yaml.safe_load((study / "best.yml").read_text())
     path.write_text(yaml.safe_dump({**best, "seeds": [1], "recorded": {1: {"map_i2t": 0.99, "map_t2i": 0.99}}}))
     assert reproduce.main([str(path), "--check", "--out", str(tmp_path)]) == 1
-    assert "OUTSIDE" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "OUTSIDE" in said
+    assert said.endswith("check: DIFFERS\n")
 
 
 @pytest.mark.ray

@@ -52,8 +52,12 @@ def compare(recorded: Mapping[int, Recorded], found: Mapping[int, Recorded], ask
         reasons = _rounding(there, here)
         if reasons:
             lines.append(
-                f"seed {seed}: compared within {tolerance:.4f}, as other sums round differently and training carries"
-                f" that on like another seed ({_why(recorded)}): {'; '.join(reasons)}"
+                f"seed {seed}: compared within a tolerance of {tolerance:.4f}, as other sums round differently and"
+                f" training carries that on like another seed ({_why(recorded)}): {'; '.join(reasons)}"
+            )
+        else:
+            lines.append(
+                f"seed {seed}: compared without tolerance: device, threads, arrays and versions are the record's"
             )
         allowed = tolerance if reasons else 0.0
         compared = 0
