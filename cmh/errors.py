@@ -56,6 +56,10 @@ class RecordError(CmhError):
     """A records file cannot be read."""
 
 
+class ContradictionError(RecordError):
+    """A record's number is not what the files beside it give: one of the two was edited or exchanged."""
+
+
 class LedgerError(CmhError):
     """An opening of the test split cannot be noted."""
 

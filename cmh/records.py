@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import hashlib
 import json
 import os
+import re
 import reprlib
 import sys
 import types
@@ -22,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmh import files, npz
-from cmh.errors import RecordError
+from cmh.errors import ContradictionError, RecordError
 from cmh.identity import Identity
 
 SCHEMA = 2
@@ -150,8 +152,8 @@ def moment(record: Record) -> datetime.datetime:
 def per_query(folder: Path, record: Record) -> PerQuery:
     """The AP of each test query.
 
-    Raises RecordError where the file is missing or damaged, leaves the folder, or is another run's: the mean of each
-    direction must be the record's number.
+    Raises RecordError where the file is missing or damaged, or leaves the folder; ContradictionError where it is
+    another run's: the mean of each direction must be the record's number.
     """
     path = _inside(folder, record)
     try:
@@ -160,8 +162,10 @@ def per_query(folder: Path, record: Record) -> PerQuery:
         ap = PerQuery(i2t, t2i, np.asarray(arrays["groups"], dtype=np.int64))
     except Exception as error:  # foreign bytes fail in zipfile, zlib, struct or numpy, each with errors of its own
         raise RecordError(f"{path}: the per-query file cannot be read ({error})") from error
-    if problem := _wrong_arrays(ap) or _wrong_means(ap, record):
+    if problem := _wrong_arrays(ap):
         raise RecordError(f"{path}: {problem}")
+    if problem := _wrong_means(ap, record):
+        raise ContradictionError(f"{path}: {problem}")
     return ap
 
 
@@ -205,10 +209,22 @@ def _parse(line: bytes) -> Record:
                 raise ValueError(f"{part} {name} is {values[part].get(name)!r}, but must be a number from 0 to 1")
     if missing := [name for name in AUDITS if name not in record.audits]:
         raise ValueError(f"audits are without {', '.join(missing)}")
+    _check_name(record.per_query, values["identity"])
     if b"\\u" in line:  # half a surrogate pair could not be written to any table
         json.dumps(values, ensure_ascii=False).encode()
     moment(record)
     return record
+
+
+def _check_name(per_query: str, made: dict[str, Any]) -> None:
+    """The per-query file is named by the identity: one that was edited is no longer that of the file."""
+    named = re.fullmatch(r"per-query-([0-9a-f]{12})\.npz", per_query)
+    found = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]  # Identity.digest, but fast
+    if named and named[1] != found:
+        raise ValueError(
+            f"its identity ({found}) is not the one that {per_query} is named by: the record was edited, or is another"
+            " run's"
+        )
 
 
 class _OldSchemaError(ValueError):

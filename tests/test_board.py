@@ -364,18 +364,12 @@ def test_large_tables_say_that_not_all_pairs_are_compared(tmp_path: Path, monkey
     assert "3 rows are more than 2: only neighbours" in notes[0]
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "foreign", "another run's", "edited record"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "foreign"])
 def test_a_bad_per_query_file_costs_the_comparison_of_its_row_only(tmp_path: Path, damage: str) -> None:
     several(tmp_path, 0.6, 0.3, 0.4)
     path = tmp_path / "m1" / "2025-01-01-0.npz"
     content = {"cut": path.read_bytes()[:-300], "foreign": b"not numpy"}
-    if damage == "another run's":
-        shutil.copy(tmp_path / "m2" / path.name, path)
-    elif damage == "edited record":
-        lines = tmp_path / "m1" / "records.jsonl"
-        lines.write_text(lines.read_text().replace("0.298", "0.299"))
-    else:
-        path.unlink()
+    path.unlink()
     if damage in content:
         path.write_bytes(content[damage])
     (board,), notes = board_of(tmp_path)
@@ -386,6 +380,27 @@ def test_a_bad_per_query_file_costs_the_comparison_of_its_row_only(tmp_path: Pat
     assert len(notes) == 1
     assert notes[0].startswith("m1 (validation, 32 bits): not compared: ")
     assert "\n" not in notes[0]
+
+
+@pytest.mark.parametrize("damage", ["another run's file", "edited record"])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_run_that_its_file_contradicts_is_left_out(tmp_path: Path, damage: str, seeds: int) -> None:
+    several(tmp_path, 0.6, 0.4)
+    add(tmp_path / "m1b", *(record(0.9, seed=seed, method="edited") for seed in range(seeds)))
+    path = tmp_path / "m1b" / "2025-01-01-0.npz"
+    if damage == "edited record":
+        lines = tmp_path / "m1b" / "records.jsonl"
+        lines.write_text(lines.read_text().replace('"map_i2t": 0.9', '"map_i2t": 0.95', 1))
+    else:
+        shutil.copy(tmp_path / "m1" / path.name, path)
+    (board,), notes = board_of(tmp_path)
+    methods = ["edited"] * (seeds - 1) + ["m0", "m1"]
+    assert [row.method for row in board.rows] == methods
+    assert [row.n_seeds for row in board.rows][: seeds - 1] == [1] * (seeds - 1)
+    assert all(row.letters for row in board.rows)
+    assert len(notes) == 1
+    assert notes[0].startswith("edited (validation, 32 bits): seed 0 left out: ")
+    assert "belongs to another run, or one of the two was edited" in notes[0]
 
 
 @pytest.mark.parametrize("same_row", [True, False])

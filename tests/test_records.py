@@ -331,3 +331,17 @@ def test_a_damaged_per_query_file_is_read_or_refused(
     except RecordError:
         return
     assert ap.i2t.shape == ap.t2i.shape == ap.groups.shape
+
+
+def test_an_identity_that_was_edited_is_not_that_of_its_file(tmp_path: Path) -> None:
+    made = record()
+    folder = tmp_path / "study"
+    whole = dataclasses.replace(made, per_query=f"per-query-{made.identity.digest()}.npz")
+    records.append(folder, whole, queries())
+    path = folder / "records.jsonl"
+    assert records.read(folder) == ([whole], [])
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 4'))
+    found, (problem,) = records.read(folder)
+    assert not found
+    assert "records.jsonl:1: left out: its identity (" in problem
+    assert "the record was edited" in problem

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from cmh import records
 from cmh.board import statistics
 from cmh.board.find import Run
-from cmh.errors import RecordError
+from cmh.errors import ContradictionError, RecordError
 from cmh.identity import ROW
-from cmh.records import Record
+from cmh.records import PerQuery, Record
 
 Floats = NDArray[np.float64]
 
@@ -32,15 +32,17 @@ class Entry:
     name: str
 
     @classmethod
-    def of(cls, group: list[Run], notes: list[str]) -> Entry:
+    def of(cls, group: list[Run], notes: list[str]) -> Entry | None:
+        """The row of a group in order of age; none where the files beside its records contradict all of them."""
         by_seed = {run.record.identity.seed: run for run in group}  # sorted by age: the latest stays
-        runs = tuple(by_seed[seed] for seed in sorted(by_seed))
+        latest = group[-1]
+        name = _name(latest.record)
+        runs, ap, groups = _per_query([by_seed[seed] for seed in sorted(by_seed)], name, notes)
+        if not runs:
+            return None
         i2t = [run.record.test["map_i2t"] for run in runs]
         t2i = [run.record.test["map_t2i"] for run in runs]
         mean = [(a + b) / 2 for a, b in zip(i2t, t2i, strict=True)]
-        latest = group[-1]
-        name = _name(latest.record)
-        ap, groups = _per_query(runs, name, notes)
         return cls(
             runs,
             latest,
@@ -79,17 +81,25 @@ def key(run: Run) -> str:
 
 
 def _per_query(
-    runs: tuple[Run, ...], name: str, notes: list[str]
-) -> tuple[tuple[Floats, Floats] | None, NDArray[np.int64]]:
-    """The AP of all seeds' queries, if it is whole, and the queries' groups."""
-    nothing = None, np.zeros(0, np.int64)
-    try:
-        found = [records.per_query(run.folder, run.record) for run in runs]
-    except RecordError as error:
-        notes.append(f"{name}: not compared: {error}")
-        return nothing
-    groups = found[0].groups
-    if any(not np.array_equal(one.groups, groups) for one in found):
-        notes.append(f"{name}: not compared: its per-query files differ in their queries")
-        return nothing
-    return (np.stack([one.i2t for one in found]), np.stack([one.t2i for one in found])), groups
+    runs: list[Run], name: str, notes: list[str]
+) -> tuple[tuple[Run, ...], tuple[Floats, Floats] | None, NDArray[np.int64]]:
+    """The runs that their per-query files do not contradict, the AP of all their queries, if it is whole, and the
+    queries' groups.
+    """
+    kept, found, missing = list[Run](), list[PerQuery](), ""
+    for run in runs:
+        try:
+            found.append(records.per_query(run.folder, run.record))
+        except ContradictionError as error:  # nobody knows which of the two is the run's number
+            notes.append(f"{name}: seed {run.record.identity.seed} left out: {error}")
+            continue
+        except RecordError as error:
+            missing = missing or str(error)
+        kept.append(run)
+    if kept and not missing and any(not np.array_equal(one.groups, found[0].groups) for one in found):
+        missing = "its per-query files differ in their queries"
+    if missing:
+        notes.append(f"{name}: not compared: {missing}")
+    if missing or not kept:
+        return tuple(kept), None, np.zeros(0, np.int64)
+    return tuple(kept), (np.stack([one.i2t for one in found]), np.stack([one.t2i for one in found])), found[0].groups

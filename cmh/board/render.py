@@ -21,7 +21,10 @@ _GROUPS = (
     "ranks, group: rows that share a letter cannot be told apart (all pairs of the table tested together, 5 %), and"
     " ranks are those that a row may have. p: against the first row, adjusted for all pairs."
 )
-_OPENED = "opened: how often the test split was, by this study or run / by all studies and runs of its user."
+_OPENED = (
+    "opened: how often the test split had been opened when the row was made, by its study or run / by all studies and"
+    " runs of the user."
+)
 _MARKS = (
     "marks: leak: a code depended on other items or on the other modality; dead: a loss term or a parameter without"
     " effect; aged: code or data are no longer those of the row."

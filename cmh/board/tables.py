@@ -75,18 +75,19 @@ def table(
 
     `runs` must stand in order of age.
     """
-    rows = sorted((Entry.of(group, notes) for group in current.by(runs, entries.key)), key=Entry.order)
+    made = (Entry.of(group, notes) for group in current.by(runs, entries.key))
+    rows = sorted((entry for entry in made if entry is not None), key=Entry.order)
     ranks = [1] * len(rows)
     for place in range(1, len(rows)):
         ranks[place] = ranks[place - 1] if rows[place].score == rows[place - 1].score else place + 1
     _say_what_differs(rows, ranks, notes)
     compared = _comparable(rows, notes)
     chance = _chance(rows, compared, notes)
-    made = [
+    finished = [
         _row(entry, rank, columns, _still(entry, rank, aged, notes), reported)
         for entry, rank, columns in zip(rows, ranks, chance, strict=True)
     ]
-    return made, rows[compared[0]].groups if compared else None
+    return finished, rows[compared[0]].groups if compared else None
 
 
 def _say_what_differs(rows: list[Entry], ranks: list[int], notes: list[str]) -> None:
