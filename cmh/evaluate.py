@@ -98,14 +98,14 @@ def _best_epoch(folder: Path, seed: int) -> list[Line]:
     own = folder if os.access(folder, os.W_OK) else None
     opened = ledger.open_test(dataset.name, dataset.split_sha256, "cmh.evaluate --best-epoch", folder=own)
     sys.stderr.write(f"note: every epoch meets the test split: opening {opened[0]} by this study, {opened[1]} by all\n")
-    lines = scores.epoch_lines(confirm.codes_by_epoch(found.method, values, dataset))
-    chosen, there = lines[0].mean, found.recorded[seed].test["map"]
+    by_epoch = scores.epoch_lines(confirm.codes_by_epoch(found.method, values, dataset))
+    chosen, there = by_epoch[0].mean, found.recorded[seed].test["map"]
     if chosen is None or abs(chosen - there) > records.MEAN_DIGITS:
         sys.stderr.write(
             f"note: the epoch chosen on validation has MAP {chosen:.6f} now, but {there:.6f} in the record;"
             f" `python -m cmh.reproduce {folder} --check` says what differs\n"
         )
-    return lines
+    return by_epoch
 
 
 def _of_study(folder: Path, seed: int | None, *, one: bool = False) -> tuple[str, dict[str, Codes]]:
