@@ -114,7 +114,7 @@ def _note(file: Path, entry: dict[str, Any]) -> int:
 
 def _split(line: dict[str, Any]) -> tuple[str, str] | None:
     shown = line.get("identity")
-    return (shown.get("dataset"), shown.get("split_sha256")) if isinstance(shown, dict) else None
+    return (str(shown.get("dataset")), str(shown.get("split_sha256"))) if isinstance(shown, dict) else None
 
 
 def _unusable(file: Path, error: OSError) -> LedgerError:
