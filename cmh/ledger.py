@@ -75,8 +75,11 @@ def open_test(
     return (by_all if folder is None else _note(folder / own, entry)), by_all
 
 
-def openings(file: Path) -> list[dict[str, Any]]:
+def openings(file: Path, split: tuple[str, str] | None = None) -> list[dict[str, Any]]:
     """The openings that a file names, oldest first; a line that cannot be read counts as one of which nothing is known.
+
+    `split`: only those of this dataset and split hash. A study's own file may name others, too: of its winner on other
+    data. Of what is not known, nobody can say that it was another one.
 
     Raises LedgerError where the file cannot be read.
     """
@@ -84,21 +87,22 @@ def openings(file: Path) -> list[dict[str, Any]]:
         lines = file.read_bytes().splitlines() if file.exists() else []
     except OSError as error:
         raise _unusable(file, error) from error
-    return [_parsed(line) for line in lines if line.strip()]
+    found = [_parsed(line) for line in lines if line.strip()]
+    return [line for line in found if split is None or _split(line) in (None, split)]
 
 
 def _note(file: Path, entry: dict[str, Any]) -> int:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with files.locked(file.with_name(f".{file.name}.lock")):
-            past = openings(file)
+            past = openings(file, _split(entry))
             shown = {
                 seed for line in past if line.get("identity") == entry.get("identity") for seed in line.get("seeds", [])
             }
             if "identity" in entry and set(entry["seeds"]) <= shown:
                 return len(past)
             with file.open("ab") as out:
-                if past and not file.read_bytes().endswith(b"\n"):  # a writer was killed in mid-line
+                if file.stat().st_size and not file.read_bytes().endswith(b"\n"):  # a writer was killed in mid-line
                     out.write(b"\n")
                 out.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
                 out.flush()
@@ -106,6 +110,11 @@ def _note(file: Path, entry: dict[str, Any]) -> int:
             return len(past) + 1
     except OSError as error:
         raise _unusable(file, error) from error
+
+
+def _split(line: dict[str, Any]) -> tuple[str, str] | None:
+    shown = line.get("identity")
+    return (str(shown.get("dataset")), str(shown.get("split_sha256"))) if isinstance(shown, dict) else None
 
 
 def _unusable(file: Path, error: OSError) -> LedgerError:

@@ -183,7 +183,7 @@ def _begun(job: _Job, arguments: argparse.Namespace, stack: contextlib.ExitStack
     else:
         for line in _warnings(job):
             _say(line)
-    if past := ledger.openings(job.folder / ledger.OWN):
+    if past := ledger.openings(job.folder / ledger.OWN, (job.dataset.name, job.dataset.split_sha256)):
         _say(
             f"{commands.short(job.folder)}: its test split has been opened {len(past)}× already, last on"
             f" {past[-1].get('date', 'an unknown day')[:10]}; a further opening is counted, and its records say so"
@@ -476,7 +476,10 @@ class _Study:
         identity = job.identity(best.config)
         if not self.arguments.no_confirm:
             found = confirm.of_identity(records.read(job.folder)[0], identity)
-            self.records = {seed: found[seed] for seed in self.seeds if seed in found}
+            cost = _cost(self.rows, self.store)
+            self.records = {
+                seed: confirm.with_search(job.folder, found[seed], cost) for seed in self.seeds if seed in found
+            }
         missing = [seed for seed in self.seeds if seed not in self.records]
         if self.arguments.no_confirm or not missing:
             self.closing()
@@ -597,6 +600,8 @@ def _closing(
     """The closing table, on stdout."""
     from statistics import mean
 
+    from cmh import ledger
+
     scores: list[tuple[str, tuple[float | None, float | None, float | None]]] = list(controls.items())
     names = {"paper": "paper setting", "default": "library default"}
     by_origin = {row.origin: row for row in rows}
@@ -621,9 +626,13 @@ def _closing(
         )
         half = _half_interval(job.folder, records)
         lines[-1] += "" if half is None else f" ± {half:.4f}"
-        opened, by_all = (max(getattr(record, name) for record in records) for name in ("test_opened", "split_opened"))
+        split = job.dataset.name, job.dataset.split_sha256
+        opened, by_all = (  # also after these records were made
+            len(ledger.openings(file, split)) for file in (job.folder / ledger.OWN, ledger.path(*split))
+        )
         lines.append(
-            f"test: mean of {len(records)} seeds (± half of the 95 % interval over seeds and queries); test split"
+            f"test: mean of {len(records)} seed{'s' * (len(records) > 1)}"
+            f"{'' if half is None else ' (± half of the 95 % interval over seeds and queries)'}; test split"
             f" opened {opened}× by this study, {by_all}× by all"
         )
     where = commands.short(job.folder)
@@ -641,7 +650,8 @@ def _closing(
 
 
 def _half_interval(folder: Path, records: list[Record]) -> float | None:
-    """Half of the 95 % interval of the records' mean test MAP, as the board has it; None for one seed."""
+    """Half of the 95 % interval of the records' mean test MAP, from these seeds alone (a board pools what seeds change
+    over its rows); None for one seed."""
     import numpy as np
 
     from cmh import records as files

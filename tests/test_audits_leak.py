@@ -28,6 +28,14 @@ class Standardised(Sound):
         return super().encode_image(features - features.mean(0))
 
 
+class Scored(Sound):
+    """Z-scores over the batch: of one item alone they are NaN, for want of a deviation."""
+
+    def encode_image(self, features: Tensor) -> Tensor:
+        outputs = super().encode_image(features)
+        return (outputs - outputs.mean(0)) / (outputs.std(0) + 1e-6)
+
+
 class Attentive(Sound):
     def encode_text(self, features: Tensor) -> Tensor:
         attention = torch.softmax(features @ features.T, 1)
@@ -137,6 +145,11 @@ def test_what_was_encoded_before_is_found_in_codes_and_in_the_state() -> None:
 def test_an_item_that_cannot_be_encoded_alone_is_a_finding() -> None:
     (line,) = leaks(Training)
     assert line.startswith("image codes need batch mates: one item alone cannot be encoded (Expected more than 1 value")
+
+
+@pytest.mark.filterwarnings("ignore:std")
+def test_what_is_nan_alone_depends_on_batch_mates() -> None:
+    assert leaks(Scored) == ["image codes depend on batch mates: 100 % of bits changed"]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 40])

@@ -192,6 +192,20 @@ def test_an_earlier_winner_goes_however_much_longer_the_search_went_on(tmp_path:
     assert notes[0] == f"{tmp_path / 'a'}: 1 test run of an earlier winner left out"
 
 
+def test_an_earlier_winner_goes_from_where_it_was_trained_again_too(tmp_path: Path) -> None:
+    later: dict[str, Any] = {"date": "2025-02-01T00:00:00+00:00", "config": {"lr": 0.7}, "search": Cost(48)}
+    add(tmp_path / "studies" / "a", record(0.9), record(0.3, **later))
+    again = {"study": "study-0123456789ab"}
+    add(tmp_path / "runs" / "old", record(0.9, **again))
+    add(tmp_path / "runs" / "new", record(0.3, **(later | again | {"search": Cost(24)})))
+    boards, notes = board_of(tmp_path)
+    assert [(row.map_i2t, row.trials, row.n_seeds) for row in boards[0].rows] == [(0.3, 48, 1)]
+    assert f"{tmp_path / 'runs' / 'old'}: 1 test run of an earlier winner left out" in notes
+    boards, notes = board_of(tmp_path / "runs")  # without the study nobody knows what came later
+    assert [row.map_i2t for row in boards[0].rows] == [0.9, 0.3]
+    assert not any("earlier winner" in note for note in notes)
+
+
 def test_a_winner_that_stays_has_the_costs_of_the_whole_search(tmp_path: Path) -> None:
     later: dict[str, Any] = {"date": "2025-02-01T00:00:00+00:00", "search": Cost(48, 500, 510.0, 90.0, 300.0)}
     add(tmp_path / "a", record(0.9), record(0.8, seed=1, **later))
@@ -729,3 +743,16 @@ if __name__ == "__main__":
     (DATA / "expected.csv").write_text(render.csv_text(example))
     (DATA / "expected.md").write_text(render.markdown(example))
     (DATA / "expected.txt").write_text(render.terminal(example))
+
+
+def test_rows_of_one_name_that_were_not_trained_alike_are_named(tmp_path: Path) -> None:
+    change: dict[str, Any] = {"selection": "fixed", "label": "gamma=0.5"}
+    add(tmp_path / "a", record(0.5, config={"lr": 0.1, "gamma": 0.5}, **change))
+    add(tmp_path / "b", record(0.4, config={"lr": 0.9, "gamma": 0.5}, **change))
+    add(tmp_path / "c", record(0.3, method="other"))
+    (board,), notes = board_of(tmp_path)
+    assert len(board.rows) == 3
+    (note,) = (note for note in notes if "have this name" in note)
+    assert note.startswith(f"{board.rows[0].method} (gamma=0.5, fixed, 32 bits): 2 rows have this name (rank 1, 2)")
+    assert "lr: 0.1 there, 0.9 here" in note
+    assert f"(there: {tmp_path / 'a'}, here: {tmp_path / 'b'})" in note

@@ -43,6 +43,15 @@ def test_each_other_configuration_is_a_further_opening(tmp_path: Path) -> None:
     assert ledger.open_test("clipart", "6" * 64, "another split") == (1, 1)
 
 
+def test_a_study_s_count_is_of_one_split(tmp_path: Path) -> None:
+    assert opened(tmp_path) == (1, 1)
+    assert opened(tmp_path, dataset="other")[0] == 1
+    assert opened(tmp_path, split_sha256="6" * 64)[0] == 1
+    assert opened(tmp_path, epochs=2)[0] == 2
+    assert len(ledger.openings(tmp_path / ledger.OWN)) == 4
+    assert len(ledger.openings(tmp_path / ledger.OWN, ("clipart", SPLIT))) == 2
+
+
 def test_the_same_again_is_none_whatever_seed_or_machine_shows_it(tmp_path: Path) -> None:
     assert opened(tmp_path, seeds=(1, 2, 3)) == (1, 1)
     assert opened(tmp_path, seeds=(2,)) == (1, 1)

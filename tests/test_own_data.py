@@ -1031,6 +1031,18 @@ def test_the_relevance_rate_by_hand(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"relevance rate, test: {rate:.1%}" in capsys.readouterr().out
 
 
+def test_check_warns_where_every_pair_is_relevant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    some = records()
+    run("check", str(write(tmp_path / "some", some)))
+    assert "any codes" not in capsys.readouterr().out
+    for record in some:
+        record["labels"] = ["all"]
+    run("check", str(write(tmp_path / "all", some)))
+    said = capsys.readouterr().out
+    for side in ("test", "validation"):
+        assert f"every database item is relevant to every {side} query: the MAP of any codes is 1" in said
+
+
 def test_check_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     some = records()
     for number, record in enumerate(some):

@@ -78,10 +78,13 @@ class _Encoder:
         return outputs[half : half + len(self.queries)].flip(0)
 
     def changed(self, one: Tensor, two: Tensor) -> float:
-        """The share of bits that differ for sure."""
-        tolerance = self.share * one.square().mean(0).sqrt()
-        sure = (one.abs() > tolerance) | (two.abs() > tolerance)
-        return float((((one >= 0) != (two >= 0)) & sure).float().mean())
+        """The share of bits that differ for sure; a NaN, as of the deviation of one item alone, is another than any
+        number.
+        """
+        tolerance = self.share * one.square().nanmean(0).nan_to_num().sqrt()
+        sure = (one.abs() > tolerance) | (two.abs() > tolerance) | (one.isnan() != two.isnan())
+        other = ((one >= 0) != (two >= 0)) | (one.isnan() != two.isnan())
+        return float((other & sure).float().mean())
 
 
 def _own(encoder: _Encoder) -> list[str]:

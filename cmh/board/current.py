@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import cmh
 from cmh import identity, records
 from cmh.board.find import Run
+from cmh.records import Cost
 
 Aged = Callable[[Run], tuple[str, ...]]
+_AGAIN = re.compile(r"-[0-9a-f]{12}$")
 
 
 def age(run: Run) -> tuple[Any, ...]:
@@ -45,18 +48,39 @@ def by(runs: Iterable[Run], key: Callable[[Run], str]) -> list[list[Run]]:
 def without_earlier_winners(runs: Sequence[Run], notes: list[str]) -> list[Run]:
     """A study that went on after its test may have a new winner: only the latest one speaks for the search.
 
-    The rest in order of age; what is left of a study has the costs of its latest search.
+    <<<<<<< HEAD
+        The rest in order of age; what is left of a study has the costs of its latest search.
+    =======
+        What `reproduce` trained again of a study goes with it, wherever it lies: its folder has the study's name. `runs`
+        must stand in order of age. What is left of a study has the costs of its latest search.
+    >>>>>>> w-breaker
     """
     runs = sorted(runs, key=age)
     kept = [run for run in runs if run.record.selection != "validation"]
-    for study in by((run for run in runs if run.record.selection == "validation"), _study):
-        winner = configuration(study[-1])
-        latest = [run for run in study if configuration(run) == winner]
-        search = study[-1].record.search
-        kept += [Run(run.folder, dataclasses.replace(run.record, search=search)) for run in latest]
+    winners: dict[str, dict[str, Cost]] = {}  # a study's name → its winner's configuration → the search
+    studies = by((run for run in runs if run.record.selection == "validation"), _study)
+    for study in sorted(studies, key=lambda study: _trained_again(study[-1])):  # the studies themselves first
+        last = study[-1]
+        found = {configuration(last): last.record.search}
+        if _trained_again(last):
+            found = winners.get(_named(last), found)  # its study may not be on this board
+        else:
+            winners.setdefault(_named(last), {}).update(found)
+        latest = [run for run in study if configuration(run) in found]
+        kept += [Run(run.folder, dataclasses.replace(run.record, search=found[configuration(run)])) for run in latest]
         if left := len(study) - len(latest):
-            notes.append(f"{study[-1].folder}: {left} test run{'s' * (left > 1)} of an earlier winner left out")
+            notes.append(f"{last.folder}: {left} test run{'s' * (left > 1)} of an earlier winner left out")
     return sorted(kept, key=age)
+
+
+def _trained_again(run: Run) -> bool:
+    """Whether `reproduce` may have made it: its folders are called NAME-IDENTITY."""
+    return _AGAIN.search(run.record.study) is not None
+
+
+def _named(run: Run) -> str:
+    made = run.record.identity
+    return board_key(run) + repr((_AGAIN.sub("", run.record.study), made.method, made.bits))
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from cmh.board.find import Run
 from cmh.identity import ROW
 from cmh.records import AUDITS
 
+_LISTED = 4  # ranks in a note
 Reported = Mapping[tuple[str, str, int], tuple[float | None, float | None, str]]
 
 
@@ -95,7 +96,7 @@ def _say_what_differs(rows: list[Entry], ranks: list[int], notes: list[str]) -> 
     alike: dict[str, list[int]] = {}
     for place, entry in enumerate(rows):
         record = entry.latest.record
-        what = repr((current.configuration(entry.latest), record.selection, record.label, record.search.trials))
+        what = repr((_configuration(entry), record.selection, record.label, record.search.trials))
         alike.setdefault(what, []).append(place)
     for first, *others in alike.values():
         for other in others:
@@ -104,6 +105,30 @@ def _say_what_differs(rows: list[Entry], ranks: list[int], notes: list[str]) -> 
                 f"{rows[first].name}: rows {ranks[first]} and {ranks[other]} stay apart: {'; '.join(differences)}"
                 f" (there: row {ranks[first]}, here: row {ranks[other]})"
             )
+    _say_who_shares_a_name(rows, ranks, notes)
+
+
+def _say_who_shares_a_name(rows: list[Entry], ranks: list[int], notes: list[str]) -> None:
+    """Rows that read the same, but were trained with other hyperparameters or settings: two searches, or one change of
+    two winners.
+    """
+    called: dict[str, list[int]] = {}
+    for place, entry in enumerate(rows):
+        called.setdefault(entry.name, []).append(place)
+    for first, *others in called.values():
+        different = [at for at in others if _configuration(rows[at]) != _configuration(rows[first])]
+        if different:
+            other = rows[different[0]].latest
+            found = rows[first].latest.record.identity.differences(other.record.identity, *ROW)
+            places = ", ".join(str(ranks[at]) for at in (first, *different)[:_LISTED])
+            notes.append(
+                f"{rows[first].name}: {1 + len(different)} rows have this name (rank {places}), but were not trained"
+                f" alike: {'; '.join(found)} (there: {rows[first].latest.folder}, here: {other.folder})"
+            )
+
+
+def _configuration(entry: Entry) -> str:
+    return current.configuration(entry.latest)
 
 
 def _comparable(rows: list[Entry], notes: list[str]) -> list[int]:

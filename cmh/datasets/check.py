@@ -186,6 +186,8 @@ def _relevance(source: Source) -> Iterator[str]:
             alone += int((related == 0).sum())
         rate = shared / max(1, len(queries) * len(answers))
         yield f"relevance rate, {name}: {rate:.1%} of query and database pairs share a label"
+        if len(queries) and shared == len(queries) * len(answers):
+            yield f"warning: every database item is relevant to every {name} query: the MAP of any codes is 1"
         if alone:
             yield f"warning: {alone:,} {name} queries share no label with any database item: their AP is 0"
 

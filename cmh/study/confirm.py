@@ -138,6 +138,16 @@ def write_record(
     return record
 
 
+def with_search(folder: Path, record: Record, search: Cost) -> Record:
+    """The record with what the search has cost by now, written anew where that is more: the same winner of a study
+    that went on has had a larger budget."""
+    if search.trials <= record.search.trials:
+        return record
+    newer = dataclasses.replace(record, search=search)
+    records.append(folder, newer, records.per_query(folder, record))
+    return newer
+
+
 def audit_lines(record: Record) -> list[str]:
     """What the audits found, for people."""
     return [f"{name} audit: {line}" for name, lines in record.audits.items() for line in lines]
