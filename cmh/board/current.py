@@ -48,12 +48,8 @@ def by(runs: Iterable[Run], key: Callable[[Run], str]) -> list[list[Run]]:
 def without_earlier_winners(runs: Sequence[Run], notes: list[str]) -> list[Run]:
     """A study that went on after its test may have a new winner: only the latest one speaks for the search.
 
-    <<<<<<< HEAD
-        The rest in order of age; what is left of a study has the costs of its latest search.
-    =======
-        What `reproduce` trained again of a study goes with it, wherever it lies: its folder has the study's name. `runs`
-        must stand in order of age. What is left of a study has the costs of its latest search.
-    >>>>>>> w-breaker
+    What `reproduce` trained again of a study goes with it, wherever it lies: its folder has the study's name. The rest
+    in order of age; what is left of a study has the costs of its latest search.
     """
     runs = sorted(runs, key=age)
     kept = [run for run in runs if run.record.selection != "validation"]
