@@ -25,6 +25,7 @@ from cmh.study.space import Asha, Range, Space
 from cmh.study.storage import Store, readable_errors
 
 SMALL = ["--bits", "8", "--epochs", "4", "--set", "hidden_image=16", "hidden_text=16"]
+START = "[default, {lr_image: 0.01}]"  # points that run to their end
 SPACE = """
 method: dcmh
 params:
@@ -139,9 +140,7 @@ def test_the_board_shows_the_study(study: Path, tmp_path: Path) -> None:
 @pytest.mark.ray
 def test_strict_rungs_may_complete_no_trial_and_more_trials_cure_that(tmp_path: Path) -> None:
     file = tmp_path / "space.yml"
-    file.write_text(
-        SPACE.replace("start_from: [default, {lr_image: 0.01}]", "start_from: []").replace("reduction: 2", "reduction: 4, strict: true")
-    )
+    file.write_text(SPACE.replace(START, "[]").replace("reduction: 2", "reduction: 4, strict: true"))
     once = run(*command(file, tmp_path / "out", "--trials", "3", "--no-confirm"))
     assert once.returncode == 2
     assert "no trial was completed" in once.stderr
@@ -184,7 +183,7 @@ def test_a_killed_study_goes_on_as_if_nothing_had_happened(study: Path, tmp_path
 @pytest.mark.ray
 def test_a_trial_that_breaks_stays_its_own(tmp_path: Path) -> None:
     bad = "[default, {optimizer: sgd, lr_image: 0.05, lr_text: 0.05, weight_std: 1.0, gamma: 10000, eta: 10000}]"
-    (tmp_path / "space.yml").write_text(SPACE.replace("[default, {lr_image: 0.01}]", bad).replace("trials: 5", "trials: 2"))
+    (tmp_path / "space.yml").write_text(SPACE.replace(START, bad).replace("trials: 5", "trials: 2"))
     done = run(*command(tmp_path / "space.yml", tmp_path, "--no-confirm"))
     assert done.returncode == 0, done.stderr
     rows = trials(tmp_path / "dcmh-clipart-8")
