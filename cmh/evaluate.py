@@ -93,8 +93,8 @@ def _best_epoch(folder: Path, seed: int) -> list[Line]:
     values = {**found.config, **found.run, "seed": seed}
     dataset = training.load(training.split(methods.get(found.method), values)[0])
     again = target.Recorded(confirm.identify(found.method, values, dataset))
-    if lines := check.other_run(found.recorded[seed], again):
-        raise CmhError(*lines, heading=f"--best-epoch: {folder} cannot be trained again, this would be another run")
+    if wrong := check.other_run(found.recorded[seed], again):
+        raise CmhError(*wrong, heading=f"--best-epoch: {folder} cannot be trained again, this would be another run")
     own = folder if os.access(folder, os.W_OK) else None
     opened = ledger.open_test(dataset.name, dataset.split_sha256, "cmh.evaluate --best-epoch", folder=own)
     sys.stderr.write(f"note: every epoch meets the test split: opening {opened[0]} by this study, {opened[1]} by all\n")
