@@ -245,6 +245,23 @@ for seed in range(20):
     assert all(records.per_query(tmp_path, one).i2t.size == 3 for one in found)
 
 
+def test_a_winner_that_stays_has_the_budget_of_the_search_that_went_on(tmp_path: Path) -> None:
+    from cmh.board import find, rows
+    from cmh.study import confirm
+
+    first = record(search=Cost(2, 60, 120.0, 6.0, 6.0), per_query="seed-0.npz")
+    records.append(tmp_path, first, queries())
+    newer = confirm.with_search(tmp_path, first, Cost(6, 90, 180.0, 9.0, 9.0))
+    assert confirm.with_search(tmp_path, newer, newer.search) == newer  # the same command again writes nothing
+    assert [one.search.trials for one in records.read(tmp_path)[0]] == [2, 6]
+    runs, problems = find.find([tmp_path])
+    ((board,), notes) = rows.boards(runs, {})
+    (row,) = board.rows
+    assert (row.trials, row.passes, row.n_seeds) == (6, 180.0, 1)
+    assert problems == []
+    assert not any("earlier winner" in note for note in notes)
+
+
 def test_dates_compare_across_zones_and_without_one() -> None:
     dates = ["2025-01-01T01:00:00+02:00", "2025-01-01T00:00:00", "2025-01-01T00:00:01Z"]
     moments = [records.moment(record(date=date)) for date in dates]
