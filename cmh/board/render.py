@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from cmh.board.rows import Board
 from cmh.board.tables import Row
 
-_WIDEST = 16  # name in the terminal's table, which has to fit about 120 columns
+_WIDEST = 22  # name in the terminal's table, which has to fit about 120 columns
 _PLUS_MINUS = (
     "±: half of the 95 % interval of the mean, by a two-level bootstrap over seeds and groups of near-duplicate"
     " queries. Rows share the queries, so that two may differ although their intervals overlap."
