@@ -75,7 +75,13 @@ def test_the_tolerance_is_the_spread_over_recorded_seeds() -> None:
     agrees, text = verdict(known(0.5), other, known(0.5), known(0.5))
     assert not agrees
     assert f"compared within a tolerance of {check.LOWEST:.4f}" in text
-    assert "4 standard deviations over 3 recorded seeds, at least 0.005" in text
+    assert "4 times what its MAPs deviate at most over 3 recorded seeds, at least 0.005" in text
+
+
+def test_the_tolerance_is_that_of_the_map_that_deviates_most() -> None:
+    """Of three numbers one may be close together by chance."""
+    wide = [dataclasses.replace(known(0.5), test={"map": 0.5, "map_i2t": 0.5, "map_t2i": value}) for value in (0.5, 0.52, 0.54)]
+    assert check._tolerance(dict(enumerate(wide, start=1))) == pytest.approx(4 * 0.02)
 
 
 def test_epoch_and_queries_bind_on_the_same_machine_only() -> None:

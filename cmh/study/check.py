@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from cmh.identity import MACHINE
+from cmh.records import METRICS
 from cmh.study.target import Recorded
 
 # Of the versions beside torch's, which an identity holds: what a number passes through.
@@ -32,8 +33,9 @@ def compare(recorded: Mapping[int, Recorded], found: Mapping[int, Recorded], ask
 
     Data, split and settings must be the same. With the same device, threads and versions every number must be equal to
     the last digit: validation MAP, chosen epoch, test MAP and the AP of each query. Otherwise sums round differently,
-    which training carries on as another seed would: MAP must then be within `DEVIATIONS` standard deviations over the
-    recorded seeds, at least LOWEST; ALONE where one seed was recorded. Nothing compared, or a NaN, does not agree.
+    which training carries on as another seed would: each MAP must then be within `DEVIATIONS` standard deviations over
+    the recorded seeds, the largest of the six MAPs' (of three numbers one may be small by chance), at least LOWEST;
+    ALONE where one seed was recorded. Nothing compared, or a NaN, does not agree.
     """
     seeds = [seed for seed in recorded if seed in found]
     if not seeds:
@@ -84,18 +86,21 @@ def _listed(seeds: Mapping[int, Recorded]) -> str:
 
 
 def _tolerance(recorded: Mapping[int, Recorded]) -> float:
-    maps = [value for value in map(_main, recorded.values()) if math.isfinite(value)]
-    return max(LOWEST, DEVIATIONS * statistics.stdev(maps)) if len(maps) > 1 else ALONE
+    if len(recorded) < 2:
+        return ALONE
+    spreads = [LOWEST / DEVIATIONS]
+    for part in ("validation", "test"):
+        for key in METRICS:
+            values = [getattr(one, part).get(key, math.nan) for one in recorded.values()]
+            if all(map(math.isfinite, values)):
+                spreads.append(statistics.stdev(values))
+    return DEVIATIONS * max(spreads)
 
 
 def _why(recorded: Mapping[int, Recorded]) -> str:
     n = len(recorded)
-    spread = f"{DEVIATIONS:g} standard deviations over {n} recorded seeds, at least {LOWEST:g}"
+    spread = f"{DEVIATIONS:g} times what its MAPs deviate at most over {n} recorded seeds, at least {LOWEST:g}"
     return spread if n > 1 else "one seed tells no spread"
-
-
-def _main(one: Recorded) -> float:
-    return (one.test or one.validation).get("map", (one.test.get("map_i2t", 0) + one.test.get("map_t2i", 0)) / 2)
 
 
 def other_run(there: Recorded, here: Recorded) -> list[str]:
@@ -131,11 +136,7 @@ def _numbers(there: Recorded, here: Recorded) -> list[tuple[str, float, float, b
     """(name, recorded, found, whether it binds where rounding differs) of everything that both know."""
     rows: list[tuple[str, float, float, bool]] = []
     for part, old, new in (("validation", there.validation, here.validation), ("test", there.test, here.test)):
-        rows += [
-            (f"{part} {key}", old[key], new[key], True)
-            for key in ("map", "map_i2t", "map_t2i")
-            if key in old and key in new
-        ]
+        rows += [(f"{part} {key}", old[key], new[key], True) for key in METRICS if key in old and key in new]
     if there.chosen_epoch is not None and here.chosen_epoch is not None:
         rows.append(("chosen epoch", there.chosen_epoch, here.chosen_epoch, False))
     if there.ap is not None and here.ap is not None:
