@@ -80,7 +80,10 @@ def test_the_tolerance_is_the_spread_over_recorded_seeds() -> None:
 
 def test_the_tolerance_is_that_of_the_map_that_deviates_most() -> None:
     """Of three numbers one may be close together by chance."""
-    wide = [dataclasses.replace(known(0.5), test={"map": 0.5, "map_i2t": 0.5, "map_t2i": value}) for value in (0.5, 0.52, 0.54)]
+    wide = [
+        dataclasses.replace(known(0.5), test={"map": 0.5, "map_i2t": 0.5, "map_t2i": value})
+        for value in (0.5, 0.52, 0.54)
+    ]
     assert check._tolerance(dict(enumerate(wide, start=1))) == pytest.approx(4 * 0.02)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from cmh import cluster, datasets, records
+from cmh.audits import part
 from cmh.errors import DatasetError, StudyError
 from cmh.features import cache
 from cmh.study import workers
@@ -63,8 +64,9 @@ def check(command: Command, *lost: int) -> None:
         assert [line.split(",")[curve[0].split(",").index("epoch")] for line in curve[1:]] == ["1", "2", "3", "4"]
     for number in lost:
         assert "goes on after epoch 1\n" in (command.study / "trials" / str(number) / "log.txt").read_text()
-    # Only the epoch that was lost is trained twice; the confirmation trains the winner, trial 0, once more.
-    expected = {number: EPOCHS + (number in lost) + EPOCHS * (number == 0) for number in range(TRIALS)}
+    # Only the epoch that was lost is trained twice; the confirmation trains trial 0, the winner, again, and audits it.
+    again = EPOCHS + part.EPOCHS
+    expected = {number: EPOCHS + (number in lost) + again * (number == 0) for number in range(TRIALS)}
     assert {number: trained(command).count(number) for number in range(TRIALS)} == expected
     ((record,), _) = records.read(command.study)
     assert record.test_opened == 1

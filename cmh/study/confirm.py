@@ -76,12 +76,11 @@ def run(
         report=None if report is None else lambda epoch, _: report(epoch),
         folder=Path(settings.folder) if settings.folder else None,
     )
+    dead = audits.dead(module, settings, config, data)  # trains: no test query may be in this process's memory yet
     test = fetch("test")
     tested, best = training.test(fitted, test), fitted.best
-    found = {
-        "leak": audits.leak(fitted.method, test.query, fitted.device, from_pixels=fitted.finetuned),
-        "dead": audits.dead(module, settings, config, data),
-    }
+    # Last: a method with findings is no longer what it was.
+    leak = audits.leak(fitted.method, test.query, fitted.device, from_pixels=fitted.finetuned)
     if settings.folder:
         codes.write(Path(settings.folder) / CODES, _packed(tested.codes, test))
     return Confirmed(
@@ -92,7 +91,7 @@ def run(
         validation={"map": best.val_map, "map_i2t": best.val_map_i2t, "map_t2i": best.val_map_t2i},
         test=tested.metrics,
         ap=PerQuery(tested.i2t, tested.t2i, test.groups),
-        audits=found,
+        audits={"leak": leak, "dead": dead},
         provenance=dataset.provenance,
         folder=settings.folder,
     )
