@@ -156,6 +156,7 @@ def test_strict_rungs_may_complete_no_trial_and_more_trials_cure_that(tmp_path: 
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(600)  # five sessions of Ray
 def test_a_killed_study_goes_on_as_if_nothing_had_happened(study: Path, tmp_path: Path) -> None:
     whole = trials(study)
     arguments = command(study.parent.parent / "space.yml", tmp_path, "--no-confirm")
