@@ -90,7 +90,7 @@ def test_the_levels_are_those_of_loops(seed: int, seeds: list[int]) -> None:
     assert found.means == pytest.approx(means)
     assert found.contributions == pytest.approx(np.array(contributions))
     assert found.seed_variance == pytest.approx(variances, abs=1e-12)
-    assert found.freedom == max(sum(n - 1 for n in seeds) / 2, 1)
+    assert found.freedom == max(sum(n - 1 for n in seeds) / (2 if len(seeds) > 1 else 1), 1)
     assert found.sizes.sum() == pytest.approx(1)
 
 

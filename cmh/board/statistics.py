@@ -17,8 +17,8 @@ known of seeds, and there are neither intervals nor comparisons.
 
 A draw of both levels together is `signs · contributions of the groups + t · seed deviation`: three seeds cannot be
 drawn again with replacement (that would give ten samples, of two thirds of the variance), so that level is drawn from a
-t distribution. It has half the degrees of freedom of the pooled variance (of two rows, those of one): with all of them,
-tables whose rows scatter differently show more than 5 % of errors. `experiments/benchmarks/board_errors.py` measures
+t distribution. It has half the degrees of freedom of the pooled variance (of two rows, those of one; a row alone has
+its own): with all of them, tables whose rows scatter differently show more than 5 % of errors. `experiments/benchmarks/board_errors.py` measures
 how often tables of equal methods show a difference, and how often intervals hold the truth.
 """
 
@@ -104,7 +104,8 @@ def levels(runs: Sequence[Floats], groups: NDArray[np.integer]) -> Levels:
     within = np.add.reduceat((both**2).sum(axis=1), first) * small  # what `both` alone would give `between`
     pooled = max(float((between - within).sum()) / total, 0.0)
     own = (between - within) / np.maximum(freedom, 1)
-    return Levels(means, of_rows, sizes, np.maximum(own, pooled) / counts, max(total / 2, 1.0))
+    trusted = max(total / 2, 1.0) if len(runs) > 1 else float(total)  # a row alone does not scatter unlike others
+    return Levels(means, of_rows, sizes, np.maximum(own, pooled) / counts, trusted)
 
 
 def deviations(found: Levels, *, centred: bool) -> NDArray[np.float32]:
