@@ -603,7 +603,7 @@ def test_names_from_files_break_no_table(tmp_path: Path) -> None:
         assert "x?y, efficientnet-lite0" in text
         assert max(map(len, text.splitlines())) < 400
     assert "a\\|b??\\[31m\\<b>" in render.markdown(boards)
-    assert "a|b??[31m<b>lon…" in render.terminal(boards)
+    assert "a|b??[31m<b>longlongl…" in render.terminal(boards)
 
 
 # --- the command

@@ -18,8 +18,9 @@ known of seeds, and there are neither intervals nor comparisons.
 A draw of both levels together is `signs · contributions of the groups + t · seed deviation`: three seeds cannot be
 drawn again with replacement (that would give ten samples, of two thirds of the variance), so that level is drawn from a
 t distribution. It has half the degrees of freedom of the pooled variance (of two rows, those of one; a row alone has
-its own): with all of them, tables whose rows scatter differently show more than 5 % of errors. `experiments/benchmarks/board_errors.py` measures
-how often tables of equal methods show a difference, and how often intervals hold the truth.
+its own): with all of them, tables whose rows scatter differently show more than 5 % of errors.
+`experiments/benchmarks/board_errors.py` measures how often tables of equal methods show a difference, and how often
+intervals hold the truth.
 """
 
 from __future__ import annotations
