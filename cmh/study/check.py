@@ -16,7 +16,7 @@ from cmh.study.target import Recorded
 # Of the versions beside torch's, which an identity holds: what a number passes through.
 VERSIONS = ("numpy", "numba", "processor")
 LOWEST, ALONE = 0.005, 0.02  # tolerance: at least, and where one seed says nothing about spread
-DEVIATIONS = 4.0
+DEVIATIONS = 3.0  # on 17 methods whose features had been computed anew, the largest difference seen was 1.8
 _AP = "AP of any query"  # the largest difference between two per-query files
 
 
