@@ -354,7 +354,7 @@ def test_other_threads_are_compared_within_what_is_stated(capsys: pytest.Capture
     run_file = yaml.safe_load((place / "run.yml").read_text())
     folder.write_yaml(place / "run.yml", {**run_file, "threads": 2})
     code, said = run(place, "--check"), capsys.readouterr().out
-    assert "standard deviations over 2 recorded seeds" in said
+    assert "3 times what its MAPs deviate at most over 2 recorded seeds" in said
     assert "threads: 1 there, 2 here" in said
     assert (code == 0) == ("OUTSIDE" not in said)
 

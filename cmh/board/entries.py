@@ -34,7 +34,9 @@ class Entry:
     @classmethod
     def of(cls, group: list[Run], notes: list[str]) -> Entry | None:
         """The row of a group in order of age; none where the files beside its records contradict all of them."""
-        by_seed = {run.record.identity.seed: run for run in group}  # sorted by age: the latest stays
+        by_seed: dict[int, list[Run]] = {}
+        for run in reversed(group):  # the latest first
+            by_seed.setdefault(run.record.identity.seed, []).append(run)
         latest = group[-1]
         name = _name(latest.record)
         runs, ap, groups = _per_query([by_seed[seed] for seed in sorted(by_seed)], name, notes)
@@ -81,21 +83,26 @@ def key(run: Run) -> str:
 
 
 def _per_query(
-    runs: list[Run], name: str, notes: list[str]
+    by_seed: list[list[Run]], name: str, notes: list[str]
 ) -> tuple[tuple[Run, ...], tuple[Floats, Floats] | None, NDArray[np.int64]]:
-    """The runs that their per-query files do not contradict, the AP of all their queries, if it is whole, and the
-    queries' groups.
+    """Of each seed the latest run that its per-query file does not contradict, the AP of all their queries, if it is
+    whole, and the queries' groups.
     """
     kept, found, missing = list[Run](), list[PerQuery](), ""
-    for run in runs:
-        try:
-            found.append(records.per_query(run.folder, run.record))
-        except ContradictionError as error:  # nobody knows which of the two is the run's number
-            notes.append(f"{name}: seed {run.record.identity.seed} left out: {error}")
-            continue
-        except RecordError as error:
-            missing = missing or str(error)
-        kept.append(run)
+    for runs in by_seed:
+        contradiction = ""
+        for run in runs:
+            try:
+                found.append(records.per_query(run.folder, run.record))
+            except ContradictionError as error:  # nobody knows which of the two is the run's number
+                contradiction = contradiction or f"{name}: seed {run.record.identity.seed} left out: {error}"
+                continue
+            except RecordError as error:
+                missing = missing or str(error)
+            kept.append(run)
+            break
+        else:
+            notes.append(contradiction)
     if kept and not missing and any(not np.array_equal(one.groups, found[0].groups) for one in found):
         missing = "its per-query files differ in their queries"
     if missing:
