@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize, softplus
+
+
+class Means:
+    """Means of loss terms over the steps of an epoch, added up where they are, so that no step waits for the GPU."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._n_steps = 0
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """One step's terms, each a scalar; always the same ones."""
+        self._n_steps += 1
+        for name, value in terms.items():
+            self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
+
+    def values(self) -> dict[str, float]:
+        """The means, converted once."""
+        return {name: float(total / self._n_steps) for name, total in self._sums.items()}
 
 
 def similar(labels: Tensor, others: Tensor) -> Tensor:

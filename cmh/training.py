@@ -44,6 +44,7 @@ from cmh.identity import Identity, code_hash
 from cmh.identity import differences as identity_differences
 from cmh.losses import sign
 from cmh.nets import augment
+from cmh.nets import state as states
 from cmh.nets.towers import OnBackbone
 from cmh.seeding import derive
 
@@ -354,7 +355,7 @@ def fit(
     resumed = 0
     if resume is not None:
         state = _load(resume, identity)
-        method.load_state_dict(_to_device(state["method"], device))
+        states.load(method.state(), _to_device(state["method"], device))
         curve = [Epoch(**epoch) for epoch in state["curve"]]
         best_state, resumed = state["best"], len(curve)
         if report is not None:
@@ -368,7 +369,7 @@ def fit(
             {
                 "identity": identity.without(),
                 "curve": [dataclasses.asdict(epoch) for epoch in curve],
-                "method": method.state_dict(),
+                "method": states.save(method.state()),
                 "best": best_state,
             },
             buffer,
@@ -387,7 +388,7 @@ def fit(
         val_map = (i2t + t2i) / 2
         improved = not curve or val_map > curve[-1].val_map_best
         if improved:
-            best_state = _to_device(method.state_dict(), torch.device("cpu"), copy=True)
+            best_state = _to_device(states.save(method.state()), torch.device("cpu"), copy=True)
         best = (val_map, number, i2t, t2i) if improved else curve[-1].best()
         curve.append(
             Epoch(
@@ -415,7 +416,7 @@ def fit(
                     temporary.write_bytes(save())
         if report is not None:
             report(curve[-1], save if due else None)
-    method.load_state_dict(_to_device(best_state, device))
+    states.load(method.state(), _to_device(best_state, device))
     return Fitted(method, tuple(curve), identity, device, run.finetune, resumed)
 
 

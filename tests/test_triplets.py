@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cmh.losses import cosine_triplets, similar
-from cmh.nets.critics import PENALTY, critic_loss, critic_optimizer, descend, gradient_penalty
+from cmh.nets.critics import PENALTY, critic_loss, critic_optimizer, gradient_penalty
+from cmh.nets.optimizers import descend
 
 SEEDS, SIZE = st.integers(0, 999), st.integers(1, 6)
 

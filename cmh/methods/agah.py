@@ -46,17 +46,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from cmh.config import param
+from cmh.interfaces import State
 from cmh.losses import cosine_triplets, evenness, sign, similar
-from cmh.nets import state
-from cmh.nets.critics import critic_loss, critic_optimizer, descend
-from cmh.nets.optimizers import optimizer, schedule
+from cmh.nets.critics import critic_loss, critic_optimizer
+from cmh.nets.optimizers import descend, optimizer, schedule
 from cmh.nets.towers import encode, layers, mlp
 from cmh.seeding import derive
 from cmh.training import Batch, Setup, train
@@ -200,17 +199,10 @@ class Method:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
         return self._encode("text", features)
 
-    def _parts(self) -> dict[str, Any]:
+    def state(self) -> State:
+        """Everything that the next epoch depends on."""
         own = {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
         return {**own, "code_map": self.code_map, "feature_map": self.feature_map}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on."""
-        return state.save(self._parts())
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        state.load(self._parts(), saved)
 
 
 def attend(features: Tensor, feature_map: Tensor, keep: float) -> Tensor:
@@ -286,6 +278,6 @@ def updated_feature_map(features_of_labels: Tensor) -> Tensor:
     return normalize(features_of_labels)
 
 
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: dict[str, object]) -> None:
     """Train AGAH with a flat mapping of hyperparameters and run settings, alone or under Ray Tune."""
     train(__name__, config)

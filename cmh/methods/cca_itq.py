@@ -35,12 +35,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cmh.config import param
+from cmh.interfaces import State
 from cmh.losses import sign
 from cmh.seeding import derive
 from cmh.training import Batch, Setup, train
@@ -118,13 +118,9 @@ class Method:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
         return (features - self.means["text"]) @ self.weights["text"]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Weights, means and the rotation."""
+    def state(self) -> State:
+        """Everything that encoding depends on."""
         return {"weights": self.weights, "means": self.means, "rotation": self.rotation}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        self.weights, self.means, self.rotation = dict(state["weights"]), dict(state["means"]), state["rotation"]
 
 
 def directions(
@@ -165,6 +161,6 @@ def quantise(Z: Tensor, rotation: Tensor, n_iterations: int) -> tuple[Tensor, Te
     return rotation, error / (len(Z) * rotation.shape[1])
 
 
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: dict[str, object]) -> None:
     """Fit CCA-ITQ with a flat mapping of hyperparameters and run settings, alone or under Ray Tune."""
     train(__name__, config)

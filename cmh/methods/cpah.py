@@ -33,17 +33,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, softplus
 
 from cmh.config import param
+from cmh.interfaces import State
 from cmh.losses import pairwise_nll, sign, similar
-from cmh.nets import state
-from cmh.nets.critics import critic_loss, critic_optimizer, descend
-from cmh.nets.optimizers import optimizer, schedule
+from cmh.nets.critics import critic_loss, critic_optimizer
+from cmh.nets.optimizers import descend, optimizer, schedule
 from cmh.nets.towers import encode, layers, mlp
 from cmh.seeding import derive
 from cmh.training import Batch, Setup, train
@@ -155,16 +154,9 @@ class Method:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
         return self._encode("text", features)
 
-    def _parts(self) -> dict[str, Any]:
-        return {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules, "B": self.B}
-
-    def state_dict(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Everything that the next epoch depends on."""
-        return state.save(self._parts())
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        state.load(self._parts(), saved)
+        return {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules, "B": self.B}
 
 
 def step_loss(
@@ -211,6 +203,6 @@ def consistency_loss(logits: Tensor) -> Tensor:
     return cross_entropy(logits, classes, reduction="sum")
 
 
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: dict[str, object]) -> None:
     """Train CPAH with a flat mapping of hyperparameters and run settings, alone or under Ray Tune."""
     train(__name__, config)

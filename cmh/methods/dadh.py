@@ -42,17 +42,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from cmh.config import param
+from cmh.interfaces import State
 from cmh.losses import cosine_triplets, sign, similar
-from cmh.nets import state
-from cmh.nets.critics import critic_loss, critic_optimizer, descend
-from cmh.nets.optimizers import optimizer, schedule
+from cmh.nets.critics import critic_loss, critic_optimizer
+from cmh.nets.optimizers import descend, optimizer, schedule
 from cmh.nets.towers import encode, layers, mlp
 from cmh.seeding import derive
 from cmh.training import Batch, Setup, train
@@ -170,16 +169,9 @@ class Method:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
         return encode(self.nets["text_hash"], encode(self.nets["text"], features))
 
-    def _parts(self) -> dict[str, Any]:
+    def state(self) -> State:
+        """Everything that the next epoch depends on."""
         return {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules, "B": self.B}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on; it writes H anew."""
-        return state.save(self._parts())
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        state.load(self._parts(), saved)
 
 
 def step_loss(
@@ -236,6 +228,6 @@ def updated_codes(B: Tensor, H: Tensor, labels: Tensor, *, ridge: float, mu: flo
     return P, sign(labels @ P + 0.5 * mu * H)
 
 
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: dict[str, object]) -> None:
     """Train DADH with a flat mapping of hyperparameters and run settings, alone or under Ray Tune."""
     train(__name__, config)

@@ -29,14 +29,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cmh.config import param
+from cmh.interfaces import State
 from cmh.losses import pairwise_nll, sign, similar
-from cmh.nets import state
 from cmh.nets.optimizers import optimizer, schedule
 from cmh.nets.towers import encode, mlp
 from cmh.seeding import derive
@@ -149,17 +148,10 @@ class Method:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
         return encode(self.nets["text"], features)
 
-    def _parts(self) -> dict[str, Any]:
+    def state(self) -> State:
+        """Everything that the next epoch depends on."""
         own = {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
         return {**own, "buffers": self.buffers, "B": self.B}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on."""
-        return state.save(self._parts())
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        state.load(self._parts(), saved)
 
 
 def step_loss(
@@ -182,6 +174,6 @@ def step_loss(
     return total, parts
 
 
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: dict[str, object]) -> None:
     """Train DCMH with a flat mapping of hyperparameters and run settings, alone or under Ray Tune."""
     train(__name__, config)

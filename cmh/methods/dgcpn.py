@@ -40,15 +40,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from cmh.config import param
+from cmh.interfaces import State
 from cmh.losses import cosines, sign
-from cmh.nets import state
 from cmh.nets.optimizers import optimizer, schedule
 from cmh.nets.towers import encode, mlp
 from cmh.training import Batch, Setup, train
@@ -153,16 +152,9 @@ class Method:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
         return encode(self.nets["text"], features)
 
-    def _parts(self) -> dict[str, Any]:
+    def state(self) -> State:
+        """Everything that the next epoch depends on."""
         return {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on; the graph follows from the features."""
-        return state.save(self._parts())
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        state.load(self._parts(), saved)
 
 
 class Graph:
@@ -239,6 +231,6 @@ def binary_loss(F: Tensor, G: Tensor, S: Tensor, *weights: float) -> Tensor:
     return image + text
 
 
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: dict[str, object]) -> None:
     """Train DGCPN with a flat mapping of hyperparameters and run settings, alone or under Ray Tune."""
     train(__name__, config)

@@ -39,14 +39,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cmh.config import param
+from cmh.interfaces import State
 from cmh.losses import cosines, reconstruction
-from cmh.nets import state
 from cmh.nets.optimizers import optimizer
 from cmh.nets.towers import encode, mlp
 from cmh.training import Batch, Setup, train
@@ -124,16 +123,9 @@ class Method:
         """Real-valued outputs h `(n, bits)`; their signs are the codes."""
         return encode(self.nets["text"], features)
 
-    def _parts(self) -> dict[str, Any]:
-        return {"nets": self.nets, "optimizers": self.optimizers, "n_epochs": self.n_epochs}
-
-    def state_dict(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Everything that the next epoch depends on."""
-        return state.save(self._parts())
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        state.load(self._parts(), saved)
+        return {"nets": self.nets, "optimizers": self.optimizers, "n_epochs": self.n_epochs}
 
 
 def joint_semantics(image: Tensor, text: Tensor, *, beta: float, eta: float, mu: float) -> Tensor:
@@ -153,6 +145,6 @@ def step_loss(
     return between + lambda1 * image + lambda2 * text, parts
 
 
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: dict[str, object]) -> None:
     """Train DJSRH with a flat mapping of hyperparameters and run settings, alone or under Ray Tune."""
     train(__name__, config)

@@ -44,17 +44,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from cmh.config import param
+from cmh.interfaces import State
 from cmh.losses import pairwise_nll, sign, similar, squared_nll
-from cmh.nets import state
-from cmh.nets.critics import descend
-from cmh.nets.optimizers import optimizer, schedule
+from cmh.nets.optimizers import descend, optimizer, schedule
 from cmh.seeding import derive
 from cmh.training import Batch, Setup, train
 
@@ -199,16 +197,9 @@ class Method:
         outputs: Tensor = self.nets["text"].eval()(features)[0]
         return outputs
 
-    def _parts(self) -> dict[str, Any]:
-        return {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules, "H": self.H}
-
-    def state_dict(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Everything that the next epoch depends on."""
-        return state.save(self._parts())
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        state.load(self._parts(), saved)
+        return {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules, "H": self.H}
 
 
 class Encoder(nn.Module):
@@ -312,6 +303,6 @@ def paper_terms(codes: Tensor, predicted: Tensor, beacon: Tensor, H: Tensor, sim
     }
 
 
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: dict[str, object]) -> None:
     """Train GCH with a flat mapping of hyperparameters and run settings, alone or under Ray Tune."""
     train(__name__, config)

@@ -50,8 +50,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cmh.config import param
+from cmh.interfaces import State
 from cmh.losses import cosines, reconstruction
-from cmh.nets import state
 from cmh.nets.optimizers import optimizer
 from cmh.nets.towers import encode, mlp
 from cmh.seeding import derive
@@ -149,16 +149,9 @@ class Method:
         """Real-valued outputs h `(n, bits)`; their signs are the codes."""
         return encode(self.nets["text"], features)
 
-    def _parts(self) -> dict[str, Any]:
-        return {"nets": self.nets, "optimizers": self.optimizers, "shape": self.shape, "n_epochs": self.n_epochs}
-
-    def state_dict(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Everything that the next epoch depends on."""
-        return state.save(self._parts())
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        state.load(self._parts(), saved)
+        return {"nets": self.nets, "optimizers": self.optimizers, "shape": self.shape, "n_epochs": self.n_epochs}
 
 
 def joint_similarity(image: Tensor, text: Tensor, *, alpha: float, beta: float, lamb: float) -> Tensor:
@@ -214,6 +207,6 @@ def step_loss(B_image: Tensor, B_text: Tensor, S: Tensor, *, intra: float) -> tu
     return 2 * between - pairs + intra * (image + text), parts
 
 
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: dict[str, object]) -> None:
     """Train JDSH with a flat mapping of hyperparameters and run settings, alone or under Ray Tune."""
     train(__name__, config)

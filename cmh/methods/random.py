@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from cmh.interfaces import State
 from cmh.seeding import derive
 from cmh.training import Batch, Setup, train
 
@@ -60,15 +60,11 @@ class Method:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
         return features @ self.hyperplanes["text"]
 
-    def state_dict(self) -> dict[str, Any]:
-        """The hyperplanes."""
+    def state(self) -> State:
+        """Everything that encoding depends on."""
         return {"hyperplanes": self.hyperplanes}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        self.hyperplanes = dict(state["hyperplanes"])
 
-
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: dict[str, object]) -> None:
     """Evaluate random codes with a flat mapping of run settings, alone or under Ray Tune."""
     train(__name__, config)

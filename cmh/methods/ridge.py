@@ -19,12 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cmh.config import param
+from cmh.interfaces import State
 from cmh.seeding import derive
 from cmh.training import Batch, Setup, train
 
@@ -98,13 +98,9 @@ class Method:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
         return (features - self.means["text"]) @ self.weights["text"] @ self.rotation
 
-    def state_dict(self) -> dict[str, Any]:
-        """Weights, means and the rotation."""
+    def state(self) -> State:
+        """Everything that encoding depends on."""
         return {"weights": self.weights, "means": self.means, "rotation": self.rotation}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        self.weights, self.means, self.rotation = dict(state["weights"]), dict(state["means"]), state["rotation"]
 
 
 def _orthonormal(n_rows: int, n_columns: int, draw: torch.Generator) -> Tensor:
@@ -114,6 +110,6 @@ def _orthonormal(n_rows: int, n_columns: int, draw: torch.Generator) -> Tensor:
     return basis if n_rows >= n_columns else basis.T
 
 
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: dict[str, object]) -> None:
     """Fit the control with a flat mapping of hyperparameters and run settings, alone or under Ray Tune."""
     train(__name__, config)

@@ -50,17 +50,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cmh.config import param
+from cmh.interfaces import State
 from cmh.losses import mean_nll, pairwise_nll, sign, similar
-from cmh.nets import state
-from cmh.nets.critics import descend
-from cmh.nets.optimizers import optimizer, schedule
+from cmh.nets.optimizers import descend, optimizer, schedule
 from cmh.nets.towers import encode
 from cmh.seeding import derive
 from cmh.training import Batch, Setup, train
@@ -296,17 +294,10 @@ class Method:
         z: Tensor = self.fusions[name](encode(self.nets[name], features))
         return z
 
-    def _parts(self) -> dict[str, Any]:
+    def state(self) -> State:
+        """Everything that the next epoch depends on."""
         own = {"nets": self.nets, "fusions": self.fusions, "optimizers": self.optimizers, "schedules": self.schedules}
         return {**own, "buffers": self.buffers, "B": self.B}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on."""
-        return state.save(self._parts())
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        state.load(self._parts(), saved)
 
 
 def truncate(codes: Tensor, importance: Tensor, bits: int) -> Tensor:
@@ -360,6 +351,6 @@ def total(parts: dict[str, Tensor], *, intra: float, pair: float, quantisation: 
     return likelihood + quantisation * parts["quantisation"]
 
 
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: dict[str, object]) -> None:
     """Train SCAHN with a flat mapping of hyperparameters and run settings, alone or under Ray Tune."""
     train(__name__, config)

@@ -48,10 +48,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cmh.config import param
+from cmh.interfaces import State
 from cmh.losses import pairwise_nll, sign, similar
-from cmh.nets import state
-from cmh.nets.critics import descend
-from cmh.nets.optimizers import optimizer, schedule
+from cmh.nets.optimizers import descend, optimizer, schedule
 from cmh.nets.towers import mlp, start_at
 from cmh.seeding import derive
 from cmh.training import Batch, Setup, train
@@ -199,17 +198,10 @@ class Method:
         codes: Tensor = self.nets["text"].eval()(features)[0]
         return codes
 
-    def _parts(self) -> dict[str, Any]:
+    def state(self) -> State:
+        """Everything that the next epoch depends on."""
         own = {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
         return {**own, "codes": self.codes, "features": self.features}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on."""
-        return state.save(self._parts())
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        state.load(self._parts(), saved)
 
 
 class Encoder(nn.Module):
@@ -310,6 +302,6 @@ def discriminator_loss(image: Tensor, text: Tensor, label_by_image: Tensor, labe
     return (made + adversarial_loss(label_by_image) + adversarial_loss(label_by_text)) / 4
 
 
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: dict[str, object]) -> None:
     """Train SSAH with a flat mapping of hyperparameters and run settings, alone or under Ray Tune."""
     train(__name__, config)

@@ -40,15 +40,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from cmh.config import param
+from cmh.interfaces import State
 from cmh.losses import sign
-from cmh.nets import state
 from cmh.nets.optimizers import optimizer, schedule
 from cmh.nets.towers import encode, mlp
 from cmh.seeding import derive
@@ -157,17 +156,10 @@ class Method:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
         return encode(self.nets["text"], features)
 
-    def _parts(self) -> dict[str, Any]:
+    def state(self) -> State:
+        """Everything that the next epoch depends on."""
         own = {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
         return {**own, "bank": self.bank, "n_epochs": self.n_epochs}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on."""
-        return state.save(self._parts())
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        state.load(self._parts(), saved)
 
 
 def step_loss(
@@ -230,6 +222,6 @@ def renewed(rows: Tensor, x: Tensor, y: Tensor, *, delta: float) -> Tensor:
     return normalize(delta * rows + (1 - delta) * normalize(x.detach() + y.detach()))
 
 
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: dict[str, object]) -> None:
     """Train UCCH with a flat mapping of hyperparameters and run settings, alone or under Ray Tune."""
     train(__name__, config)

@@ -19,15 +19,6 @@ def critic_optimizer(kind: str, critic: nn.Module, *, lr: float) -> optim.Optimi
     return optimizer(kind, critic, lr=lr, betas=(0.5, 0.9), weight_decay=1e-4)
 
 
-def descend(loss: Tensor, *steppers: optim.Optimizer) -> None:
-    """One step of these optimizers down the loss; gradients left by the other side's steps are cleared first."""
-    for stepper in steppers:
-        stepper.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-    for stepper in steppers:
-        stepper.step()
-
-
 def critic_loss(
     critic: Callable[[Tensor], Tensor],
     real: Tensor,

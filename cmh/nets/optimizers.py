@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn, optim
+from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from cmh.nets.towers import OnBackbone
@@ -55,3 +55,18 @@ def schedule(
         "early": lambda epoch: float(decay ** ((epoch - 1) // every + 1)) if epoch else 1.0,
     }
     return LambdaLR(optimizer, factors[kind])
+
+
+def descend(loss: Tensor, *steppers: optim.Optimizer, clip: float | None = None) -> None:
+    """One step of these optimizers down the loss; gradients left by the other side's steps are cleared first.
+
+    `clip`: the largest norm of the whole gradient of what they train.
+    """
+    for stepper in steppers:
+        stepper.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+    if clip is not None:
+        trained = [tensor for stepper in steppers for group in stepper.param_groups for tensor in group["params"]]
+        nn.utils.clip_grad_norm_(trained, clip)
+    for stepper in steppers:
+        stepper.step()

@@ -1,0 +1,206 @@
+"""Read this first: what a method, its module and a dataset promise each other. The trainer knows nothing else of them.
+
+    dataset files → features (cached) → SearchData → Method.epoch(batches) → encode → codes → metrics
+
+A method is one file of `cmh/methods`, which mypy holds to `MethodModule`, and its class to `Method`. It has no base
+class: what methods share they have as parts (`cmh.nets.pair.Pair` is an image and a text net with their optimizers).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Floats = NDArray[np.float32]
+
+
+class Config(Protocol):
+    """A method's hyperparameters: a frozen dataclass whose fields are `cmh.config.param`s."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[object]]]
+
+
+class Batch(Protocol):
+    """Training items: `index` `(b,)` into the training set, and what belongs to them, on the device.
+
+    `image` is what the image net takes: `features`, or pixels where the backbone is trained along. `features`
+    `(b, image_dim)` are always the frozen ones; `text` is `(b, text_dim)`.
+    """
+
+    @property
+    def index(self) -> Tensor: ...
+    @property
+    def image(self) -> Tensor: ...
+    @property
+    def features(self) -> Tensor: ...
+    @property
+    def text(self) -> Tensor: ...
+
+
+Batches = Callable[[], Iterator[Batch]]  # each call is one pass: every training item once, in seeded order
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a method is built from, beside its Config.
+
+    `image_net(head)` is the image net on top of which `head` (features `(n, image_dim)` in) stands: the head itself on
+    frozen features, a backbone with the head on it where the backbone is trained along. `image` and `text` are the
+    frozen features of all training items, `(n_train, image_dim)` and `(n_train, text_dim)`; they may be a memory map,
+    so take rows and move those.
+    """
+
+    bits: int
+    epochs: int
+    seed: int
+    device: torch.device
+    n_train: int
+    image_dim: int
+    text_dim: int
+    labels: Tensor | None  # (n_train, c) float 0/1; None where the method's module does not ask for them
+    image: Tensor
+    text: Tensor
+    image_net: Callable[[nn.Module], nn.Module]
+
+    @property
+    def known_labels(self) -> Tensor:
+        """The labels, for a method whose module says `LABELS = True`."""
+        assert self.labels is not None
+        return self.labels
+
+
+class Saveable(Protocol):
+    """A net, an optimizer, a schedule: what saves itself and goes on from that, as torch has it."""
+
+    def state_dict(self) -> dict[str, object]: ...
+    def load_state_dict(self, state_dict: dict[str, object], /) -> object: ...
+
+
+State = Mapping[str, "Tensor | Saveable | State"]
+
+
+class Method(Protocol):
+    """What the trainer drives."""
+
+    def epoch(self, batches: Batches, /) -> dict[str, float]:
+        """Train one epoch as the paper counts it, calling `batches()` once a pass; loss terms by name."""
+
+    def encode_image(self, features: Tensor, /) -> Tensor:
+        """Real-valued outputs `(n, bits)` in evaluation mode, each from its row alone; their signs are the codes."""
+
+    def encode_text(self, features: Tensor, /) -> Tensor:
+        """The same of texts."""
+
+    def state(self) -> State:
+        """Everything that the next epoch depends on, as the live parts: the trainer saves and restores them."""
+
+
+_Method = Method
+
+
+class MethodModule(Protocol):
+    """A file of `cmh/methods`. `EPOCHS` may say how many epochs a closed form can use."""
+
+    __name__: str
+    __file__: str
+    TITLE: str
+    YEAR: int
+    KIND: str  # supervised | unsupervised | shallow
+    LABELS: bool  # False: `setup.labels` is None
+    SOURCE: str  # DOI or arXiv number
+
+    @property
+    def Config(self) -> Callable[..., Config]: ...  # noqa: N802  # as the file has it
+    @property
+    def Method(self) -> Callable[..., _Method]: ...  # noqa: N802
+    @property
+    def trainable(self) -> Callable[[dict[str, object]], None]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """Items of one role, read only.
+
+    `image` `(n, d_image)`, `text` `(n, d_text)`, `labels` `(n, c)` 0/1, and where they were asked for `pixels`
+    `(n, 3, side, side)` uint8. Features are float32, or float16 where they were given so: take rows and convert those.
+    """
+
+    image: Floats
+    text: Floats
+    labels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | None = None
+
+    def rows(self, some: slice) -> Arrays:
+        """A part of the items, without a copy."""
+        pixels = None if self.pixels is None else self.pixels[some]
+        return Arrays(self.image[some], self.text[some], self.labels[some], pixels)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchData:
+    """What a trial is given. The test queries are in another file: nothing here leads to them."""
+
+    name: str
+    sha256: str
+    split_sha256: str
+    features: str
+    label_names: tuple[str, ...]
+    train: Arrays
+    validation_query: Arrays
+    validation_database: Arrays  # every item that is neither query nor validation
+    arrays_sha256: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class TestData:
+    """The test queries, and the database: every item that is not a query. Asking for it opens the test split.
+
+    `groups` `(n_query,)`: queries that are near-duplicates of each other share a number.
+    """
+
+    query: Arrays
+    database: Arrays
+    groups: NDArray[np.int64]
+
+
+class Dataset(Protocol):
+    """A dataset whose arrays can be had; `cmh.datasets.load` gives one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def split_sha256(self) -> str: ...
+    @property
+    def arrays_sha256(self) -> str: ...
+    @property
+    def features(self) -> str: ...
+    @property
+    def label_names(self) -> tuple[str, ...]: ...
+    @property
+    def sizes(self) -> Mapping[str, int]: ...  # query, validation, train, other
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def pixel_folder(self) -> Path | None: ...
+    @property
+    def provenance(self) -> dict[str, str]: ...
+
+    def search(self) -> SearchData:
+        """Training and validation items."""
+
+    def test(self) -> TestData:
+        """Test queries and database; each call is an opening of the test split, and noted."""
+
+    def noted_test(self) -> TestData:
+        """The same, for a confirmation, which has noted the opening itself (`cmh.ledger.open_test`)."""
