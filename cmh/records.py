@@ -18,7 +18,6 @@ import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from cmh import files, npz
 from cmh.errors import ContradictionError, RecordError
 from cmh.identity import Identity
 
+Built = typing.TypeVar("Built")
 SCHEMA = 2
 PROTOCOL = "cmh-1"  # the eight rules of the protocol, docs in README; a change of any makes a new name
 SELECTIONS = ("validation", "paper", "fixed")
@@ -36,6 +36,7 @@ _LOWEST = {
     **{"bits": 1, "epochs": 0, "trials": 0, "passes": 0, "seconds": 0, "device_seconds": 0, "threads": 1},
     **{"chosen_epoch": 1, "test_opened": 1, "split_opened": 1},
 }
+_LARGEST = sys.float_info.max
 MEAN_DIGITS = 1e-9  # how far the mean of a per-query file may be from its record's number, which it was computed from
 
 
@@ -216,7 +217,7 @@ def _parse(line: bytes) -> Record:
     return record
 
 
-def _check_name(per_query: str, made: dict[str, Any]) -> None:
+def _check_name(per_query: str, made: dict[str, object]) -> None:
     """The per-query file is named by the identity: one that was edited is no longer that of the file."""
     named = re.fullmatch(r"per-query-([0-9a-f]{12})\.npz", per_query)
     found = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]  # Identity.digest, but fast
@@ -240,15 +241,15 @@ def _check_schema(found: object) -> None:
         raise ValueError(f"schema is {reprlib.repr(found)}, but this version reads {SCHEMA}")
 
 
-def _built(cls: Any, values: dict[str, Any], inside: str = "") -> Any:
+def _built(cls: type[Built], values: dict[str, object], inside: str = "") -> Built:
     """A dataclass of JSON values. Raises ValueError with the first rule that is broken."""
-    rules = _rules(cls)
+    rules = _rules(cls)  # type: ignore[arg-type]  # mypy takes a class variable for unhashable
     if rules.keys() != values.keys():
         if missing := sorted(rules.keys() - values.keys()):
             raise ValueError(f"{inside}without {', '.join(missing)}")
         extra = sorted(values.keys() - rules.keys())
         raise ValueError(f"{inside}unknown {', '.join(map(reprlib.repr, extra))}")
-    built = {}
+    built: dict[str, object] = {}
     for name, (kind, fits) in rules.items():
         value = values[name]
         if fits is None:
@@ -259,14 +260,14 @@ def _built(cls: Any, values: dict[str, Any], inside: str = "") -> Any:
         if not fits(value):
             raise ValueError(f"{inside}{name} is {reprlib.repr(value)}, but must be {_words(kind)}")
         lowest = _LOWEST.get(name)
-        if lowest is not None and value < lowest:
+        if lowest is not None and isinstance(value, (int, float)) and value < lowest:
             raise ValueError(f"{inside}{name} is {value!r}, but must be >= {lowest}")
         built[name] = value
     return cls(**built)
 
 
 @functools.cache
-def _rules(cls: type) -> dict[str, tuple[Any, Callable[[Any], bool] | None]]:
+def _rules(cls: type) -> dict[str, tuple[type, Callable[[object], bool] | None]]:
     """Field → its kind, and what values of JSON fit; nothing where the field is a dataclass itself."""
     kinds = typing.get_type_hints(cls)
     return {name: (kind, None if dataclasses.is_dataclass(kind) else _fitting(kind)) for name, kind in kinds.items()}
@@ -276,25 +277,25 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _fitting(kind: Any) -> Callable[[Any], bool]:
+def _fitting(kind: object) -> Callable[[object], bool]:
     """The test whether a value that JSON gave is of a kind."""
     if typing.get_origin(kind) is list:
         item = _fitting(typing.get_args(kind)[0])
-        return lambda value: type(value) is list and all(map(item, value))
+        return lambda value: isinstance(value, list) and all(map(item, value))
     if typing.get_origin(kind) is dict:
         inner = _fitting(typing.get_args(kind)[1])
-        return lambda value: type(value) is dict and all(map(inner, value.values()))
+        return lambda value: isinstance(value, dict) and all(map(inner, value.values()))
     if kind is float:
         # the bound also keeps out whole numbers that are too large for a float, and infinity (1e999)
-        return lambda value: type(value) in (float, int) and abs(value) <= sys.float_info.max
+        return lambda value: isinstance(value, (float, int)) and type(value) is not bool and abs(value) <= _LARGEST
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     number = _fitting(float) if float in kinds else lambda value: False
     exact = tuple(one for one in kinds if one is not float)
     return lambda value: type(value) in exact or number(value)
 
 
-def _words(kind: Any) -> str:
+def _words(kind: object) -> str:
     names = {int: "an integer", float: "a finite number", str: "a text"}
     inner = typing.get_args(kind)[1:]
     what = "numbers" if float in inner else "lists of texts" if list[str] in inner else "plain values"
-    return names.get(kind, f"a mapping of {what}")
+    return names[kind] if isinstance(kind, type) and kind in names else f"a mapping of {what}"
