@@ -184,5 +184,5 @@ def test_outputs_are_bounded_and_both_nets_learn() -> None:
     for name, features in (("image", tiny().train.image), ("text", tiny().train.text)):
         outputs = getattr(method, f"encode_{name}")(torch.from_numpy(features)).detach()
         assert float(outputs.abs().max()) <= 1
-        pairs = zip(method.nets[name].parameters(), start.nets[name].parameters(), strict=True)
+        pairs = zip(method.pair.nets[name].parameters(), start.pair.nets[name].parameters(), strict=True)
         assert all(not torch.allclose(now, before, atol=1e-6) for now, before in pairs)

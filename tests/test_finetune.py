@@ -89,7 +89,7 @@ class _KilledError(Exception):
 
 
 def test_going_on_is_exact(clipart: SearchData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("cmh.training.fitting.CHECKPOINT_SECONDS", 0)
     data = dataclasses.replace(clipart, train=clipart.train.rows(slice(100)))
     more = {"epochs": 2, "rotate": 0.5, "hflip": 0.5, "vflip": 0.2, "erase": 0.2}
 

@@ -15,7 +15,7 @@ from cmh import training
 from cmh.losses import sign
 from cmh.methods import scahn
 from cmh.methods.scahn import fuse, in_pairs, step_terms, total, truncate
-from cmh.training import Batch
+from cmh.training.batches import Batch, Items
 from tests import golden
 from tests.test_losses import softplus
 from tests.test_training import tiny
@@ -161,7 +161,7 @@ def test_a_step_trains_the_fusion_and_the_buffers_hold_the_fused_code() -> None:
     before = {name: fusion.weight.detach().clone() for name, fusion in built.fusions.items()}
     features, labels = (torch.from_numpy(getattr(tiny().train, name)) for name in ("image", "text"))
     rows = torch.split(torch.arange(len(features)), 16)
-    built.epoch(lambda: (Batch(index, features, labels, torch.device("cpu")) for index in rows))
+    built.epoch(lambda: (Batch(index, Items(features, labels, torch.device("cpu"))) for index in rows))
     assert all(not torch.equal(fusion.weight, before[name]) for name, fusion in built.fusions.items())
     assert all(bool((buffer.abs() <= 1).all()) for buffer in built.buffers.values())
     assert torch.equal(built.B, sign(built.buffers["image"] + built.buffers["text"]))

@@ -27,19 +27,18 @@ Differences from the paper and from the authors' code (jiangqy/DCMH-CVPR2017 @67
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cmh.config import param
-from cmh.interfaces import State
-from cmh.losses import pairwise_nll, sign, similar
-from cmh.nets.optimizers import optimizer, schedule
-from cmh.nets.towers import encode, mlp
-from cmh.seeding import derive
-from cmh.training import Batch, Setup, train
+from cmh.interfaces import Batch, Batches, Setup, State
+from cmh.losses import Means, pairwise_nll, similar
+from cmh.nets.buffers import Buffers
+from cmh.nets.pair import Pair
+from cmh.nets.towers import mlp
+from cmh.training import train
 
 TITLE = "Deep Cross-Modal Hashing"
 YEAR = 2017
@@ -75,83 +74,34 @@ class Config:
 
 
 class Method:
-    """DCMH as the trainer drives it. Buffers F, G and B are `(N, bits)`."""
+    """DCMH as the trainer drives it."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        assert setup.labels is not None  # LABELS is True
-        self.config, self.setup, self.labels = config, setup, setup.labels
+        self.config, self.labels = config, setup.known_labels
         image = mlp(setup.image_dim, config.hidden_image, setup.bits, weight_std=config.weight_std)
         text = mlp(setup.text_dim, config.hidden_text, setup.bits, weight_std=config.weight_std)
-        self.nets = {"image": setup.image_net(image).to(setup.device), "text": text.to(setup.device)}
-        self.optimizers = {
-            name: optimizer(config.optimizer, net, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-            for (name, net), lr in zip(self.nets.items(), (config.lr_image, config.lr_text), strict=True)
-        }
-        self.schedules = {
-            name: schedule(it, config.schedule, setup.epochs, end=config.lr_end, decay=config.lr_decay)
-            for name, it in self.optimizers.items()
-        }
-        draw = torch.Generator().manual_seed(derive(setup.seed, "buffers"))
-        shape = (setup.n_train, setup.bits)
-        self.buffers = {  # the newest output for every training item: F and G
-            "image": torch.randn(shape, generator=draw).to(setup.device),
-            "text": torch.randn(shape, generator=draw).to(setup.device),
-        }
-        self.B = sign(self.buffers["image"] + self.buffers["text"])
+        self.pair, self.buffers = Pair(setup, config, image, text), Buffers(setup)
+        self.encode_image, self.encode_text = self.pair.encode_image, self.pair.encode_text
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """Image pass, text pass, B. Returns J per pair as the steps saw it, and its terms."""
-        terms = {
-            f"{name}_{term}": value
-            for name, other in (("image", "text"), ("text", "image"))
-            for term, value in self._pass(name, other, batches()).items()
-        }
-        self.B = sign(self.buffers["image"] + self.buffers["text"])
-        for it in self.schedules.values():
-            it.step()
-        return {name: float(value) for name, value in terms.items()}
+        terms = self.buffers.alternate(self._pass, batches)
+        self.pair.end_epoch()
+        return terms
 
-    def _pass(self, name: str, other: str, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        net, stepper, own, others = self.nets[name], self.optimizers[name], self.buffers[name], self.buffers[other]
-        net.train()
-        column_sum = own.sum(0)
-        sums: dict[str, Tensor] = {}
-        n_steps = 0
-        for batch in batches:
-            index, features = batch.index, batch.image if name == "image" else batch.text
-            codes = net(features)
-            rest = column_sum - own[index].sum(0)
-            own[index] = codes.detach()
-            loss, parts = step_loss(
-                codes,
-                others,
-                self.B[index],
-                similar(self.labels[index], self.labels),
-                rest,
-                gamma=self.config.gamma,
-                eta=self.config.eta,
-            )
-            stepper.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-            stepper.step()
-            column_sum = rest + own[index].sum(0)
-            n_steps += 1
-            for term, value in {"loss": loss.detach(), **parts}.items():
-                sums[term] = sums[term] + value if term in sums else value
-        return {term: value / n_steps for term, value in sums.items()}
-
-    def encode_image(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["image"], features)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["text"], features)
+    def _pass(self, name: str, other: str, items: Iterator[Batch]) -> dict[str, float]:
+        weights, means = {"gamma": self.config.gamma, "eta": self.config.eta}, Means()
+        outputs = ((batch.index, self.pair.output(name, batch)) for batch in items)
+        for index, codes, rest in self.buffers.store(name, outputs):
+            S = similar(self.labels[index], self.labels)
+            loss, parts = step_loss(codes, self.buffers.outputs[other], self.buffers.B[index], S, rest, **weights)
+            self.pair.step(loss, name)
+            means.add({"loss": loss, **parts})
+        return means.values()
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        own = {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
-        return {**own, "buffers": self.buffers, "B": self.B}
+        return {**self.pair.state(), **self.buffers.state()}
 
 
 def step_loss(
@@ -170,8 +120,7 @@ def step_loss(
     quantisation = (B - codes).square().sum()
     balance = (rest + codes.sum(0)).square().sum()
     total = (nll + gamma * quantisation + eta * balance) / similar.numel()
-    parts = {"nll": nll.detach(), "quantisation": quantisation.detach(), "balance": balance.detach()}
-    return total, parts
+    return total, {"nll": nll.detach(), "quantisation": quantisation.detach(), "balance": balance.detach()}
 
 
 def trainable(config: dict[str, object]) -> None:

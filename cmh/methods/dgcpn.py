@@ -38,7 +38,6 @@ Differences from the paper and from the authors' code (Atmegal/DGCPN @9f62c56):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,11 +45,11 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from cmh.config import param
-from cmh.interfaces import State
-from cmh.losses import cosines, sign
-from cmh.nets.optimizers import optimizer, schedule
-from cmh.nets.towers import encode, mlp
-from cmh.training import Batch, Setup, train
+from cmh.interfaces import Batch, Batches, Setup
+from cmh.losses import Means, cosines, sign
+from cmh.nets.pair import Pair
+from cmh.nets.towers import mlp
+from cmh.training import train
 
 TITLE = "Deep Graph-neighbor Coherence Preserving Network for Unsupervised Cross-modal Hashing"
 YEAR = 2021
@@ -93,7 +92,7 @@ class Config:
 
 
 class Method:
-    """DGCPN as the trainer drives it."""
+    """DGCPN as the trainer drives it; its graph follows from the features."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config = config
@@ -102,59 +101,25 @@ class Method:
         text = mlp(setup.text_dim, config.hidden_text, setup.bits, dropout=config.dropout)
         if config.text_std:
             nn.init.normal_(text[-1].weight, 0.0, config.text_std)  # type: ignore[arg-type]  # a linear layer
-        self.nets = {
-            "image": setup.image_net(nn.Sequential(image, nn.Tanh())).to(setup.device),
-            "text": nn.Sequential(text, nn.Tanh()).to(setup.device),
-        }
-        self.optimizers = {
-            name: optimizer(config.optimizer, net, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-            for (name, net), lr in zip(self.nets.items(), (config.lr_image, config.lr_text), strict=True)
-        }
-        self.schedules = {
-            name: schedule(it, config.schedule, setup.epochs, end=config.lr_end) for name, it in self.optimizers.items()
-        }
+        self.pair = Pair(setup, config, nn.Sequential(image, nn.Tanh()), nn.Sequential(text, nn.Tanh()))
+        self.encode_image, self.encode_text, self.state = self.pair.encode_image, self.pair.encode_text, self.pair.state
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass, two steps of each net a batch. Returns the real steps' mean loss, its terms, and the binary."""
-        for net in self.nets.values():
-            net.train()
-        weights = (self.config.pair_target, self.config.distance_weight, self.config.coherence_weight)
-        sums: dict[str, Tensor] = {}
-        n_steps = 0
+        config, means = self.config, Means()
+        weights = (config.pair_target, config.distance_weight, config.coherence_weight)
         for batch in batches():
-            S = self.graph.similarity(batch.index, a2=self.config.a2, scale=self.config.scale)
+            S = self.graph.similarity(batch.index, a2=config.a2, scale=config.scale)
             loss, parts = coherence_loss(*self._codes(batch), S, *weights)
-            self._step(loss)
+            self.pair.step(loss)
             binary = binary_loss(*self._codes(batch), S, *weights)
-            self._step(binary)
-            n_steps += 1
-            for term, value in {"loss": loss.detach(), **parts, "binary": binary.detach()}.items():
-                sums[term] = sums[term] + value if term in sums else value
-        for it in self.schedules.values():
-            it.step()
-        return {term: float(value / n_steps) for term, value in sums.items()}
+            self.pair.step(binary)
+            means.add({"loss": loss, **parts, "binary": binary})
+        self.pair.end_epoch()
+        return means.values()
 
     def _codes(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.nets["image"](batch.image), self.nets["text"](batch.text)
-
-    def _step(self, loss: Tensor) -> None:
-        for it in self.optimizers.values():
-            it.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-        for it in self.optimizers.values():
-            it.step()
-
-    def encode_image(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["image"], features)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["text"], features)
-
-    def state(self) -> State:
-        """Everything that the next epoch depends on."""
-        return {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
+        return self.pair.output("image", batch), self.pair.output("text", batch)
 
 
 class Graph:
@@ -183,7 +148,9 @@ class Graph:
         return neighbours(A, index, self.n_kept)
 
     def _affinity(self, rows: Tensor, columns: Tensor) -> Tensor:
-        image, text = (cosines(self._take(it, rows), self._take(it, columns)) for it in (self.image, self.text))
+        image, text = (
+            cosines(self._take(features, rows), self._take(features, columns)) for features in (self.image, self.text)
+        )
         return self.a1 * text + (1 - self.a1) * image
 
     def _take(self, features: Tensor, rows: Tensor) -> Tensor:
@@ -221,7 +188,7 @@ def coherence_loss(
     }
     distance = terms["text_text"] + terms["image_text"] + terms["image_image"]
     total = terms["pair"] + distance_weight * distance + coherence_weight * terms["coherence"]
-    return total, {term: value.detach() for term, value in terms.items()}
+    return total, {name: term.detach() for name, term in terms.items()}
 
 
 def binary_loss(F: Tensor, G: Tensor, S: Tensor, *weights: float) -> Tensor:

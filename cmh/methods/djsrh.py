@@ -37,18 +37,17 @@ Differences from the paper and from the authors' code (zs-zhong/DJSRH @6041c2d):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cmh.config import param
-from cmh.interfaces import State
-from cmh.losses import cosines, reconstruction
-from cmh.nets.optimizers import optimizer
-from cmh.nets.towers import encode, mlp
-from cmh.training import Batch, Setup, train
+from cmh.interfaces import Batches, Setup, State
+from cmh.losses import Means, cosines, reconstruction
+from cmh.nets.pair import Pair
+from cmh.nets.towers import mlp
+from cmh.training import train
 
 TITLE = "Deep Joint-Semantics Reconstructing Hashing"
 YEAR = 2019
@@ -83,49 +82,25 @@ class Method:
         self.config = config
         image = mlp(setup.image_dim, config.hidden_image, setup.bits)
         text = mlp(setup.text_dim, config.hidden_text, setup.bits)
-        self.nets = {"image": setup.image_net(image).to(setup.device), "text": text.to(setup.device)}
-        self.optimizers = {
-            name: optimizer(config.optimizer, net, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-            for (name, net), lr in zip(self.nets.items(), (config.lr_image, config.lr_text), strict=True)
-        }
+        self.pair = Pair(setup, config, image, text)
+        self.encode_image, self.encode_text = self.pair.encode_image, self.pair.encode_text
         self.n_epochs = torch.zeros((), dtype=torch.int64)  # done so far
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass that trains both nets. Returns the means of J and its terms over the steps."""
-        alpha = float(self.n_epochs + 1) ** 0.5
-        for net in self.nets.values():
-            net.train()
-        sums: dict[str, Tensor] = {}
-        n_steps = 0
-        for batch in batches():
-            B_image = torch.tanh(alpha * self.nets["image"](batch.image))
-            B_text = torch.tanh(alpha * self.nets["text"](batch.text))
-            S = joint_semantics(
-                batch.features, batch.text, beta=self.config.beta, eta=self.config.eta, mu=self.config.mu
-            )
-            loss, parts = step_loss(B_image, B_text, S, lambda1=self.config.lambda1, lambda2=self.config.lambda2)
-            for stepper in self.optimizers.values():
-                stepper.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-            for stepper in self.optimizers.values():
-                stepper.step()
-            n_steps += 1
-            for term, value in {"loss": loss.detach(), **parts}.items():
-                sums[term] = sums[term] + value if term in sums else value
+        config, alpha, means = self.config, float(self.n_epochs + 1) ** 0.5, Means()
+        for batch, image, text in self.pair.outputs(batches()):
+            B_image, B_text = torch.tanh(alpha * image), torch.tanh(alpha * text)
+            S = joint_semantics(batch.features, batch.text, beta=config.beta, eta=config.eta, mu=config.mu)
+            loss, parts = step_loss(B_image, B_text, S, lambda1=config.lambda1, lambda2=config.lambda2)
+            self.pair.step(loss)
+            means.add({"loss": loss, **parts})
         self.n_epochs += 1
-        return {term: float(value / n_steps) for term, value in sums.items()}
-
-    def encode_image(self, features: Tensor) -> Tensor:
-        """Real-valued outputs h `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["image"], features)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """Real-valued outputs h `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["text"], features)
+        return means.values()
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        return {"nets": self.nets, "optimizers": self.optimizers, "n_epochs": self.n_epochs}
+        return {**self.pair.state(), "n_epochs": self.n_epochs}
 
 
 def joint_semantics(image: Tensor, text: Tensor, *, beta: float, eta: float, mu: float) -> Tensor:

@@ -43,19 +43,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from cmh.config import param
-from cmh.interfaces import State
-from cmh.losses import cosines, reconstruction
-from cmh.nets.optimizers import optimizer
-from cmh.nets.towers import encode, mlp
+from cmh.interfaces import Batches, Setup, State
+from cmh.losses import Means, cosines, reconstruction
+from cmh.nets.pair import Pair
+from cmh.nets.towers import mlp
 from cmh.seeding import derive
-from cmh.training import Batch, Setup, train
+from cmh.training import train
 
 TITLE = "Joint-modal Distribution-based Similarity Hashing"
 YEAR = 2020
@@ -95,11 +94,8 @@ class Method:
         self.config, self.setup = config, setup
         image = mlp(setup.image_dim, config.hidden_image, setup.bits)
         text = mlp(setup.text_dim, config.hidden_text, setup.bits)
-        self.nets = {"image": setup.image_net(image).to(setup.device), "text": text.to(setup.device)}
-        self.optimizers = {
-            name: optimizer(config.optimizer, net, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-            for (name, net), lr in zip(self.nets.items(), (config.lr_image, config.lr_text), strict=True)
-        }
+        self.pair = Pair(setup, config, image, text)
+        self.encode_image, self.encode_text = self.pair.encode_image, self.pair.encode_text
         self.shape = distribution(self._blocks, config.alpha + config.beta + config.lamb)
         self.n_epochs = torch.zeros((), dtype=torch.int64)  # done so far
 
@@ -108,50 +104,30 @@ class Method:
         draw = torch.Generator().manual_seed(derive(self.setup.seed, "distribution"))
         order = torch.randperm(self.setup.n_train, generator=draw)
         for rows in torch.split(order, max(self.config.batch_size, 2)):
-            items = (it[rows].to(self.setup.device, torch.float32) for it in (self.setup.image, self.setup.text))
-            yield self._joint(*items)
+            image, text = (
+                of_all[rows].to(self.setup.device, torch.float32) for of_all in (self.setup.image, self.setup.text)
+            )
+            yield self._joint(image, text)
 
     def _joint(self, image: Tensor, text: Tensor) -> Tensor:
         return joint_similarity(image, text, alpha=self.config.alpha, beta=self.config.beta, lamb=self.config.lamb)
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass that trains both nets. Returns the means of J and its terms over the steps."""
-        config = self.config
-        alpha = float(self.n_epochs + 1) ** 0.5
-        for net in self.nets.values():
-            net.train()
-        sums: dict[str, Tensor] = {}
-        n_steps = 0
-        for batch in batches():
-            B_image = torch.tanh(alpha * self.nets["image"](batch.image))
-            B_text = torch.tanh(alpha * self.nets["text"](batch.text))
-            S = self._joint(batch.features, batch.text)
-            S = config.mu * reweighted(
-                S, self.shape, l1=config.l1, l2=config.l2, k_left=config.k_left, k_right=config.k_right
-            )
+        config, alpha, means = self.config, float(self.n_epochs + 1) ** 0.5, Means()
+        push = {"l1": config.l1, "l2": config.l2, "k_left": config.k_left, "k_right": config.k_right}
+        for batch, image, text in self.pair.outputs(batches()):
+            B_image, B_text = torch.tanh(alpha * image), torch.tanh(alpha * text)
+            S = config.mu * reweighted(self._joint(batch.features, batch.text), self.shape, **push)
             loss, parts = step_loss(B_image, B_text, S, intra=config.intra)
-            for stepper in self.optimizers.values():
-                stepper.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-            for stepper in self.optimizers.values():
-                stepper.step()
-            n_steps += 1
-            for term, value in {"loss": loss.detach(), **parts}.items():
-                sums[term] = sums[term] + value if term in sums else value
+            self.pair.step(loss)
+            means.add({"loss": loss, **parts})
         self.n_epochs += 1
-        return {term: float(value / n_steps) for term, value in sums.items()}
-
-    def encode_image(self, features: Tensor) -> Tensor:
-        """Real-valued outputs h `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["image"], features)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """Real-valued outputs h `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["text"], features)
+        return means.values()
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        return {"nets": self.nets, "optimizers": self.optimizers, "shape": self.shape, "n_epochs": self.n_epochs}
+        return {**self.pair.state(), "shape": self.shape, "n_epochs": self.n_epochs}
 
 
 def joint_similarity(image: Tensor, text: Tensor, *, alpha: float, beta: float, lamb: float) -> Tensor:
@@ -172,12 +148,12 @@ def distribution(blocks: Callable[[], Iterator[Tensor]], bound: float) -> dict[s
         for S in blocks():
             yield S[~torch.eye(len(S), dtype=torch.bool, device=S.device)].double().clamp(-bound, bound)
 
-    pools = [(torch.histc(it, BINS, -bound, bound), it.min(), it.max()) for it in entries() if len(it)]
+    pools = [(torch.histc(some, BINS, -bound, bound), some.min(), some.max()) for some in entries() if len(some)]
     counts, lows, highs = (torch.stack(values) for values in zip(*pools, strict=True))
     mode = (2 * counts.sum(0).argmax() + 1) * bound / BINS - bound
     sums = torch.zeros(4, dtype=torch.float64, device=mode.device)
-    for it in entries():
-        below, above = (mode - it).relu(), (it - mode).relu()
+    for some in entries():
+        below, above = (mode - some).relu(), (some - mode).relu()
         sums += torch.stack([(below > 0).sum(), below.square().sum(), (above > 0).sum(), above.sum()])
     left, right = sums[1] / sums[0].clamp_min(1), sums[3] / sums[2].clamp_min(1)
     values = {"mode": mode, "scale_left": left.sqrt(), "scale_right": right, "low": lows.min(), "high": highs.max()}
@@ -185,7 +161,7 @@ def distribution(blocks: Callable[[], Iterator[Tensor]], bound: float) -> dict[s
 
 
 def reweighted(
-    similarity: Tensor, shape: Mapping[str, Any], *, l1: float, l2: float, k_left: float, k_right: float
+    similarity: Tensor, shape: Mapping[str, Tensor], *, l1: float, l2: float, k_left: float, k_right: float
 ) -> Tensor:
     """DSDW: entries of S far from the mode grow, the more the farther they are."""
     left = shape["mode"] - k_left * shape["scale_left"]
@@ -202,9 +178,8 @@ def step_loss(B_image: Tensor, B_text: Tensor, S: Tensor, *, intra: float) -> tu
     image = reconstruction(B_image, B_image, S)
     text = reconstruction(B_text, B_text, S)
     pairs = (normalize(B_image) * normalize(B_text)).sum(1).mean()
-    parts = {"image_text": between.detach(), "pairs": pairs.detach()}
-    parts.update(image_image=image.detach(), text_text=text.detach())
-    return 2 * between - pairs + intra * (image + text), parts
+    terms = {"image_text": between, "pairs": pairs, "image_image": image, "text_text": text}
+    return 2 * between - pairs + intra * (image + text), {name: term.detach() for name, term in terms.items()}
 
 
 def trainable(config: dict[str, object]) -> None:

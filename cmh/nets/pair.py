@@ -48,22 +48,29 @@ class Pair:
     """Both nets, trained together or in turn. `image` and `text` are what stands on the features.
 
     The optimizer is the one that the fields `optimizer`, `momentum` and `weight_decay` of the Config say (Adam where
-    it has none), with `lr_image` and `lr_text`.
+    it has none), with `lr_image` and `lr_text`; they fall as its `schedule` says, or as `falling`.
     """
 
-    def __init__(self, setup: Setup, config: _Rates, image: nn.Module, text: nn.Module) -> None:
+    def __init__(
+        self, setup: Setup, config: _Rates, image: nn.Module, text: nn.Module, *, falling: Falling | None = None
+    ) -> None:
         self.nets = {"image": setup.image_net(image).to(setup.device), "text": text.to(setup.device)}
         kind = getattr(config, "optimizer", "adam")
         how = {name: getattr(config, name) for name in ("momentum", "weight_decay") if hasattr(config, name)}
         rates = {"image": config.lr_image, "text": config.lr_text}
         self.optimizers = {name: optimizer(kind, net, lr=rates[name], **how) for name, net in self.nets.items()}
-        fall = Falling.of(config)
-        self.schedules = {name: fall.over(setup.epochs, stepper) for name, stepper in self.optimizers.items()}
+        falling = falling or Falling.of(config)
+        self.schedules = {name: falling.over(setup.epochs, stepper) for name, stepper in self.optimizers.items()}
 
     def outputs(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
         """Each batch of a pass with what both nets give for it in training mode, `(b, bits)`."""
         for batch in batches:
-            yield batch, self.nets["image"].train()(batch.image), self.nets["text"].train()(batch.text)
+            yield batch, self.output("image", batch), self.output("text", batch)
+
+    def output(self, name: str, batch: Batch) -> Tensor:
+        """What one net gives for a batch in training mode."""
+        outputs: Tensor = self.nets[name].train()(batch.image if name == "image" else batch.text)
+        return outputs
 
     def step(self, loss: Tensor, *names: str, clip: float | None = None) -> None:
         """One step of the named optimizers (all) down the loss; `clip`: largest norm of the nets' whole gradient."""
