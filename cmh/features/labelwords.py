@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +79,7 @@ def by_stem(words: Iterable[str], labels: Iterable[str]) -> set[str]:
 
 def by_precision(
     documents: Sequence[Collection[str]],
-    labels: NDArray[Any],
+    labels: NDArray[np.uint8],
     *,
     min_items: int = MIN_ITEMS,
     precision: float = PRECISION,
@@ -121,7 +120,7 @@ def by_precision(
 def telling(
     documents: Sequence[Sequence[str]],
     label_names: Iterable[str],
-    labels: NDArray[Any],
+    labels: NDArray[np.uint8],
     train: NDArray[np.int64],
 ) -> set[str]:
     """Words to leave out of `documents`: by stem, and by precision in the rows `train`, in either number."""

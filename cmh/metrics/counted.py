@@ -6,7 +6,6 @@ Unchecked: `ranking` checks its callers' matrices, `ranked` their words. Shapes:
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +93,7 @@ def _before(counts: Counts) -> Counts:
     return before
 
 
-def ratio(top: NDArray[Any], bottom: NDArray[Any]) -> Floats:
+def ratio(top: Counts | Floats, bottom: Counts | Floats) -> Floats:
     """top / bottom, and 0 where bottom is 0 or less."""
     top, bottom = np.broadcast_arrays(top, bottom)
     ratio = np.zeros(top.shape)

@@ -66,8 +66,7 @@ def run(
     module = methods.get(method)
     settings, config = training.parse(module, values)
     dataset = dataset if dataset is not None else training.load(settings)
-    fetch = fetch if fetch is not None else dataset.part
-    data = fetch("search")
+    data = fetch("search") if fetch is not None else dataset.search()
     fitted = training.fit(
         module,
         settings,
@@ -77,7 +76,7 @@ def run(
         folder=Path(settings.folder) if settings.folder else None,
     )
     dead = audits.dead(module, settings, config, data)  # trains: no test query may be in this process's memory yet
-    test = fetch("test")
+    test = fetch("test") if fetch is not None else dataset.noted_test()
     tested, best = training.test(fitted, test), fitted.best
     # Last: a method with findings is no longer what it was.
     leak = audits.leak(fitted.method, test.query, fitted.device, from_pixels=fitted.finetuned)
@@ -165,7 +164,7 @@ def codes_by_epoch(method: str, values: Mapping[str, Value], dataset: Dataset) -
     """
     module = methods.get(method)
     settings, config = training.parse(module, values)
-    test, seen = dataset.part("test"), list[dict[str, NDArray[np.int8]]]()
+    test, seen = dataset.noted_test(), list[dict[str, NDArray[np.int8]]]()
     fitted = training.fit(
         module,
         settings,
