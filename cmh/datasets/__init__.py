@@ -138,13 +138,14 @@ class Dataset:
         """
         self._check_open()
         ledger.open_test(self.name, self.split_sha256, "dataset.test()")
-        return self._test()
+        return self.noted_test()
 
     def part(self, name: str) -> Any:
         """`search` or `test`, for those who have noted the opening themselves: confirmations, of what they show."""
-        return self.search() if name == "search" else self._test()
+        return self.search() if name == "search" else self.noted_test()
 
-    def _test(self) -> TestData:
+    def noted_test(self) -> TestData:
+        """The same as `test`, for those who have noted the opening themselves: confirmations, of what they show."""
         self._check_open()
         return TestData(self._arrays("test"), self._arrays("search"), _map(self.folder / "test" / "group.npy"))
 
@@ -183,6 +184,7 @@ def load(
     progress: bool = True,
     skip_bad: bool = False,
     order: str = "torchcmh",
+    source: Source | None = None,
 ) -> Dataset:
     """A dataset, prepared if it is not in the cache yet.
 
@@ -193,11 +195,13 @@ def load(
     pixels: the pictures are there too, decoded once, as the network wants them: for training it along.
     skip_bad: go on without bad items; `skipped.json` beside the arrays says which.
     order: split of a benchmark: torchcmh's seed, or the order of its files as in the DCMH release.
+    source: what `read` gave for this name, `skip_bad` and `order`, where the caller has read it already.
 
     Raises DatasetError when it is unknown, missing or broken.
     """
     called = backbones.check(features, weights)
-    source = read(name, skip_bad=skip_bad, order=order, progress=progress)
+    if source is None:
+        source = read(name, skip_bad=skip_bad, order=order, progress=progress)
     if source.image is not None:
         if features != DEFAULT_FEATURES or weights:
             raise DatasetError(f"features {called}: {source.name} brings its own image features; leave --features out")
