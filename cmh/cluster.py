@@ -166,7 +166,7 @@ class Depot:
             raise StudyError("the test queries are for confirmations, and the depot was asked by another")
         entry = str(dataset.folder), part
         if entry not in self._kept:
-            self._kept[entry] = ray.put(_plain(dataset.part(part)))
+            self._kept[entry] = ray.put(_plain(dataset.search() if part == "search" else dataset.noted_test()))
         return [self._kept[entry]]
 
     def read(self, folder: str) -> dict[str, bytes]:

@@ -41,7 +41,9 @@ _NOT_CODE = {
     "cmh.config": "hyperparameters are in the identity as values",
     "cmh.datasets": "its arrays are in the identity by their hash",
     "cmh.features": "its arrays are in the identity by their hash",
-    **dict.fromkeys(("cmh.errors", "cmh.files", "cmh.signals", "cmh.cluster"), "words, disks and processes"),
+    **dict.fromkeys(
+        ("cmh.errors", "cmh.files", "cmh.cache", "cmh.signals", "cmh.cluster"), "words, disks and processes"
+    ),
     **dict.fromkeys(
         ("cmh.identity", "cmh.records", "cmh.ledger", "cmh.codes", "cmh.audits"), "they write numbers down"
     ),

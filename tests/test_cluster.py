@@ -18,10 +18,9 @@ from typing import Any
 
 import pytest
 
-from cmh import cluster, datasets, records
+from cmh import cache, cluster, datasets, records
 from cmh.audits import part
 from cmh.errors import DatasetError, StudyError
-from cmh.features import cache
 from cmh.study import workers
 from tests.faulty import spy
 from tests.test_storms import ROOT, Command, until

@@ -18,9 +18,8 @@ import pytest
 import sqlalchemy.exc
 import yaml
 
-from cmh import leaderboard, ledger, records, reproduce, tune
+from cmh import cache, leaderboard, ledger, records, reproduce, tune
 from cmh.errors import StudyError
-from cmh.features import cache
 from cmh.study.space import Asha, Range, Space
 from cmh.study.storage import Store, readable_errors
 

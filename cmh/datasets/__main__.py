@@ -108,7 +108,7 @@ def _show(name: str) -> int:
 
 def _show_prepared(name: str) -> None:
     """What was left out of arrays that were prepared with `--skip-bad`."""
-    from cmh.features import cache
+    from cmh import cache
 
     for path in sorted((cache.root() / "prepared" / name).glob("*/skipped.json")):
         note = json.loads(path.read_text())

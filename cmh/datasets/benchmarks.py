@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from cmh.datasets import Source, arrays, mat, scan
+from cmh.datasets import arrays, mat, scan
 from cmh.datasets.facts import Facts
 from cmh.datasets.official import Parts
 from cmh.datasets.problems import Problems
+from cmh.datasets.source import Source
 from cmh.datasets.split import published
 from cmh.errors import DatasetError
 
@@ -291,7 +292,7 @@ def _matrices(facts: Facts, root: Path) -> Parts:
 
 def _tags(path: Path, variable: str) -> Any:
     given = arrays.numbers(path, variable)
-    looked = arrays.look(given)
+    looked = arrays.inspect(given)
     if looked.not_finite:
         raise DatasetError(f"{given.where}: row {looked.not_finite[0]} holds NaN or infinite values")
     return arrays.Chosen(given.rows, np.arange(given.shape[0]), np.dtype(looked.dtype))

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh.datasets import Source
+from cmh.datasets.source import Source
 from cmh.datasets.split import stratified
 from cmh.errors import DatasetError
 from cmh.features import labelwords, text

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cmh import cache
 from cmh.datasets import arrays, scan
 from cmh.datasets.facts import Facts
 from cmh.datasets.official import Parts, first
 from cmh.errors import DatasetError
-from cmh.features import cache
 
 LABELS = ("Groundtruth/AllLabels", "AllLabels")
 TAGS = tuple(f"{folder}{name}" for name in ("AllTags1k.txt", "AllTags81.txt") for folder in ("NUS_WID_Tags/", ""))

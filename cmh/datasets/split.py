@@ -13,10 +13,12 @@ from cmh.seeding import derive
 
 Index = NDArray[np.int64]
 
+SIDES = ("query", "validation", "train", "database")  # what an item may be; training items are searched, too
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Rows of a dataset. `other`: in the database, but neither trained on nor asked with."""
+    """Rows of a dataset, each side `(n_side,)`. `other`: in the database, but neither trained on nor asked with."""
 
     query: Index
     validation: Index

@@ -25,12 +25,11 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from cmh import cluster, files, methods, training
+from cmh import cache, cluster, files, methods, training
 from cmh.cluster import ray, tune
 from cmh.config import Value
-from cmh.datasets import Dataset
+from cmh.datasets import CachedDataset
 from cmh.errors import StudyError
-from cmh.features import cache
 from cmh.signals import Interrupts
 from cmh.study import confirm
 from cmh.study.space import Asha
@@ -91,7 +90,7 @@ class Work:
     limit: int
     folder: Path
     run: Mapping[str, Value]
-    dataset: Dataset
+    dataset: CachedDataset
     view: View
     ended: Callable[[], list[dict[str, Value]]] = lambda: []
     tested: Callable[[confirm.Confirmed], None] = lambda _: None
@@ -568,7 +567,7 @@ class _Place:
     """What a worker must know to find a study's files and arrays, or to get them from the driver's node."""
 
     method: str
-    dataset: Dataset
+    dataset: CachedDataset
     entry: str  # of the dataset's arrays within a cache
     mark: Path
     marked: bytes
@@ -584,11 +583,12 @@ class _Place:
     def fetch(self, part: str, key: str = "") -> Any:
         """`dataset.search()` or `.test()`: mapped from this node's disk, else from the object store."""
         if self.depot is None:
-            return self.dataset.part(part)
+            return self.dataset.search() if part == "search" else self.dataset.noted_test()
         pixels = self.dataset.pixel_folder
         for folder in (self.dataset.folder, cache.root() / self.entry):
             if (pixels is None or pixels.is_dir()) and self.same(folder):
-                return dataclasses.replace(self.dataset, folder=folder).part(part)
+                here = dataclasses.replace(self.dataset, folder=folder)
+                return here.search() if part == "search" else here.noted_test()
         # Nobody writes to them; torch would say so at every tensor.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
         return ray.get(ray.get(self.depot.arrays.remote(self.dataset, part, key))[0])
