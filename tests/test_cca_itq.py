@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 def fit(data: SearchData | None = None, **more: Any) -> training.Fitted:
     module = methods.get("cca_itq")
-    run, config = training.split(module, {"bits": 8, "threads": 1, **more})
+    run, config = training.parse(module, {"bits": 8, "threads": 1, **more})
     return training.fit(module, run, config, data or tiny())
 
 

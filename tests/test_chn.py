@@ -156,10 +156,10 @@ def test_gradients() -> None:
 def test_outputs_are_bounded_and_both_nets_learn() -> None:
     module = methods.get("chn")
     values = {"bits": 8, "epochs": 2, "threads": 1, "hidden_image": 16, "hidden_text": 16, "batch_size": 17}
-    run, config = training.split(module, values)
+    run, config = training.parse(module, values)
     method = training.fit(module, run, config, tiny()).method
     start = training.fit(
-        module, *training.split(module, {**values, "lr_image": 1e-12, "lr_text": 1e-12}), tiny()
+        module, *training.parse(module, {**values, "lr_image": 1e-12, "lr_text": 1e-12}), tiny()
     ).method
     for name, features in (("image", tiny().train.image), ("text", tiny().train.text)):
         outputs = getattr(method, f"encode_{name}")(torch.from_numpy(features)).detach()

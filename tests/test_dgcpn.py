@@ -248,7 +248,7 @@ def built(**more: Any) -> tuple[Method, Callable[[], Iterator[training.Batch]]]:
     """A small method without dropout in training, and its passes."""
     module, items = methods.get("dgcpn"), tiny().train
     values = {"hidden_image": 8, "hidden_text": 8, "dropout": 0, "bits": 6, "epochs": 3, **more}
-    run, config = training.split(module, values)
+    run, config = training.parse(module, values)
     image, text = torch.from_numpy(items.image), torch.from_numpy(items.text)
     torch.manual_seed(0)
     setup = training.Setup(

@@ -49,7 +49,7 @@ def fit(data: SearchData, name: str = "dcmh", **more: Any) -> training.Fitted:
         key: min(int(value), 64) for key, value in defaults(methods.get(name).Config).items() if key[:6] == "hidden"
     }
     values = {"features": "conv4", "finetune": True, "bits": 16, "threads": 1, "lr_backbone": 1.0, **small, **more}
-    run, config = training.split(methods.get(name), values)
+    run, config = training.parse(methods.get(name), values)
     return training.fit(methods.get(name), run, config, data, **keys)
 
 

@@ -95,7 +95,7 @@ def test_every_run_setting_is_in_the_identity_or_has_a_reason() -> None:
 
 
 def _of(module: Any, values: dict[str, Any]) -> Identity:
-    return training.identify(module, *training.split(module, values), tiny())
+    return training.identify(module, *training.parse(module, values), tiny())
 
 
 def test_a_closed_form_has_the_epochs_that_it_trains() -> None:

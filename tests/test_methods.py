@@ -44,7 +44,7 @@ def fit(name: str, data: SearchData | None = None, **more: Any) -> training.Fitt
     keys = {key: more.pop(key) for key in ("report", "folder", "resume") if key in more}
     module = methods.get(name)
     batch = {"batch_size": 32} if "batch_size" in configs.params(module.Config) else {}
-    run, config = training.split(module, {**small(name), **batch, "bits": 8, "epochs": 4, "threads": 1, **more})
+    run, config = training.parse(module, {**small(name), **batch, "bits": 8, "epochs": 4, "threads": 1, **more})
     return training.fit(module, run, config, data or tiny(), **keys)
 
 

@@ -84,7 +84,7 @@ def made_study(name: str = "studies/dcmh-made-8", seeds: tuple[int, ...] = (11, 
     place = Path(name)
     run_settings = {"dataset": str(Path("data").resolve()), "bits": 8, "epochs": 2, "threads": 1}
     place.mkdir(parents=True)
-    config = dataclasses.asdict(training.split(methods.get("dcmh"), SMALL)[1])
+    config = dataclasses.asdict(training.parse(methods.get("dcmh"), SMALL)[1])
     best = {"method": "dcmh", **run_settings, "seeds": [0], "selection": "validation", "config": config}
     folder.write_yaml(place / "best.yml", {**best, "search": {"trials": 4, "epochs": 8}})
     dataset = datasets.load(str(run_settings["dataset"]))
@@ -191,7 +191,7 @@ def test_the_record_of_a_closed_form_says_what_it_did() -> None:
     passes = record.training.passes
     fitted = training.fit(
         *(module := methods.get("ridge"),),
-        *training.split(module, {"bits": 8, "threads": 1}),
+        *training.parse(module, {"bits": 8, "threads": 1}),
         datasets.load("data").search(),
     )
     assert passes == fitted.curve[-1].passes
@@ -201,7 +201,7 @@ def test_a_run_of_other_threads_does_not_go_on(tmp_path: Path) -> None:
     data = datasets.load("data").search()
 
     def fit(threads: int) -> training.Fitted:
-        run, config = training.split(methods.get("dcmh"), {**SMALL, "bits": 8, "epochs": 3, "threads": threads})
+        run, config = training.parse(methods.get("dcmh"), {**SMALL, "bits": 8, "epochs": 3, "threads": threads})
         return training.fit(methods.get("dcmh"), run, config, data, folder=tmp_path / "own")
 
     assert fit(1).resumed == 0

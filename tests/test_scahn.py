@@ -151,7 +151,7 @@ def test_pairs_take_every_batch_once_and_leave_none_alone(n_batches: int) -> Non
 
 def method(bits: int = 4, **values: Any) -> scahn.Method:
     small = {"hidden_image": 8, "hidden_text": 8, "batch_size": 16}
-    run, config = training.split(scahn, {**small, "bits": bits, "epochs": 1, "threads": 1, **values})
+    run, config = training.parse(scahn, {**small, "bits": bits, "epochs": 1, "threads": 1, **values})
     built: scahn.Method = training.fit(scahn, run, config, tiny()).method
     return built
 
@@ -209,7 +209,7 @@ def test_bits_are_ranked_by_the_trained_weights() -> None:
 
 def test_training_sets_bits_apart() -> None:
     """What the ranking is worth on real data is in the method's file (difference 9); here, that there is one."""
-    fitted = training.fit(scahn, *training.split(scahn, {"bits": 16, "epochs": 3, "threads": 1}), tiny())
+    fitted = training.fit(scahn, *training.parse(scahn, {"bits": 16, "epochs": 3, "threads": 1}), tiny())
     importance = fitted.method.bit_importance()
     assert len(importance.unique()) == 16
     codes = sign(fitted.method.encode_image(torch.from_numpy(tiny().train.image)))

@@ -48,7 +48,7 @@ def fit(variant: str, data: SearchData | None = None, **more: Any) -> training.F
     name, values = VARIANTS[variant]
     keys = {key: more.pop(key) for key in ("report", "folder", "resume") if key in more}
     module = methods.get(name)
-    run, config = training.split(module, {**values, "bits": 8, "epochs": 5, "threads": 1, **more})
+    run, config = training.parse(module, {**values, "bits": 8, "epochs": 5, "threads": 1, **more})
     return training.fit(module, run, config, data or tiny(), **keys)
 
 
@@ -193,7 +193,7 @@ def test_numbers_that_are_not_finite_stop_the_run() -> None:
 def test_all_bad_settings_at_once() -> None:
     module = methods.get("dcmh")
     with pytest.raises(ConfigError) as error:
-        training.split(module, {"bits": 0, "lr_imag": 1, "gamma": -1, "optimizer": "lion", "batch_size": 10**400})
+        training.parse(module, {"bits": 0, "lr_imag": 1, "gamma": -1, "optimizer": "lion", "batch_size": 10**400})
     text = str(error.value)
     assert "bits is 0, but must be an integer >= 1" in text
     assert "did you mean 'lr_image'" in text
@@ -211,7 +211,7 @@ def test_a_device_that_is_not_there() -> None:
 def test_a_pass_visits_every_item_once(size: int) -> None:
     device, train = torch.device("cpu"), tiny().train
     image, text = torch.from_numpy(train.image), torch.from_numpy(train.text)
-    passes = training._Passes(image, text, size, 0, 1, device)
+    passes = training.batches.Passes(image, text, size, 0, 1, device)
     orders = []
     for _ in range(2):
         batches = list(passes())

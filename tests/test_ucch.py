@@ -169,7 +169,7 @@ def built(**more: Any) -> tuple[Method, Callable[[], Iterator[training.Batch]]]:
     """A small method, and its passes in the order of the items."""
     items = tiny().train
     values = {"hidden_image": 8, "hidden_text": 8, "bits": 6, "epochs": 6, "n_negatives": 9, **more}
-    run, config = training.split(methods.get("ucch"), values)
+    run, config = training.parse(methods.get("ucch"), values)
     image, text = torch.from_numpy(items.image), torch.from_numpy(items.text)
     torch.manual_seed(0)
     setup = training.Setup(

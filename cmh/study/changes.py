@@ -13,9 +13,8 @@ from pathlib import Path
 
 from cmh import config, datasets, methods, training
 from cmh.config import INPUTS, Value
-from cmh.datasets import Source
+from cmh.datasets import CachedDataset, Source
 from cmh.errors import ConfigError
-from cmh.interfaces import Dataset
 from cmh.study import target as targets
 from cmh.study.target import Target
 
@@ -45,7 +44,7 @@ class Rerun:
     """A target with the changes that were asked for. Checked."""
 
     target: Target
-    dataset: Dataset
+    dataset: CachedDataset
     device: str
     out: Path
     compare: bool  # with what was recorded
@@ -68,16 +67,7 @@ def check(asked: Asked) -> Rerun:
             f"--check: nothing was recorded for {asked.target} with these settings and seeds {seeds};"
             f" recorded seeds: {there}"
         )
-    run = config.build(training.Run, found.run)
-    dataset = datasets.load(
-        run.dataset,
-        features=run.features,
-        weights=run.weights,
-        pixels=run.finetune,
-        skip_bad=run.skip_bad,
-        order=run.split,
-        source=source,
-    )
+    dataset = training.load(config.build(training.Run, found.run), source)
     return Rerun(found, dataset, asked.device, asked.out, asked.compare, asked.fresh)
 
 

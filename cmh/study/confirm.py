@@ -48,7 +48,7 @@ def identify(method: str, values: Mapping[str, Value], dataset: Dataset) -> Iden
     Raises ConfigError where a value or the device cannot be used.
     """
     module = methods.get(method)
-    return training.identify(module, *training.split(module, values), dataset)
+    return training.identify(module, *training.parse(module, values), dataset)
 
 
 def run(
@@ -70,7 +70,7 @@ def run(
     NotFiniteError where a loss term or a code is not finite.
     """
     module = methods.get(method)
-    settings, config = training.split(module, values)
+    settings, config = training.parse(module, values)
     dataset = dataset if dataset is not None else training.load(settings)
     data = (search or dataset.search)()
     fitted = training.fit(
@@ -173,7 +173,7 @@ def codes_by_epoch(method: str, values: Mapping[str, Value], dataset: Dataset) -
     Nothing here chooses anything. The caller notes the opening first. Raises the same as `run`.
     """
     module = methods.get(method)
-    settings, config = training.split(module, values)
+    settings, config = training.parse(module, values)
     test, seen = dataset.noted_test(), list[dict[str, NDArray[np.int8]]]()
     fitted = training.fit(
         module,

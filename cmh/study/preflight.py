@@ -14,7 +14,7 @@ from cmh.training import Run
 
 def warnings(study: StudyRequest) -> list[str]:
     """A line for each hyperparameter that is searched in vain, as it changes nothing."""
-    run, _ = training.split(methods.get(study.space.method), {**study.base, **study.run})
+    run, _ = training.parse(methods.get(study.space.method), {**study.base, **study.run})
     return [f"warning: {line}" for line in idle(study.space, run, study.dataset.search(), study.base)]
 
 
@@ -25,7 +25,7 @@ def idle(space: Space, run: Run, data: SearchData, fixed: Mapping[str, Value] | 
     ConfigError where a fixed value breaks its rule.
     """
     module = methods.get(space.method)
-    _, config = training.split(module, dict(fixed or {}))
+    _, config = training.parse(module, dict(fixed or {}))
     conditions = {item.name: item.when for item in space.ranges}
     given = {name: _given(name, conditions) for name in conditions}
     ends = {item.name: ends for item in space.ranges if (ends := _ends(item)) is not None}

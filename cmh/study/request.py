@@ -15,11 +15,10 @@ from typing import Literal
 
 from cmh import config, datasets, methods, training
 from cmh.config import INPUTS, Value
-from cmh.datasets import Source
+from cmh.datasets import CachedDataset, Source
 from cmh.errors import ConfigError, collected
 from cmh.features import backbones
 from cmh.identity import Identity
-from cmh.interfaces import Dataset
 from cmh.study import confirm, folder
 from cmh.study import space as spaces
 from cmh.study.space import Space
@@ -70,7 +69,7 @@ class StudyRequest:
     run: Mapping[str, Value]  # settings that all its trials share
     fixed: Mapping[str, Value]  # hyperparameters that are not searched
     limit: int  # trials in all
-    dataset: Dataset
+    dataset: CachedDataset
     url: str  # of its Optuna storage
     notes: Mapping[str, object] = dataclasses.field(default_factory=dict)  # for study.yml, beside the request
 
@@ -128,16 +127,18 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
     # Reading is cheap; preparing comes only when everything else is right.
     source = collected(lambda: _read(asked, progress), problems)
     collected(lambda: backbones.check(asked.features, str(asked.weights or "")), problems)
-    if problems or source is None:
+    if problems or run is None or source is None:
         raise ConfigError(*problems, heading="" if len(problems) == 1 else "nothing was started")
-    dataset = datasets.load(
-        asked.dataset,
-        features=asked.features,
-        weights=str(asked.weights or ""),
-        pixels=bool(inputs.get("finetune")),
-        skip_bad=asked.skip_bad,
-        order=asked.split,
-        source=source,
+    dataset = training.load(
+        dataclasses.replace(
+            run,
+            dataset=asked.dataset,
+            split=asked.split,
+            skip_bad=asked.skip_bad,
+            features=asked.features,
+            weights=str(asked.weights or ""),
+        ),
+        source,
     )
     studies = [
         _study(asked, space, fixed, bits, inputs, dataset)
@@ -177,7 +178,7 @@ def _study(
     fixed: Mapping[str, Value],
     bits: int,
     inputs: Mapping[str, Value],
-    dataset: Dataset,
+    dataset: CachedDataset,
 ) -> StudyRequest:
     place = asked.out / f"{space.method}-{dataset.name}-{bits}"
     return StudyRequest(

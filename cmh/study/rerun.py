@@ -170,7 +170,7 @@ class Runner:
     def fitted(self, seed: int, place: Path) -> training.Fitted:
         """One seed, trained; its files are in `place`."""
         module = methods.get(self.target.method)
-        run, hyperparameters = training.split(module, self.values(seed, place))
+        run, hyperparameters = training.parse(module, self.values(seed, place))
         return training.fit(module, run, hyperparameters, self.dataset.search(), folder=place)
 
     def compare(self) -> Verdict:

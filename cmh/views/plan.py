@@ -45,7 +45,7 @@ def _short(value: Value) -> str:
 
 def _estimate(study: StudyRequest) -> str:
     space, module = study.space, methods.get(study.space.method)
-    run, config = training.split(module, {**study.base, **study.run, "epochs": 1, "threads": 1})
+    run, config = training.parse(module, {**study.base, **study.run, "epochs": 1, "threads": 1})
     seconds = training.fit(module, run, config, study.dataset.search()).seconds
     likely = likely_epochs(space, study.limit)
     return (
