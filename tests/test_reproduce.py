@@ -7,7 +7,7 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from cmh import datasets, evaluate, leaderboard, ledger, methods, records, repro
 from cmh.methods.__main__ import main as methods_main
 from cmh.records import Cost, Record
 from cmh.study import confirm, folder
+from cmh.training import fitting, run_folder
 
 SMALL = {"hidden_image": 8, "hidden_text": 8, "batch_size": 32}
 
@@ -153,7 +154,7 @@ def test_fresh_trains_again_and_gives_the_same(capsys: pytest.CaptureFixture[str
 def test_a_finished_or_begun_training_without_a_record_is_taken_up_and_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0)
     experiment = file(epochs=3)
     assert run(experiment) == 0
     ((place, (whole,)),) = recorded().items()
@@ -169,14 +170,14 @@ def test_a_finished_or_begun_training_without_a_record_is_taken_up_and_said(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        epoch = training._append_curve
+        append = run_folder.append
 
-        def after_two(path: Path, curve: list[training.Epoch]) -> None:
-            if len(curve) == 3:
+        def after_two(path: Path, row: Mapping[str, object], *, first: bool) -> None:
+            if row["epoch"] == 3:
                 raise KeyboardInterrupt
-            epoch(path, curve)
+            append(path, row, first=first)
 
-        patch.setattr(training, "_append_curve", after_two)
+        patch.setattr(run_folder, "append", after_two)
         assert run(experiment, "--fresh") == 130
     assert run(experiment) == 0
     assert "seed 1: went on after epoch 2 of 20" in capsys.readouterr().out

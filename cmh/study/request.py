@@ -15,7 +15,7 @@ from typing import Literal
 
 from cmh import config, datasets, methods, training
 from cmh.config import INPUTS, Value
-from cmh.datasets import CachedDataset, Source
+from cmh.datasets import CachedDataset
 from cmh.errors import ConfigError, collected
 from cmh.features import backbones
 from cmh.identity import Identity
@@ -108,7 +108,7 @@ class Request:
 
 
 def check(asked: Asked, *, progress: bool = False) -> Request:
-    """Check everything that can be checked before a search, then read and prepare the dataset.
+    """Everything that can be checked before a search is checked; then the dataset is prepared.
 
     `progress` shows a bar while the dataset's pictures are looked at. Raises ConfigError that lists all problems at
     once; DatasetError where the arrays cannot be prepared; StudyError where the storage of `warm_start` cannot be read.
@@ -125,7 +125,9 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
     if asked.limits.cpus_per_trial == 0 and not asked.limits.gpus_per_trial:
         problems.append("--cpus-per-trial is 0 without --gpus-per-trial: a trial must take something")
     # Reading is cheap; preparing comes only when everything else is right.
-    source = collected(lambda: _read(asked, progress), problems)
+    source = collected(
+        lambda: datasets.read(asked.dataset, skip_bad=asked.skip_bad, order=asked.split, progress=progress), problems
+    )
     collected(lambda: backbones.check(asked.features, str(asked.weights or "")), problems)
     if problems or run is None or source is None:
         raise ConfigError(*problems, heading="" if len(problems) == 1 else "nothing was started")
@@ -149,10 +151,6 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
         studies = [_warm(study, asked.warm_start) for study in studies]
     seeds = tuple(asked.seed + number for number in range(1, asked.seeds + 1))
     return Request(tuple(studies), seeds, asked.limits)
-
-
-def _read(asked: Asked, progress: bool) -> Source:
-    return datasets.read(asked.dataset, skip_bad=asked.skip_bad, order=asked.split, progress=progress)
 
 
 def _space(name: str, values: Mapping[str, Value], asked: Asked) -> tuple[Space, dict[str, Value]]:
