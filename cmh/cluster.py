@@ -13,7 +13,7 @@ import socket
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +58,18 @@ CLUSTER_CURE = (
 
 
 @contextlib.contextmanager
-def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
+def session(
+    address: str | None, n_cpus: int | None = None, *, on_server_death: Callable[[str], None]
+) -> Iterator[None]:
     """A Ray session: joined where `address` is given, else started here and stopped at the end.
 
-    Raises StudyError where the cluster cannot be reached. Ends the process where a server of its own session dies.
+    Raises StudyError where the cluster cannot be reached. Where a server of its own session dies, `on_server_death` is
+    called in a thread of its own, with a text for people; it should end the process.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what becomes of a trial is in the storage
     over = threading.Event()
-    watch = threading.Thread(target=_watch, args=(over,), daemon=True)
+    watch = threading.Thread(target=_watch, args=(over, on_server_death), daemon=True)
     if address is None:
         watch.start()
     try:
@@ -98,20 +101,20 @@ def _init(address: str | None, n_cpus: int | None) -> None:
         raise StudyError(f"Ray did not start ({where}): {str(error).rstrip('.')}. {cure}") from error
 
 
-def _watch(over: threading.Event) -> None:
-    """End the process when the raylet or the GCS server of its own session dies.
+def _watch(over: threading.Event, on_server_death: Callable[[str], None]) -> None:
+    """Tell when the raylet or the GCS server of its own session dies.
 
     Ray itself would wait a minute for either, in which trials time out that did nothing wrong, and then hang in its
-    shutdown. What was written is whole, so that nothing is lost by an end at any moment.
+    shutdown.
     """
     while not over.wait(SERVER_SECONDS):
         node = ray._private.worker._global_node
         dead: set[str] = set() if node is None else {kind for kind, _ in node.dead_processes()}
         name = next((SERVERS[kind] for kind in SERVERS if kind in dead), "")
         if name and not over.is_set():
-            text = f"\nerror: Ray's {name} has died (killed, or out of memory); the same command goes on from here\n"
-            os.write(2, text.encode())
-            os._exit(2)
+            on_server_death(
+                f"\nerror: Ray's {name} has died (killed, or out of memory); the same command goes on from here\n"
+            )
 
 
 def in_trial() -> bool:

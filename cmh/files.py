@@ -1,4 +1,4 @@
-"""Writing that cannot be half done: temporary name, fsync, rename."""
+"""Writing that cannot be half done: temporary name, fsync, rename. And paths in words."""
 
 from __future__ import annotations
 
@@ -94,6 +94,14 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short(path: Path) -> str:
+    """A path as a person would type it from here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def _sync(path: Path) -> None:

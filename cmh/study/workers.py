@@ -644,7 +644,8 @@ def _work(task: dict[str, Any], places: list[_Place]) -> None:
                 values,
                 report=lambda _: send(),
                 dataset=place.dataset,
-                fetch=lambda part: place.fetch(part, task["key"]),
+                search=lambda: place.fetch("search", task["key"]),
+                test=lambda: place.fetch("test", task["key"]),
             )
             send()  # its codes
         except Exception as error:  # it must not take the worker with it

@@ -76,7 +76,7 @@ def measure(url: str, asks: int) -> None:
     """What the driver does at a start, and its first suggestions."""
     began, began_cpu = time.perf_counter(), time.process_time()
     store = Store(url, "study", SPACE, BASE, 0)
-    view = Progress(store, 10**6, lambda _: None, terminal=False)
+    view = Progress(store, 10**6, terminal=False)
     work = workers.Work(store, 10**6, Path(), {"epochs": SPACE.epochs}, None, view)  # type: ignore[arg-type]
     session = workers._Session(0, work, workers.Budget())
     started, started_cpu = time.perf_counter() - began, time.process_time() - began_cpu
