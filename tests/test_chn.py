@@ -156,13 +156,13 @@ def test_gradients() -> None:
 def test_outputs_are_bounded_and_both_nets_learn() -> None:
     module = methods.get("chn")
     values = {"bits": 8, "epochs": 2, "threads": 1, "hidden_image": 16, "hidden_text": 16, "batch_size": 17}
-    run, config = training.split(module, values)
+    run, config = training.parse(module, values)
     method = training.fit(module, run, config, tiny()).method
     start = training.fit(
-        module, *training.split(module, {**values, "lr_image": 1e-12, "lr_text": 1e-12}), tiny()
+        module, *training.parse(module, {**values, "lr_image": 1e-12, "lr_text": 1e-12}), tiny()
     ).method
     for name, features in (("image", tiny().train.image), ("text", tiny().train.text)):
         outputs = getattr(method, f"encode_{name}")(torch.from_numpy(features)).detach()
         assert float(outputs.abs().max()) <= 1
-        pairs = zip(method.nets[name].parameters(), start.nets[name].parameters(), strict=True)
+        pairs = zip(method.pair.nets[name].parameters(), start.pair.nets[name].parameters(), strict=True)
         assert all(not torch.allclose(now, before, atol=1e-6) for now, before in pairs)

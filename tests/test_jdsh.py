@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from cmh.config import build, paper
 from cmh.methods.jdsh import BINS, Config, Method, distribution, joint_similarity, reweighted, step_loss
-from cmh.training import Batch, Setup
+from cmh.nets import state as states
+from cmh.training import Setup
+from cmh.training.batches import Batch, Items
 from tests import golden
 
 CASES = golden.cases("JDSH")
@@ -232,7 +234,7 @@ def method(**values: Any) -> tuple[Method, Setup]:
 
 
 def one_batch(setup: Setup) -> list[Batch]:
-    return [Batch(torch.arange(40), setup.image, setup.text, setup.device)]
+    return [Batch(torch.arange(40), Items(setup.image, setup.text, setup.device))]
 
 
 def test_the_constants_are_those_of_the_data() -> None:
@@ -251,10 +253,10 @@ def test_the_constants_are_those_of_the_data() -> None:
 
 def test_the_constants_are_part_of_the_state() -> None:
     fitted, _ = method()
-    saved = fitted.state_dict()
+    saved = states.save(fitted.state())
     saved["shape"]["mode"] = torch.tensor(0.125)
     fresh, _ = method()
-    fresh.load_state_dict(saved)
+    states.load(fresh.state(), saved)
     assert float(fresh.shape["mode"]) == 0.125
 
 
@@ -266,8 +268,8 @@ def test_an_epoch_trains_on_the_reweighted_similarity() -> None:
     S = 1.4 * reweighted(S, still.shape, l1=0.1, l2=0.2, k_left=2, k_right=4)
     for epoch in range(5):
         if epoch == 3:
-            saved, (still, _) = still.state_dict(), method(lr_image=1e-30, lr_text=1e-30, batch_size=40)
-            still.load_state_dict(saved)
+            saved, (still, _) = states.save(still.state()), method(lr_image=1e-30, lr_text=1e-30, batch_size=40)
+            states.load(still.state(), saved)
         alpha = math.sqrt(epoch + 1)
         expected, _ = step_loss(torch.tanh(alpha * image), torch.tanh(alpha * text), S, intra=0.1)
         assert still.epoch(lambda: iter(one_batch(setup)))["loss"] == pytest.approx(float(expected), rel=1e-5)

@@ -51,19 +51,19 @@ class Pair:
     """Both nets, trained together or in turn. `image` and `text` are what stands on the features.
 
     The optimizer is the one that the fields `optimizer`, `momentum` and `weight_decay` of the Config say (Adam where
-    it has none), with `lr_image` and `lr_text`; these fall as `fall` says (as the Config does where it is absent).
+    it has none), with `lr_image` and `lr_text`; they fall as its `schedule` says, or as `falling`.
     """
 
     def __init__(
-        self, setup: Setup, config: _Rates, image: nn.Module, text: nn.Module, *, fall: Falling | None = None
+        self, setup: Setup, config: _Rates, image: nn.Module, text: nn.Module, *, falling: Falling | None = None
     ) -> None:
         self.nets = {"image": setup.image_net(image).to(setup.device), "text": text.to(setup.device)}
         kind = getattr(config, "optimizer", "adam")
         how = {name: getattr(config, name) for name in ("momentum", "weight_decay") if hasattr(config, name)}
         rates = {"image": config.lr_image, "text": config.lr_text}
         self.optimizers = {name: optimizer(kind, net, lr=rates[name], **how) for name, net in self.nets.items()}
-        fall = fall or Falling.of(config)
-        self.schedules = {name: fall.over(setup.epochs, stepper) for name, stepper in self.optimizers.items()}
+        falling = falling or Falling.of(config)
+        self.schedules = {name: falling.over(setup.epochs, stepper) for name, stepper in self.optimizers.items()}
 
     @property
     def n_epochs(self) -> int:
