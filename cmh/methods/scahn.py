@@ -56,8 +56,8 @@ from torch import Tensor
 
 from cmh.config import param
 from cmh.interfaces import Batch, Batches, Setup, State
-from cmh.losses import Means, mean_nll, pairwise_nll, sign, similar, weighted
-from cmh.nets.draws import normals
+from cmh.losses import Means, mean_nll, pairwise_nll, similar, weighted
+from cmh.nets.buffers import Buffers
 from cmh.nets.optimizers import optimizer, schedule_param
 from cmh.nets.pair import Falling
 from cmh.nets.staged import Fusion, mlp_stages, multiscale_stages
@@ -108,7 +108,7 @@ class Config:
 
 
 class Method:
-    """SCAHN as the trainer drives it. Buffers F, G and B are `(N, bits)`."""
+    """SCAHN as the trainer drives it."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.labels = config, setup.known_labels
@@ -126,31 +126,28 @@ class Method:
             kind, momentum = ("sgd", 0.0) if name in fusions else (config.optimizer, config.momentum)
             stepper = optimizer(kind, net, lr=rates[name], momentum=momentum, weight_decay=config.weight_decay)
             self.team.add(name, stepper, Falling.of(config))
-        F, G = normals(setup, "buffers", *2 * [(setup.n_train, setup.bits)])
-        self.buffers = {"image": F, "text": G}  # the newest h^5 of every training item
-        self.B = sign(F + G)
+        self.buffers = Buffers(setup)  # of h^5
 
     def epoch(self, batches: Batches) -> dict[str, float]:
         """Image pass, text pass, B. Returns the mean loss of a step and its terms."""
-        terms: dict[str, float] = {}
-        for name, other in (MODALITIES, MODALITIES[::-1]):
-            means, own = Means(), self.buffers[name]
-            self.team.nets[name].train()
-            for group in in_pairs(batches()):
-                index = torch.cat([batch.index for batch in group])
-                layers = self.team.nets[name](torch.cat([getattr(batch, name) for batch in group]))
-                codes = torch.cat([layers, torch.tanh(self.fusions[name](layers))[None]])  # (5, 2b, K)
-                own[index] = codes[-1].detach()
-                parts = step_terms(
-                    codes, own, self.buffers[other], self.B[index], self.labels[index], self.labels, self.config.scale
-                )
-                loss, parts = total(parts, self.config)
-                self.team.step(loss, name, f"{name}_fusion")
-                means.add({"loss": loss, **parts})
-            terms |= {f"{name}_{term}": value for term, value in means.values().items()}
-        self.B = sign(self.buffers["image"] + self.buffers["text"])
+        terms = self.buffers.alternate(self._pass, batches)
         self.team.end_epoch()
         return terms
+
+    def _pass(self, name: str, other: str, batches: Iterator[Batch]) -> dict[str, float]:
+        net, means = self.team.nets[name].train(), Means()
+        own, others = self.buffers.outputs[name], self.buffers.outputs[other]
+        for group in in_pairs(batches):
+            index = torch.cat([batch.index for batch in group])
+            layers = net(torch.cat([getattr(batch, name) for batch in group]))
+            codes = torch.cat([layers, torch.tanh(self.fusions[name](layers))[None]])  # (5, 2b, K)
+            own[index] = codes[-1].detach()
+            B, labels = self.buffers.B[index], self.labels[index]
+            parts = step_terms(codes, own, others, B, labels, self.labels, self.config.scale)
+            loss, parts = total(parts, self.config)
+            self.team.step(loss, name, f"{name}_fusion")
+            means.add({"loss": loss, **parts})
+        return means.values()
 
     def bit_importance(self) -> Tensor:
         """Score of each bit `(K,)`: W summed over the stages and both modalities; the higher, the more important."""
@@ -166,7 +163,7 @@ class Method:
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        return {**self.team.state(), "buffers": self.buffers, "B": self.B}
+        return {**self.team.state(), "buffers": self.buffers.state()}
 
 
 def truncate(codes: Tensor, importance: Tensor, bits: int) -> Tensor:

@@ -9,7 +9,7 @@ codes H = tanh(·) and predicted labels L̂. With l(θ, S) = log(1 + e^θ) − S
 B = sign(H^v + H^t + H^l): the label net teaches the others. A discriminator for images and one for texts tell F^* from
 F^l, and the image and text nets are also trained to deceive theirs, with weight δ. α, β, γ, δ, η are `alpha` … `eta`.
 
-An epoch is passes of the label net, the discriminators, the image net and the text net, in this order. H and F^l of all
+An epoch is passes of the label net, the image net, the text net and the discriminators, in this order. H and F^l of all
 items are buffers, constants in the loss, whose batch rows are written before the loss is built.
 
 Differences from the paper (its formulas are from a public reading note) and from the authors' code:
