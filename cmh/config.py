@@ -11,17 +11,15 @@ import math
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from cmh.errors import ConfigError
 
 Value = bool | int | float | str
 Config = typing.TypeVar("Config")
+Typed = typing.TypeVar("Typed", bool, int, float, str)
 
 # Run settings that say how pictures and texts are taken: --set and experiment files may fix them like hyperparameters.
 INPUTS = ("finetune", "lr_backbone", "rotate", "hflip", "vflip", "erase", "amp", "checkpointing")
-
-_MISSING = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,16 +91,16 @@ class Param:
 
 
 def param(
-    default: Any,
+    default: Typed,
     help: str,
     *,
-    paper: Any = _MISSING,
+    paper: Typed | None = None,
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
     below: float | None = None,
     choices: Iterable[str] | None = None,
-) -> Any:
+) -> Typed:
     """A dataclass field that is a hyperparameter.
 
     `low`/`high` are inclusive bounds, `above`/`below` exclusive ones. `paper` is the published value where
@@ -112,10 +110,11 @@ def param(
     table = {
         **rules,
         "help": help,
-        "paper": default if paper is _MISSING else paper,
+        "paper": default if paper is None else paper,
         "choices": None if choices is None else tuple(choices),
     }
-    return dataclasses.field(default=default, metadata=table)
+    field: Typed = dataclasses.field(default=default, metadata=table)
+    return field
 
 
 def params(cls: type) -> dict[str, Param]:
@@ -157,7 +156,7 @@ def build(cls: type[Config], values: Mapping[str, object], *, where: str = "") -
     return cls(**checked)
 
 
-def load_yaml(path: Path) -> Any:
+def load_yaml(path: Path) -> object:
     """The document of a YAML file, read safely; a key that stands twice in one mapping is an error.
 
     Raises ConfigError with file and line.
@@ -167,7 +166,7 @@ def load_yaml(path: Path) -> Any:
     class Loader(yaml.SafeLoader):
         pass
 
-    def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    def mapping(loader: Loader, node: yaml.MappingNode) -> dict[object, object]:
         if not isinstance(node, yaml.MappingNode):  # !!map before something else
             raise yaml.constructor.ConstructorError(None, None, "a mapping must stand here", node.start_mark)
         seen: set[str] = set()

@@ -91,7 +91,7 @@ def _best_epoch(folder: Path, seed: int) -> list[Line]:
     if seed not in found.recorded:
         raise CmhError(f"--best-epoch: nothing that can be trained again was recorded with seed {seed} in {folder}")
     values = {**found.config, **found.run, "seed": seed}
-    dataset = training.load(training.split(methods.get(found.method), values)[0])
+    dataset = training.load(training.parse(methods.get(found.method), values)[0])
     again = target.Recorded(confirm.identify(found.method, values, dataset))
     if wrong := check.other_run(found.recorded[seed], again):
         raise CmhError(*wrong, heading=f"--best-epoch: {folder} cannot be trained again, this would be another run")

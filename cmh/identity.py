@@ -42,12 +42,18 @@ _NOT_CODE = {
     "cmh.datasets": "its arrays are in the identity by their hash",
     "cmh.features": "its arrays are in the identity by their hash",
     **dict.fromkeys(("cmh.errors", "cmh.files", "cmh.signals", "cmh.cluster"), "words, disks and processes"),
+    "cmh.cache": "its arrays are in the identity by their hash",
+    "cmh.interfaces": "what is promised, not what is computed",
     **dict.fromkeys(
         ("cmh.identity", "cmh.records", "cmh.ledger", "cmh.codes", "cmh.audits"), "they write numbers down"
     ),
+    **dict.fromkeys(
+        ("cmh.training.checkpoint", "cmh.training.run_folder", "cmh.training.identify", "cmh.training.trainable"),
+        "they keep, name and report what was trained",
+    ),
 }
 _STILL_CODE = ("cmh.features.backbones",)  # it builds the networks that are trained along
-_TRAINER = (("cmh.training", "fit"), ("cmh.training", "test"))  # every method's numbers stand on these
+_TRAINER = (("cmh.training.fitting", "fit"), ("cmh.training.fitting", "test"))  # every method's numbers stand on these
 
 
 @dataclasses.dataclass(frozen=True)

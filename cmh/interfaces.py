@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +104,8 @@ class Method(Protocol):
         """Everything that the next epoch depends on, as the live parts: the trainer saves and restores them."""
 
 
-_Method = Method
+_Config: TypeAlias = Config
+_Method: TypeAlias = Method
 
 
 class MethodModule(Protocol):
@@ -119,7 +120,7 @@ class MethodModule(Protocol):
     SOURCE: str  # DOI or arXiv number
 
     @property
-    def Config(self) -> Callable[..., Config]: ...  # noqa: N802  # as the file has it
+    def Config(self) -> type[_Config]: ...  # noqa: N802  # as the file has it
     @property
     def Method(self) -> Callable[..., _Method]: ...  # noqa: N802
     @property

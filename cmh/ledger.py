@@ -15,11 +15,24 @@ import json
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from cmh import files
 from cmh.errors import LedgerError
 from cmh.identity import OPENING, Identity
+
+
+class Opening(TypedDict, total=False):
+    """A line of a ledger: why, when and where, and what was shown (`identity` and `seeds`), where that is known."""
+
+    purpose: str
+    date: str  # ISO 8601, UTC
+    host: str
+    folder: str  # name of the study's or run's folder
+    identity: dict[str, object]  # without `OPENING`
+    seeds: list[int]
+    machine: dict[str, object]
+
 
 OWN = "openings.jsonl"  # in the folder of a study or run
 
@@ -62,20 +75,20 @@ def open_test(
     Without an identity (`dataset.test()` in Python) nobody knows what is shown, and each call is a further opening.
     Raises LedgerError where it cannot be noted: then nothing may be opened.
     """
-    shown = {} if identity is None else {"identity": identity.without(*OPENING), "seeds": sorted(seeds or [])}
-    entry = {
+    entry: Opening = {
         "purpose": purpose,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "folder": folder.resolve().name if folder is not None else "",
-        **shown,
         "machine": {} if identity is None else {key: getattr(identity, key) for key in OPENING[1:]},
     }
+    if identity is not None:
+        entry |= {"identity": identity.without(*OPENING), "seeds": sorted(seeds or [])}
     by_all = _note(path(dataset, split_sha256), entry)
     return (by_all if folder is None else _note(folder / own, entry)), by_all
 
 
-def openings(file: Path, split: tuple[str, str] | None = None) -> list[dict[str, Any]]:
+def openings(file: Path, split: tuple[str, str] | None = None) -> list[Opening]:
     """The openings that a file names, oldest first; a line that cannot be read counts as one of which nothing is known.
 
     `split`: only those of this dataset and split hash. A study's own file may name others, too: of its winner on other
@@ -91,7 +104,7 @@ def openings(file: Path, split: tuple[str, str] | None = None) -> list[dict[str,
     return [line for line in found if split is None or _split(line) in (None, split)]
 
 
-def _note(file: Path, entry: dict[str, Any]) -> int:
+def _note(file: Path, entry: Opening) -> int:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with files.locked(file.with_name(f".{file.name}.lock")):
@@ -112,7 +125,7 @@ def _note(file: Path, entry: dict[str, Any]) -> int:
         raise _unusable(file, error) from error
 
 
-def _split(line: dict[str, Any]) -> tuple[str, str] | None:
+def _split(line: Opening) -> tuple[str, str] | None:
     shown = line.get("identity")
     return (str(shown.get("dataset")), str(shown.get("split_sha256"))) if isinstance(shown, dict) else None
 
@@ -124,7 +137,7 @@ def _unusable(file: Path, error: OSError) -> LedgerError:
     )
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
+def _parsed(line: bytes) -> Opening:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
@@ -133,4 +146,4 @@ def _parsed(line: bytes) -> dict[str, Any]:
         return {"purpose": "unreadable"}
     seeds = entry.get("seeds", [])
     fine = isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)
-    return entry if fine else {"purpose": "unreadable"}
+    return cast(Opening, entry) if fine else {"purpose": "unreadable"}  # its other keys are only shown

@@ -7,23 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import functools
 import hashlib
 import json
 import os
 import re
 import reprlib
-import sys
-import types
-import typing
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh import files, npz
+from cmh import files, npz, typed_json
 from cmh.errors import ContradictionError, RecordError
 from cmh.identity import Identity
 
@@ -200,7 +194,7 @@ def _parse(line: bytes) -> Record:
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
     _check_schema(values.get("schema"))
-    record: Record = _built(Record, values)
+    record: Record = typed_json.build(Record, values, _LOWEST)
     if record.selection not in SELECTIONS:
         raise ValueError(f"selection is {record.selection!r}, but must be one of {', '.join(SELECTIONS)}")
     for part in ("validation", "test"):
@@ -216,7 +210,7 @@ def _parse(line: bytes) -> Record:
     return record
 
 
-def _check_name(per_query: str, made: dict[str, Any]) -> None:
+def _check_name(per_query: str, made: dict[str, object]) -> None:
     """The per-query file is named by the identity: one that was edited is no longer that of the file."""
     named = re.fullmatch(r"per-query-([0-9a-f]{12})\.npz", per_query)
     found = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]  # Identity.digest, but fast
@@ -240,61 +234,5 @@ def _check_schema(found: object) -> None:
         raise ValueError(f"schema is {reprlib.repr(found)}, but this version reads {SCHEMA}")
 
 
-def _built(cls: Any, values: dict[str, Any], inside: str = "") -> Any:
-    """A dataclass of JSON values. Raises ValueError with the first rule that is broken."""
-    rules = _rules(cls)
-    if rules.keys() != values.keys():
-        if missing := sorted(rules.keys() - values.keys()):
-            raise ValueError(f"{inside}without {', '.join(missing)}")
-        extra = sorted(values.keys() - rules.keys())
-        raise ValueError(f"{inside}unknown {', '.join(map(reprlib.repr, extra))}")
-    built = {}
-    for name, (kind, fits) in rules.items():
-        value = values[name]
-        if fits is None:
-            if not isinstance(value, dict):
-                raise ValueError(f"{inside}{name} is {reprlib.repr(value)}, but must be a mapping")
-            built[name] = _built(kind, value, f"{name} ")
-            continue
-        if not fits(value):
-            raise ValueError(f"{inside}{name} is {reprlib.repr(value)}, but must be {_words(kind)}")
-        lowest = _LOWEST.get(name)
-        if lowest is not None and value < lowest:
-            raise ValueError(f"{inside}{name} is {value!r}, but must be >= {lowest}")
-        built[name] = value
-    return cls(**built)
-
-
-@functools.cache
-def _rules(cls: type) -> dict[str, tuple[Any, Callable[[Any], bool] | None]]:
-    """Field → its kind, and what values of JSON fit; nothing where the field is a dataclass itself."""
-    kinds = typing.get_type_hints(cls)
-    return {name: (kind, None if dataclasses.is_dataclass(kind) else _fitting(kind)) for name, kind in kinds.items()}
-
-
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
-
-
-def _fitting(kind: Any) -> Callable[[Any], bool]:
-    """The test whether a value that JSON gave is of a kind."""
-    if typing.get_origin(kind) is list:
-        item = _fitting(typing.get_args(kind)[0])
-        return lambda value: type(value) is list and all(map(item, value))
-    if typing.get_origin(kind) is dict:
-        inner = _fitting(typing.get_args(kind)[1])
-        return lambda value: type(value) is dict and all(map(inner, value.values()))
-    if kind is float:
-        # the bound also keeps out whole numbers that are too large for a float, and infinity (1e999)
-        return lambda value: type(value) in (float, int) and abs(value) <= sys.float_info.max
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    number = _fitting(float) if float in kinds else lambda value: False
-    exact = tuple(one for one in kinds if one is not float)
-    return lambda value: type(value) in exact or number(value)
-
-
-def _words(kind: Any) -> str:
-    names = {int: "an integer", float: "a finite number", str: "a text"}
-    inner = typing.get_args(kind)[1:]
-    what = "numbers" if float in inner else "lists of texts" if list[str] in inner else "plain values"
-    return names.get(kind, f"a mapping of {what}")

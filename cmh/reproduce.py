@@ -93,7 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
             f"--check: nothing was recorded for {arguments.target} with these settings and seeds {asked};"
             f" recorded seeds: {there}"
         )
-    dataset = training.load(training.split(module, {**target.config, **target.run})[0])
+    dataset = training.load(training.parse(module, {**target.config, **target.run})[0])
     run = _Runner(arguments, target, dataset)
     if not arguments.check:
         return run.validate() if target.trial is not None else run.test()
@@ -232,7 +232,7 @@ class _Runner:
         from cmh.study.target import Recorded
 
         module = methods.get(self.target.method)
-        run, config = training.split(module, {**self.values(seed, place)})
+        run, config = training.parse(module, {**self.values(seed, place)})
         left = self.left(place)
         fitted = training.fit(module, run, config, self.dataset.search(), folder=place)
         _taken_up(f"trial {self.target.trial}", left, fitted.resumed, len(fitted.curve))

@@ -196,7 +196,7 @@ def _warnings(job: _Job) -> list[str]:
     from cmh import methods, training
     from cmh.study import preflight
 
-    run, _ = training.split(methods.get(job.space.method), {**job.base, **job.run})
+    run, _ = training.parse(methods.get(job.space.method), {**job.base, **job.run})
     return [f"warning: {line}" for line in preflight.idle(job.space, run, job.dataset.search(), job.base)]
 
 
@@ -333,7 +333,7 @@ def _plan(job: _Job, arguments: argparse.Namespace) -> None:
     lines += _warnings(job)
     most = job.limit * space.epochs
     likely = _likely_epochs(space, job.limit)
-    run, config = training.split(methods.get(space.method), {**job.base, **job.run, "epochs": 1, "threads": 1})
+    run, config = training.parse(methods.get(space.method), {**job.base, **job.run, "epochs": 1, "threads": 1})
     fitted = training.fit(methods.get(space.method), run, config, job.dataset.search())
     lines.append(
         f"estimate: about {likely:.0f} epochs (at most {most}); one epoch of the default point took"
@@ -372,7 +372,7 @@ def _controls(job: _Job) -> dict[str, tuple[float, float, float]]:
     for name in ("ridge", "cca_itq") if _control_key(job)[1] else ("ridge",):
         module = methods.get(name)
         settings = {key: value for key, value in job.run.items() if key not in INPUTS}
-        best = training.fit(module, *training.split(module, settings), data).best
+        best = training.fit(module, *training.parse(module, settings), data).best
         values[f"{name} (control)"] = best.val_map_i2t, best.val_map_t2i, best.val_map
     return values
 

@@ -9,6 +9,7 @@ import torch
 
 from cmh import methods, training
 from cmh.datasets import Arrays
+from cmh.training.batches import Items, Passes
 from tests.test_methods import small
 from tests.test_training import tiny
 
@@ -18,7 +19,7 @@ def built(
 ) -> tuple[Any, Callable[[int], dict[str, float]]]:
     """The method on `items` (all of the tiny dataset), hidden layers narrow, and what trains its n-th epoch."""
     module, items = methods.get(name), items or tiny().train
-    run, config = training.split(
+    run, config = training.parse(
         module, {**small(name), "batch_size": 32, "bits": bits, "epochs": epochs, "threads": 1, **values}
     )
     image, text, labels = (torch.from_numpy(array) for array in (items.image, items.text, items.labels))
@@ -41,9 +42,7 @@ def built(
 
     def epoch(number: int) -> dict[str, float]:
         torch.manual_seed(number)
-        terms: dict[str, float] = method.epoch(
-            training._Passes(image, text, config.batch_size, run.seed, number, device)
-        )
+        terms: dict[str, float] = method.epoch(Passes(Items(image, text, device), config.batch_size, run.seed, number))
         return terms
 
     return method, epoch

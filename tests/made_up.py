@@ -82,4 +82,4 @@ class Made(_template.Method):
 
 def point(name: str) -> Any:
     """Wide enough that a critic's few units are not all off."""
-    return training.split(methods.get(name), {**small(name, 64), "bits": 8, "threads": 1})
+    return training.parse(methods.get(name), {**small(name, 64), "bits": 8, "threads": 1})

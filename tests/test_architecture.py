@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import collections
 import configparser
+import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -11,42 +14,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOORS = {
-    "errors": 0,
-    "seeding": 0,
-    "files": 0,
-    "npz": 0,
-    "signals": 0,
-    "config": 1,
-    "identity": 1,
-    "ledger": 1,
-    "records": 1,
-    "nets": 2,
-    "losses": 2,
-    "metrics": 2,
-    "codes": 2,
-    "curves": 3,
-    "protocols": 3,
-    "scores": 3,
-    "datasets": 3,
-    "features": 3,
-    "cluster": 3,
-    "training": 4,
-    "audits": 5,
-    "methods": 5,
-    "study": 6,
-    "board": 6,
-    "views": 6,
-    "commands": 7,
-    "tune": 7,
-    "reproduce": 7,
-    "leaderboard": 7,
-    "evaluate": 7,
-    "__main__": 7,
-    "__init__": 0,
-}
 DOORS = {"ray": {"cmh/cluster.py", "cmh/study/workers.py"}, "optuna": {"cmh/study/storage.py"}}
 SOURCES = sorted((ROOT / "cmh").rglob("*.py"))
+
+
+COMMANDS = {
+    *("commands", "tune", "reproduce", "leaderboard", "evaluate"),
+    *("__main__", "methods.__main__", "datasets.__main__"),
+}
+MOST_LINES = 300
+MOST_ANY = 80
+
+
+def name_of(path: Path) -> str:
+    """The dotted name of a module."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in SOURCES}
 
 
 def imported(path: Path) -> set[str]:
@@ -60,8 +46,52 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def floor(parts: tuple[str, ...]) -> int:
-    return 7 if parts[-1] == "__main__" else FLOORS[parts[0]]
+def modules_imported(path: Path) -> set[str]:
+    """The modules of cmh that a file imports by their own name, or from which it takes a name."""
+    found = set()
+    for name in imported(path):
+        if name in MODULES:
+            found.add(name)
+        elif name.rpartition(".")[0] in MODULES and name.startswith("cmh."):
+            found.add(name.rpartition(".")[0])
+    return found - {"cmh"}
+
+
+def room(module: str) -> str:
+    """A room is a package or a single file right under cmh; commands inside a package are rooms of their own."""
+    parts = module.split(".")
+    return ".".join(parts[1:]) if parts[-1] == "__main__" else parts[1] if len(parts) > 1 else "cmh"
+
+
+def circles(needs: dict[str, set[str]]) -> list[list[str]]:
+    """The sets of names that reach each other."""
+    reach = {name: set(below) for name, below in needs.items()}
+    for middle in reach:
+        for name, below in reach.items():
+            if middle in below:
+                reach[name] = below | reach[middle]
+    together = {frozenset(other for other in reach[name] if name in reach[other]) for name in reach}
+    return sorted(sorted(one) for one in together if one)
+
+
+def needed_rooms() -> dict[str, set[str]]:
+    needs: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        if module != "cmh":
+            needs.setdefault(room(module), set()).update(map(room, modules_imported(path)))
+    return {name: below - {name} for name, below in needs.items()}
+
+
+def floors() -> dict[str, int]:
+    """One above the highest floor that a room imports from; 0 where it imports nothing of cmh."""
+    needs, found = needed_rooms(), dict[str, int]()
+
+    def floor(name: str) -> int:
+        if name not in found:
+            found[name] = max((floor(below) + 1 for below in needs.get(name, ())), default=0)
+        return found[name]
+
+    return {name: floor(name) for name in needs}
 
 
 def test_nobody_but_ray_says_which_gpus_are_seen() -> None:
@@ -69,16 +99,82 @@ def test_nobody_but_ray_says_which_gpus_are_seen() -> None:
     assert [str(path) for path in SOURCES if "CUDA_VISIBLE_DEVICES" in path.read_text()] == []
 
 
-def test_imports_only_go_down() -> None:
-    assert len(SOURCES) >= 40
-    wrong = []
-    for path in SOURCES:
-        own = path.relative_to(ROOT / "cmh").with_suffix("").parts
-        for name in imported(path):
-            parts = name.split(".")
-            if parts[0] == "cmh" and len(parts) > 1 and parts[1] in FLOORS and FLOORS[parts[1]] > floor(own):
-                wrong.append(f"{'/'.join(own)} imports {name}")
-    assert not wrong
+def test_imports_go_in_no_circle() -> None:
+    assert len(MODULES) >= 40
+    assert circles({module: modules_imported(path) for module, path in MODULES.items()}) == []
+    assert circles(needed_rooms()) == []
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"d"}}) == [["b", "c"], ["d"]]
+
+
+def test_contributing_shows_the_floors_that_are_measured() -> None:
+    """With the table as it should be in the message."""
+    measured: dict[int, list[str]] = {}
+    for name, floor in floors().items():
+        measured.setdefault(floor, []).append(name)
+    table = {
+        int(match[1]): sorted(re.findall(r"`([^`]+)`", match[2]))
+        for match in re.finditer(r"^\| (\d+) \| ([^|]*) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    }
+    wanted = {floor: sorted(names) for floor, names in sorted(measured.items())}
+    assert table == wanted, "\n".join(
+        f"| {floor} | {', '.join(f'`{n}`' for n in names)} |" for floor, names in wanted.items()
+    )
+
+
+def test_no_file_is_long() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in SOURCES}
+    assert {name: n for name, n in lengths.items() if n > MOST_LINES} == {}
+
+
+def test_few_values_are_of_any_type() -> None:
+    used = [
+        path
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Name) and node.id == "Any"
+    ]
+    assert len(used) < MOST_ANY, collections.Counter(str(path.relative_to(ROOT)) for path in used).most_common()
+
+
+def code_lines(path: Path) -> list[str]:
+    """The lines of a file without docstrings, imports, comments and empty ones."""
+    lines = path.read_text().splitlines()
+    for node in ast.walk(ast.parse(path.read_text())):
+        alone = (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        )
+        if alone or isinstance(node, (ast.Import, ast.ImportFrom)):
+            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+def test_methods_are_short_and_share_by_composition() -> None:
+    papers = [path for path in (ROOT / "cmh" / "methods").glob("*.py") if path.name[0] != "_"]
+    assert len(papers) >= 17
+    lengths = {path.stem: len(path.read_text().splitlines()) for path in papers}
+    assert {name: n for name, n in lengths.items() if n > 250} == {}
+    assert statistics.median(lengths.values()) <= 150, lengths
+    users: dict[tuple[str, ...], set[str]] = {}
+    for path in papers:
+        lines = code_lines(path)
+        for start in range(len(lines) - 4):
+            users.setdefault(tuple(lines[start : start + 5]), set()).add(path.stem)
+    assert {run: names for run, names in users.items() if len(names) > 2} == {}
+
+
+def test_library_code_is_silent() -> None:
+    """It logs; only commands write to the terminal and end the process."""
+    wrong = [
+        f"{path.relative_to(ROOT)}: {word}"
+        for module, path in MODULES.items()
+        if room(module) not in COMMANDS
+        for word in ("sys.stderr.write", "sys.stdout.write", "print(", "os._exit")
+        if word in "\n".join(code_lines(path))
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("giant", DOORS)

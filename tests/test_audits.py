@@ -54,7 +54,7 @@ def test_a_network_that_is_trained_along_is_audited_from_pixels(features: str, d
     train = dataclasses.replace(data.train, image=image.astype(np.float32), pixels=pixels.astype(np.uint8))
     data, dcmh = dataclasses.replace(data, train=train), methods.get("dcmh")
     values = {"hidden_image": 16, "hidden_text": 16, "features": features, "finetune": True, "bits": 8, "threads": 1}
-    run, config = training.split(dcmh, values)
+    run, config = training.parse(dcmh, values)
     assert audits.dead(dcmh, run, config, data) == []
     (finding,) = audits.dead(dcmh, dataclasses.replace(run, lr_backbone=0.0), config, data)
     assert finding.startswith("parameters nets.image.backbone.network.")

@@ -49,7 +49,7 @@ def fit(data: SearchData, name: str = "dcmh", **more: Any) -> training.Fitted:
         key: min(int(value), 64) for key, value in defaults(methods.get(name).Config).items() if key[:6] == "hidden"
     }
     values = {"features": "conv4", "finetune": True, "bits": 16, "threads": 1, "lr_backbone": 1.0, **small, **more}
-    run, config = training.split(methods.get(name), values)
+    run, config = training.parse(methods.get(name), values)
     return training.fit(methods.get(name), run, config, data, **keys)
 
 
@@ -89,7 +89,7 @@ class _KilledError(Exception):
 
 
 def test_going_on_is_exact(clipart: SearchData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("cmh.training.fitting.CHECKPOINT_SECONDS", 0)
     data = dataclasses.replace(clipart, train=clipart.train.rows(slice(100)))
     more = {"epochs": 2, "rotate": 0.5, "hflip": 0.5, "vflip": 0.2, "erase": 0.2}
 

@@ -95,7 +95,7 @@ def test_every_run_setting_is_in_the_identity_or_has_a_reason() -> None:
 
 
 def _of(module: Any, values: dict[str, Any]) -> Identity:
-    return training.identify(module, *training.split(module, values), tiny())
+    return training.identify(module, *training.parse(module, values), tiny())
 
 
 def test_a_closed_form_has_the_epochs_that_it_trains() -> None:
@@ -156,7 +156,7 @@ CHANGED: dict[str, tuple[str, str, str, Any]] = {
     "a loss": ("losses.py", "softplus(theta) - similar", "softplus(theta) + similar", "pairwise_nll"),
     "a critic": ("nets/critics.py", "of_real, of_fake = -softplus", "of_real, of_fake = softplus", "critic_loss"),
     "the sign": ("losses.py", "values >= 0", "values > 0", "all"),
-    "the trainer": ("training.py", "order = torch.randperm(", "order = 1 - torch.randperm(", "all"),
+    "the trainer": ("training/batches.py", "order = torch.randperm(", "order = 1 - torch.randperm(", "all"),
     "the metric": ("metrics/_kernel.py", "[:, 0]", "[:, -1]", "all"),
 }
 

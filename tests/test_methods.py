@@ -44,7 +44,7 @@ def fit(name: str, data: SearchData | None = None, **more: Any) -> training.Fitt
     keys = {key: more.pop(key) for key in ("report", "folder", "resume") if key in more}
     module = methods.get(name)
     batch = {"batch_size": 32} if "batch_size" in configs.params(module.Config) else {}
-    run, config = training.split(module, {**small(name), **batch, "bits": 8, "epochs": 4, "threads": 1, **more})
+    run, config = training.parse(module, {**small(name), **batch, "bits": 8, "epochs": 4, "threads": 1, **more})
     return training.fit(module, run, config, data or tiny(), **keys)
 
 
@@ -123,7 +123,7 @@ class _KilledError(Exception):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_going_on_from_a_checkpoint_is_exact(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("cmh.training.fitting.CHECKPOINT_SECONDS", 0)
     after = 2 if not hasattr(methods.get(name), "EPOCHS") else 1
 
     def killer(epoch: training.Epoch, _save: Any) -> None:
@@ -214,7 +214,7 @@ def _batch(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_trainable_runs_alone(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Here:
         @staticmethod
@@ -222,9 +222,10 @@ def test_the_trainable_runs_alone(
             return tiny()
 
     monkeypatch.setattr(datasets, "load", lambda *_, **__: Here)
+    caplog.set_level("INFO", logger="cmh")
     methods.get(name).trainable({**small(name), "epochs": 1, "bits": 4, "threads": 1, "folder": str(tmp_path)})
     assert {"config.json", "curve.csv", "checkpoint.pt"} <= {path.name for path in tmp_path.iterdir()}
-    assert "epoch 1: val_map" in capsys.readouterr().err
+    assert "epoch 1: val_map" in caplog.text
 
 
 @pytest.fixture(autouse=True)

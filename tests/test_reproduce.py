@@ -7,7 +7,7 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from cmh import datasets, evaluate, leaderboard, ledger, methods, records, repro
 from cmh.methods.__main__ import main as methods_main
 from cmh.records import Cost, Record
 from cmh.study import confirm, folder
+from cmh.training import run_folder
 
 SMALL = {"hidden_image": 8, "hidden_text": 8, "batch_size": 32}
 
@@ -84,7 +85,7 @@ def made_study(name: str = "studies/dcmh-made-8", seeds: tuple[int, ...] = (11, 
     place = Path(name)
     run_settings = {"dataset": str(Path("data").resolve()), "bits": 8, "epochs": 2, "threads": 1}
     place.mkdir(parents=True)
-    config = dataclasses.asdict(training.split(methods.get("dcmh"), SMALL)[1])
+    config = dataclasses.asdict(training.parse(methods.get("dcmh"), SMALL)[1])
     best = {"method": "dcmh", **run_settings, "seeds": [0], "selection": "validation", "config": config}
     folder.write_yaml(place / "best.yml", {**best, "search": {"trials": 4, "epochs": 8}})
     dataset = datasets.load(str(run_settings["dataset"]))
@@ -153,7 +154,7 @@ def test_fresh_trains_again_and_gives_the_same(capsys: pytest.CaptureFixture[str
 def test_a_finished_or_begun_training_without_a_record_is_taken_up_and_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("cmh.training.fitting.CHECKPOINT_SECONDS", 0)
     experiment = file(epochs=3)
     assert run(experiment) == 0
     ((place, (whole,)),) = recorded().items()
@@ -169,14 +170,14 @@ def test_a_finished_or_begun_training_without_a_record_is_taken_up_and_said(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        epoch = training._append_curve
+        append = run_folder.append
 
-        def after_two(path: Path, curve: list[training.Epoch]) -> None:
-            if len(curve) == 3:
+        def after_two(folder: Path, row: Mapping[str, object], *, first: bool) -> None:
+            if row["epoch"] == 3:
                 raise KeyboardInterrupt
-            epoch(path, curve)
+            append(folder, row, first=first)
 
-        patch.setattr(training, "_append_curve", after_two)
+        patch.setattr(run_folder, "append", after_two)
         assert run(experiment, "--fresh") == 130
     assert run(experiment) == 0
     assert "seed 1: went on after epoch 2 of 20" in capsys.readouterr().out
@@ -191,7 +192,7 @@ def test_the_record_of_a_closed_form_says_what_it_did() -> None:
     passes = record.training.passes
     fitted = training.fit(
         *(module := methods.get("ridge"),),
-        *training.split(module, {"bits": 8, "threads": 1}),
+        *training.parse(module, {"bits": 8, "threads": 1}),
         datasets.load("data").search(),
     )
     assert passes == fitted.curve[-1].passes
@@ -201,7 +202,7 @@ def test_a_run_of_other_threads_does_not_go_on(tmp_path: Path) -> None:
     data = datasets.load("data").search()
 
     def fit(threads: int) -> training.Fitted:
-        run, config = training.split(methods.get("dcmh"), {**SMALL, "bits": 8, "epochs": 3, "threads": threads})
+        run, config = training.parse(methods.get("dcmh"), {**SMALL, "bits": 8, "epochs": 3, "threads": threads})
         return training.fit(methods.get("dcmh"), run, config, data, folder=tmp_path / "own")
 
     assert fit(1).resumed == 0

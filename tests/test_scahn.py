@@ -17,7 +17,7 @@ from cmh.methods import scahn
 from cmh.methods.scahn import Config, in_pairs, step_terms, total, truncate
 from cmh.nets.multiscale import ScaleMap
 from cmh.nets.staged import fuse, multiscale_stages
-from cmh.training import Batch
+from cmh.training.batches import Batch, Items
 from tests import golden
 from tests.test_losses import softplus
 from tests.test_training import tiny
@@ -157,7 +157,7 @@ def test_pairs_take_every_batch_once_and_leave_none_alone(n_batches: int) -> Non
 
 def method(bits: int = 4, **values: Any) -> scahn.Method:
     small = {"hidden_image": 8, "hidden_text": 8, "batch_size": 16}
-    run, config = training.split(scahn, {**small, "bits": bits, "epochs": 1, "threads": 1, **values})
+    run, config = training.parse(scahn, {**small, "bits": bits, "epochs": 1, "threads": 1, **values})
     built: scahn.Method = training.fit(scahn, run, config, tiny()).method
     return built
 
@@ -167,7 +167,7 @@ def test_a_step_trains_the_fusion_and_the_buffers_hold_the_fused_code() -> None:
     before = {name: fusion.weight.detach().clone() for name, fusion in built.fusions.items()}
     features, labels = (torch.from_numpy(getattr(tiny().train, name)) for name in ("image", "text"))
     rows = torch.split(torch.arange(len(features)), 16)
-    built.epoch(lambda: (Batch(index, features, labels, torch.device("cpu")) for index in rows))
+    built.epoch(lambda: (Batch(index, Items(features, labels, torch.device("cpu"))) for index in rows))
     assert all(not torch.equal(fusion.weight, before[name]) for name, fusion in built.fusions.items())
     assert all(bool((buffer.abs() <= 1).all()) for buffer in built.buffers.outputs.values())
     assert torch.equal(built.buffers.B, sign(built.buffers.outputs["image"] + built.buffers.outputs["text"]))
@@ -215,7 +215,7 @@ def test_bits_are_ranked_by_the_trained_weights() -> None:
 
 def test_training_sets_bits_apart() -> None:
     """What the ranking is worth on real data is in the method's file (difference 9); here, that there is one."""
-    fitted = training.fit(scahn, *training.split(scahn, {"bits": 16, "epochs": 3, "threads": 1}), tiny())
+    fitted = training.fit(scahn, *training.parse(scahn, {"bits": 16, "epochs": 3, "threads": 1}), tiny())
     importance = fitted.method.bit_importance()
     assert len(importance.unique()) == 16
     codes = sign(fitted.method.encode_image(torch.from_numpy(tiny().train.image)))

@@ -18,6 +18,7 @@ import torch
 from cmh import datasets, methods, training
 from cmh.datasets import Arrays, SearchData
 from cmh.errors import CheckpointError, ConfigError, DatasetError, NotFiniteError
+from cmh.training.batches import Items, Passes
 
 VARIANTS = {
     "dcmh-adam": (
@@ -48,7 +49,7 @@ def fit(variant: str, data: SearchData | None = None, **more: Any) -> training.F
     name, values = VARIANTS[variant]
     keys = {key: more.pop(key) for key in ("report", "folder", "resume") if key in more}
     module = methods.get(name)
-    run, config = training.split(module, {**values, "bits": 8, "epochs": 5, "threads": 1, **more})
+    run, config = training.parse(module, {**values, "bits": 8, "epochs": 5, "threads": 1, **more})
     return training.fit(module, run, config, data or tiny(), **keys)
 
 
@@ -104,7 +105,7 @@ def killer(after: int) -> Callable[[training.Epoch, Any], None]:
 def test_going_on_from_a_checkpoint_is_exact(
     variant: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("cmh.training.fitting.CHECKPOINT_SECONDS", 0)
     with pytest.raises(_KilledError):
         fit(variant, folder=tmp_path, report=killer(after))
     seen: list[int] = []
@@ -193,7 +194,7 @@ def test_numbers_that_are_not_finite_stop_the_run() -> None:
 def test_all_bad_settings_at_once() -> None:
     module = methods.get("dcmh")
     with pytest.raises(ConfigError) as error:
-        training.split(module, {"bits": 0, "lr_imag": 1, "gamma": -1, "optimizer": "lion", "batch_size": 10**400})
+        training.parse(module, {"bits": 0, "lr_imag": 1, "gamma": -1, "optimizer": "lion", "batch_size": 10**400})
     text = str(error.value)
     assert "bits is 0, but must be an integer >= 1" in text
     assert "did you mean 'lr_image'" in text
@@ -211,7 +212,7 @@ def test_a_device_that_is_not_there() -> None:
 def test_a_pass_visits_every_item_once(size: int) -> None:
     device, train = torch.device("cpu"), tiny().train
     image, text = torch.from_numpy(train.image), torch.from_numpy(train.text)
-    passes = training._Passes(image, text, size, 0, 1, device)
+    passes = Passes(Items(image, text, device), size, 0, 1)
     orders = []
     for _ in range(2):
         batches = list(passes())
@@ -221,7 +222,7 @@ def test_a_pass_visits_every_item_once(size: int) -> None:
         orders.append(torch.cat([batch.index for batch in batches]).tolist())
         assert sorted(orders[-1]) == list(range(120))
     assert orders[0] != orders[1]
-    assert passes.items == 240
+    assert passes.n_seen == 240
 
 
 @pytest.mark.parametrize("n_labels", [1, 3])

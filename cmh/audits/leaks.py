@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cmh.datasets import Arrays
+from cmh.interfaces import Arrays, Method
+from cmh.nets import state as states
 
 QUERIES, QUERIES_FROM_PIXELS = 32, 8  # that are encoded one by one
 TOLERANCE = 1e-4
@@ -17,7 +18,7 @@ TOLERANCE_REDUCED = 2e-2
 MODALITIES = ("image", "text")
 
 
-def leak(method: Any, items: Arrays, device: torch.device, *, from_pixels: bool = False) -> list[str]:
+def leak(method: Method, items: Arrays, device: torch.device, *, from_pixels: bool = False) -> list[str]:
     """Encode the same queries alone, among other items, and after the other modality; their codes must stay.
 
     A bit does not count where its output is within rounding of 0. Matrix products of other batch shapes add in another
@@ -33,12 +34,12 @@ def leak(method: Any, items: Arrays, device: torch.device, *, from_pixels: bool 
     Returns findings. A method that has some is no longer what it was: what it remembers is of the audit's items.
     """
     encoders = {name: _Encoder(method, name, items, device, from_pixels) for name in MODALITIES}
-    before = _copied(method.state_dict())
+    before = _copied(states.save(method.state()))
     findings = [finding for name in MODALITIES for finding in _own(encoders[name])]
     drifts = bool(findings)
     for name, other in (MODALITIES, MODALITIES[::-1]):
         findings += [] if drifts else _of_other(encoders[name], encoders[other])
-    after = _copied(method.state_dict())
+    after = _copied(states.save(method.state()))
     if changed := sorted(key for key, value in after.items() if not _same(before.get(key), value)):
         findings.append(f"encoding changes what the method keeps: {_listed(changed)}")
     return findings
@@ -47,12 +48,12 @@ def leak(method: Any, items: Arrays, device: torch.device, *, from_pixels: bool 
 class _Encoder:
     """Codes of one modality for rows of the items."""
 
-    def __init__(self, method: Any, name: str, items: Arrays, device: torch.device, from_pixels: bool) -> None:
+    def __init__(self, method: Method, name: str, items: Arrays, device: torch.device, from_pixels: bool) -> None:
         self.name, self.device, pixels = name, device, from_pixels and name == "image"
         self.encode: Callable[[Tensor], Tensor] = getattr(method, f"encode_{name}")
         inputs = items.pixels if pixels else items.image if name == "image" else items.text
         assert inputs is not None  # whoever takes pixels has loaded them
-        self.inputs: Any = inputs
+        self.inputs: NDArray[np.generic] = inputs
         self.dtype = torch.uint8 if pixels else torch.float32
         self.share = TOLERANCE_REDUCED if pixels and device.type == "cuda" else TOLERANCE
         n, wanted = len(items.labels), QUERIES_FROM_PIXELS if from_pixels else QUERIES
@@ -61,7 +62,7 @@ class _Encoder:
         rest = rows[len(self.queries) :]
         self.first, self.second = rest[: 2 * wanted : 2], rest[1 : 2 * wanted : 2][: wanted // 2 + 1]
 
-    def __call__(self, rows: Any) -> Tensor:
+    def __call__(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
         """Outputs `(n, bits)`."""
         with torch.inference_mode():
             inputs = torch.from_numpy(np.ascontiguousarray(self.inputs[np.asarray(rows)]))
@@ -71,7 +72,7 @@ class _Encoder:
         """The queries one by one."""
         return torch.cat([self([row]) for row in self.queries])
 
-    def among(self, mates: Any) -> Tensor:
+    def among(self, mates: NDArray[np.int64]) -> Tensor:
         """The queries in reversed order in the midst of others."""
         half = len(mates) // 2
         outputs = self(np.concatenate([mates[:half], self.queries[::-1], mates[half:]]))
@@ -109,7 +110,7 @@ def _of_other(encoder: _Encoder, other: _Encoder) -> list[str]:
     """Findings from other items' other modality having been encoded in between."""
     outputs = []
     others = [encoder.queries[::-1], encoder.first[: len(encoder.queries)]]
-    for rows in (encoder.queries, *(it for it in others if len(it))):
+    for rows in (encoder.queries, *(rows for rows in others if len(rows))):
         other(rows)
         outputs.append(encoder(encoder.queries))
     share = max(encoder.changed(outputs[0], later) for later in outputs[1:])
@@ -120,23 +121,23 @@ def _shown(share: float) -> str:
     return f"{100 * share:.0f} % of bits changed" if share >= 0.005 else "less than 1 % of bits changed"
 
 
-def _copied(state: Any, path: str = "") -> dict[str, Any]:
+def _copied(state: object, path: str = "") -> dict[str, object]:
     """All tensors and numbers of a nested state, by their path."""
     if isinstance(state, Tensor):
         return {path: state.detach().clone()}
-    if isinstance(state, dict):
+    if isinstance(state, Mapping):
         parts = list(state.items())
     elif isinstance(state, (list, tuple)):
         parts = list(enumerate(state))
     else:
         return {path: state}
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, part in parts:
         found |= _copied(part, f"{path}.{name}" if path else str(name))
     return found
 
 
-def _same(one: Any, two: Any) -> bool:
+def _same(one: object, two: object) -> bool:
     if isinstance(one, Tensor) and isinstance(two, Tensor):
         return one.shape == two.shape and bool(torch.equal(one.nan_to_num(), two.nan_to_num()))
     return type(one) is type(two) and not isinstance(one, Tensor) and repr(one) == repr(two)

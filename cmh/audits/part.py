@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from types import ModuleType
-from typing import Any
+import types
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cmh import training
-from cmh.datasets import Arrays, SearchData
+from cmh.interfaces import Arrays, Config, Method, MethodModule, SearchData
 from cmh.training import Run
 
 EPOCHS = 3  # so that schedules and what follows a first epoch show
@@ -22,7 +21,7 @@ class Trial:
     """A method on `n` training items in batches of `batch_size`, trained epoch by epoch as `training.fit` does."""
 
     def __init__(
-        self, module: ModuleType, run: Run, config: Any, data: SearchData, *, n: int, batch_size: int | None = None
+        self, module: MethodModule, run: Run, config: Config, data: SearchData, *, n: int, batch_size: int | None = None
     ) -> None:
         part = few(data.train, n)
         if hasattr(config, "batch_size"):
@@ -76,33 +75,36 @@ def few(items: Arrays, n: int) -> Arrays:
     return Arrays(image, text, labels[rows], pixels)
 
 
-def trainable(method: Any) -> dict[str, Tensor]:
+def trainable(method: Method) -> dict[str, Tensor]:
     """Tensors with `requires_grad` that can be reached from a method's attributes, by their path, each once."""
     found: dict[int, tuple[str, Tensor]] = {}
-    for path, it in _walk(method, "", set()):
-        found.setdefault(id(it), (path, it))
+    for path, tensor in _walk(method, "", set()):
+        found.setdefault(id(tensor), (path, tensor))
     return dict(found.values())
 
 
-def _walk(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+def _walk(value: object, path: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
     if id(value) in seen:
         return
     seen.add(id(value))
-    inside: Callable[[Any], str] = lambda name: f"{path}.{name}" if path else str(name)  # noqa: E731
     if isinstance(value, Tensor):
         if value.requires_grad and value.is_leaf:
             yield path, value
     elif isinstance(value, nn.Module):
-        yield from ((inside(name), it) for name, it in value.named_parameters() if it.requires_grad)
+        yield from ((_inside(path, name), one) for name, one in value.named_parameters() if one.requires_grad)
     elif isinstance(value, dict):
-        for name, it in value.items():
-            yield from _walk(it, inside(name), seen)
+        for name, part in value.items():
+            yield from _walk(part, _inside(path, name), seen)
     elif isinstance(value, (list, tuple, set)):
-        for number, it in enumerate(value):
-            yield from _walk(it, inside(number), seen)
-    elif hasattr(value, "__dict__") and not isinstance(value, (type, ModuleType)) and not _of_torch(value):
+        for number, part in enumerate(value):
+            yield from _walk(part, _inside(path, number), seen)
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, types.ModuleType)) and not _of_torch(value):
         yield from _walk(vars(value), path, seen)
 
 
-def _of_torch(value: Any) -> bool:
+def _inside(path: str, name: object) -> str:
+    return f"{path}.{name}" if path else str(name)
+
+
+def _of_torch(value: object) -> bool:
     return type(value).__module__.partition(".")[0] == "torch"  # optimizers and schedules hold what nets hold

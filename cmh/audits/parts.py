@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +10,7 @@ from torch import Tensor
 from cmh import datasets
 from cmh.audits.part import EPOCHS, Trial, trainable
 from cmh.audits.trace import Term, Touched, Trace
-from cmh.datasets import SearchData
+from cmh.interfaces import Config, MethodModule, SearchData
 from cmh.training import Run
 
 ITEMS, ITEMS_FROM_PIXELS = 128, 16
@@ -20,7 +18,7 @@ FIRST = 2  # names in a finding, before "and n more"
 
 
 @datasets.locked()
-def dead(module: ModuleType, run: Run, config: Any, data: SearchData) -> list[str]:
+def dead(module: MethodModule, run: Run, config: Config, data: SearchData) -> list[str]:
     """Train EPOCHS short epochs on a few items of every label, one batch a pass, and look at what moved.
 
     A loss term is alive where its gradient is not 0 on a parameter that the encoders use. One that trains other
@@ -52,7 +50,7 @@ def dead(module: ModuleType, run: Run, config: Any, data: SearchData) -> list[st
 class _Seen:
     """One audited training: its `terms`, and names of the `encoders`' parameters and of those that stood `still`."""
 
-    def __init__(self, module: ModuleType, run: Run, config: Any, data: SearchData) -> None:
+    def __init__(self, module: MethodModule, run: Run, config: Config, data: SearchData) -> None:
         self._arguments = module, run, config, data
         trial = self._trial()
         parameters = trainable(trial.method)

@@ -14,8 +14,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 ADDING = {"add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__rsub__", "stack", "cat", "sum"}
@@ -27,7 +29,7 @@ VECTOR = 64  # terms that may stand in one tensor
 class Origin:
     """A scalar as the loss has it: `node` is its place in the graph, None for a constant."""
 
-    node: Any = None
+    node: Node | None = None
     reached: set[str] | None = None  # parameters on which its gradient is not 0; None until it is measured
     added: bool = False  # a constant that was added to what has a gradient
 
@@ -55,7 +57,7 @@ class Trace(TorchFunctionMode):
         self._known: dict[int, tuple[Tensor, set[Origin]]] = {}  # by id; the tensor is held so that ids stay its own
         self._graded: dict[int, tuple[Tensor, Origin]] = {}
         self._read: list[tuple[float, set[Origin]]] = []
-        self._passed: set[Any] = set()  # nodes that a backward pass goes through
+        self._passed: set[Node] = set()  # nodes that a backward pass goes through
         self._backward = torch.autograd.backward
 
     def __enter__(self) -> Self:
@@ -103,10 +105,10 @@ class Trace(TorchFunctionMode):
             if not graded and any(one.added for one in origins):
                 term.traced = term.constant = True
 
-    def _note(self, name: str, inputs: list[Tensor], output: Any) -> None:
-        for it in inputs:  # the output of a function of one's own is first seen where it is put to use
-            if it.numel() == 1 and it.grad_fn is not None:
-                self._origin(it)
+    def _note(self, name: str, inputs: list[Tensor], output: object) -> None:
+        for given in inputs:  # the output of a function of one's own is first seen where it is put to use
+            if given.numel() == 1 and given.grad_fn is not None:
+                self._origin(given)
         for out in _tensors((output,)):
             if not out.is_floating_point() or out.numel() > VECTOR or out.dim() > 1:
                 continue
@@ -114,10 +116,10 @@ class Trace(TorchFunctionMode):
                 if out.numel() == 1 and out.grad_fn is not None:
                     self._origin(out)
                 if name in ADDING:
-                    for one in (one for it in inputs if not it.requires_grad for one in self._of(it)):
+                    for one in (one for given in inputs if not given.requires_grad for one in self._of(given)):
                         one.added |= one.node is None
                 continue
-            origins = {one for it in inputs for one in self._of(it)}
+            origins = {one for given in inputs for one in self._of(given)}
             if not origins and out.numel() == 1:
                 origins = {Origin()}
             if origins:
@@ -130,12 +132,12 @@ class Trace(TorchFunctionMode):
         return self._known.get(id(tensor), (tensor, set()))[1]
 
     def _origin(self, tensor: Tensor) -> Origin:
-        held = self._graded.get(id(tensor))
-        if held is None or held[1].node is not tensor.grad_fn:  # an operation in place makes another scalar of it
-            held = self._graded[id(tensor)] = tensor, Origin(tensor.grad_fn)
-        return held[1]
+        known = self._graded.get(id(tensor))
+        if known is None or known[1].node is not tensor.grad_fn:  # an operation in place makes another scalar of it
+            known = self._graded[id(tensor)] = tensor, Origin(tensor.grad_fn)
+        return known[1]
 
-    def _note_numbers(self, tensor: Tensor, output: Any) -> None:
+    def _note_numbers(self, tensor: Tensor, output: npt.ArrayLike) -> None:
         origins = self._of(tensor)
         if origins:
             self._read += [(float(number), origins) for number in np.ravel(output)]
@@ -163,7 +165,7 @@ class Trace(TorchFunctionMode):
                 )
         except RuntimeError:  # its graph has been used up by an earlier backward pass: what it leads to is all there is
             leaves = {id(getattr(node, "variable", None)) for node in _walk([tensor.grad_fn])}
-            return {name for name, it in self._parameters.items() if id(it) in leaves}
+            return {name for name, tensor in self._parameters.items() if id(tensor) in leaves}
         found = zip(self._parameters, gradients, strict=True)
         return {name for name, gradient in found if gradient is not None and bool(gradient.ne(0).any())}
 
@@ -177,12 +179,12 @@ class Touched(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Take note and run the operation."""
-        self.leaves |= {id(it) for it in _tensors((args, kwargs)) if it.is_leaf and it.requires_grad}
+        self.leaves |= {id(one) for one in _tensors((args, kwargs)) if one.is_leaf and one.requires_grad}
         run: Callable[..., Any] = func
         return run(*args, **(kwargs or {}))
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
+def _tensors(values: object) -> Iterator[Tensor]:
     """All tensors in nested arguments."""
     if isinstance(values, Tensor):
         yield values
@@ -194,9 +196,9 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _walk(nodes: Iterable[Any]) -> set[Any]:
+def _walk(nodes: Iterable[Node]) -> set[Node]:
     """All nodes of the graph under these."""
-    found: set[Any] = set()
+    found: set[Node] = set()
     left = list(nodes)
     while left:
         node = left.pop()

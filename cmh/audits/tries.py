@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +12,7 @@ from cmh import config as configs
 from cmh import datasets
 from cmh.audits.part import EPOCHS, Trial
 from cmh.config import Value
-from cmh.datasets import SearchData
+from cmh.interfaces import Config, MethodModule, SearchData
 from cmh.training import Run
 
 ITEMS, ITEMS_FROM_PIXELS = 96, 12
@@ -23,9 +21,9 @@ BATCHES = 3
 
 @datasets.locked()
 def idle_hyperparameters(
-    module: ModuleType,
+    module: MethodModule,
     run: Run,
-    config: Any,
+    config: Config,
     data: SearchData,
     ends: Mapping[str, tuple[Value, Value]],
     *,
@@ -58,7 +56,7 @@ def idle_hyperparameters(
     return findings
 
 
-def _same(module: ModuleType, run: Run, built: list[Any], data: SearchData) -> bool:
+def _same(module: MethodModule, run: Run, built: list[Config], data: SearchData) -> bool:
     """Whether both configurations give the same outputs after each epoch."""
     runs = (_outputs(module, run, config, data) for config in built)
     return all(
@@ -66,7 +64,9 @@ def _same(module: ModuleType, run: Run, built: list[Any], data: SearchData) -> b
     )
 
 
-def _outputs(module: ModuleType, run: Run, config: Any, data: SearchData) -> Iterator[tuple[Tensor, Tensor] | None]:
+def _outputs(
+    module: MethodModule, run: Run, config: Config, data: SearchData
+) -> Iterator[tuple[Tensor, Tensor] | None]:
     """Outputs after each epoch; None where a value makes training impossible, which is an effect."""
     n = ITEMS_FROM_PIXELS if run.finetune else ITEMS
     try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cmh
 from cmh import identity, records
@@ -18,7 +18,7 @@ Aged = Callable[[Run], tuple[str, ...]]
 _AGAIN = re.compile(r"-[0-9a-f]{12}$")
 
 
-def age(run: Run) -> tuple[Any, ...]:
+def age(run: Run) -> tuple[datetime.datetime, str, str, float, float]:
     """Sorts by date; the rest only settles equal dates without looking at the order of files."""
     record = run.record
     return records.moment(record), str(run.folder), record.per_query, record.test["map_i2t"], record.test["map_t2i"]

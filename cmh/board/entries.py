@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +60,8 @@ class Entry:
         """What ranks: as many digits as the CSV shows, so that equal numbers have equal ranks."""
         return round(self.spreads["map_mean"][0], 6)
 
-    def order(self) -> tuple[Any, ...]:
+    def order(self) -> tuple[float, str, str, str, int, str]:
+        """Sorts the rows of a board: the best first, equal ones by name."""
         record, made = self.latest.record, self.latest.record.identity
         return -self.score, made.method, record.selection, record.label, record.search.trials, key(self.latest)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import cmh
 from cmh.config import load_yaml, unknown
@@ -47,7 +46,7 @@ def reported(folder: Path) -> Results:
     return results
 
 
-def _results(values: Any) -> tuple[Results, list[str]]:
+def _results(values: object) -> tuple[Results, list[str]]:
     """What one file reports, and what is wrong with it. Its other keys are not the leaderboard's business."""
     if not isinstance(values, dict):
         return {}, ["must be a mapping with the keys method, dataset, reported"]

@@ -18,6 +18,9 @@ from cmh.records import AUDITS
 _LISTED = 4  # ranks in a note
 Reported = Mapping[tuple[str, str, int], tuple[float | None, float | None, str]]
 
+# Named values of a Row: their types are checked where the Row is made.
+_Columns = dict[str, Any]
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -141,9 +144,9 @@ def _comparable(rows: list[Entry], notes: list[str]) -> list[int]:
     return same
 
 
-def _chance(rows: list[Entry], places: list[int], notes: list[str]) -> list[dict[str, Any]]:
+def _chance(rows: list[Entry], places: list[int], notes: list[str]) -> list[_Columns]:
     """For each row the columns that say what chance may have done."""
-    columns: list[dict[str, Any]] = [
+    columns: list[_Columns] = [
         {name: value for key, (mean, std) in entry.spreads.items() for name, value in _columns(key, mean, std).items()}
         | {"p_vs_best": None, "rank_low": None, "rank_high": None, "letters": "", "queries_to_next": None}
         for entry in rows
@@ -196,7 +199,7 @@ def _where(rows: list[Entry]) -> str:
     return f"{made.dataset}, {made.features}, {made.bits} bits"
 
 
-def _columns(name: str, mean: float, std: float | None) -> dict[str, Any]:
+def _columns(name: str, mean: float, std: float | None) -> _Columns:
     return {name: mean, f"{name}_std": std, f"{name}_ci95_low": None, f"{name}_ci95_high": None}
 
 
@@ -209,7 +212,7 @@ def _still(entry: Entry, rank: int, aged: current.Aged, notes: list[str]) -> str
     return " ".join(old)
 
 
-def _row(entry: Entry, rank: int, chance: dict[str, Any], aged: str, reported: Reported) -> Row:
+def _row(entry: Entry, rank: int, chance: _Columns, aged: str, reported: Reported) -> Row:
     latest, made = entry.latest.record, entry.latest.record.identity
     seeds = [run.record for run in entry.runs]
     i2t, t2i, source = reported.get((made.method, made.dataset, made.bits)) or (None, None, None)

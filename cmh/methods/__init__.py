@@ -8,9 +8,11 @@ import pkgutil
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 from cmh.config import unknown
 from cmh.errors import ConfigError
+from cmh.interfaces import MethodModule
 
 PARTS = ("TITLE", "YEAR", "KIND", "LABELS", "SOURCE", "Config", "Method", "trainable")  # of a method's module
 
@@ -20,7 +22,7 @@ def names() -> list[str]:
     return sorted(item.name for item in pkgutil.iter_modules([str(Path(__file__).parent)]) if item.name[0] != "_")
 
 
-def get(name: str) -> ModuleType:
+def get(name: str) -> MethodModule:
     """The module of a method: `Config`, `Method`, `trainable`, and what `cmh.methods NAME` prints.
 
     `name` is a method of cmh or the path of a Python file (`mine.py`), which is known by its file's name from then on.
@@ -29,13 +31,18 @@ def get(name: str) -> ModuleType:
     if name.endswith(".py"):
         return _from_file(Path(name))
     if f"{__name__}.{name}" in sys.modules and name.isidentifier() and name[0] != "_":
-        return sys.modules[f"{__name__}.{name}"]
+        return _checked(sys.modules[f"{__name__}.{name}"])
     if name not in names():
         raise ConfigError(f"method {unknown(name, names())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    return _checked(importlib.import_module(f"{__name__}.{name}"))
 
 
-def short(module: ModuleType) -> str:
+def _checked(module: ModuleType) -> MethodModule:
+    """A module that has all PARTS: mypy has seen those of cmh, `_from_file` looks at one's own."""
+    return cast(MethodModule, module)
+
+
+def short(module: MethodModule) -> str:
     """How a method is called in studies, records and on boards."""
     return module.__name__.rpartition(".")[2]
 
@@ -45,7 +52,7 @@ def spec(name: str) -> str:
     return name if name in names() else str(get(name).__file__)
 
 
-def _from_file(path: Path) -> ModuleType:
+def _from_file(path: Path) -> MethodModule:
     path = path.resolve()
     name = f"{__name__}.{path.stem}"
     if not path.is_file():
@@ -54,7 +61,7 @@ def _from_file(path: Path) -> ModuleType:
         raise ConfigError(f"method {path}: the file's name must be a Python name that no method of cmh has")
     loaded = sys.modules.get(name)
     if loaded is not None and loaded.__file__ == str(path):
-        return loaded
+        return _checked(loaded)
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None  # the file exists and ends in .py
     assert found.loader is not None
@@ -71,4 +78,4 @@ def _from_file(path: Path) -> ModuleType:
     except Exception as error:  # whatever a user's file raises while it is read
         del sys.modules[name]
         raise ConfigError(f"method {path}: cannot be imported ({type(error).__name__}: {error})") from error
-    return module
+    return _checked(module)

@@ -63,7 +63,7 @@ def data() -> datasets.SearchData:
 
 
 def fit(**more: Any) -> training.Fitted:
-    run, config = training.split(METHOD, {{"bits": 16, "epochs": 4, "threads": 1, **more}})
+    run, config = training.parse(METHOD, {{"bits": 16, "epochs": 4, "threads": 1, **more}})
     return training.fit(METHOD, run, config, data())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -24,7 +23,7 @@ def optimizer(
 
     Backbones that are trained along get their own share of `lr` (`OnBackbone.lr_share`).
     """
-    groups: list[dict[str, Any]] = []
+    groups: list[dict[str, object]] = []
     for net in nets:
         if isinstance(net, OnBackbone):
             groups.append({"params": list(net.backbone.parameters()), "lr": lr * net.lr_share})

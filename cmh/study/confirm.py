@@ -46,7 +46,7 @@ class Confirmed:
 def identify(method: str, values: Mapping[str, Value], dataset: Dataset) -> Identity:
     """What a run of a flat mapping of hyperparameters and run settings is, before it is trained."""
     module = methods.get(method)
-    return training.identify(module, *training.split(module, values), dataset)
+    return training.identify(module, *training.parse(module, values), dataset)
 
 
 def run(
@@ -64,7 +64,7 @@ def run(
     bring its arrays.
     """
     module = methods.get(method)
-    settings, config = training.split(module, values)
+    settings, config = training.parse(module, values)
     dataset = dataset if dataset is not None else training.load(settings)
     fetch = fetch if fetch is not None else dataset.part
     data = fetch("search")
@@ -164,7 +164,7 @@ def codes_by_epoch(method: str, values: Mapping[str, Value], dataset: Dataset) -
     Nothing here chooses anything. The caller notes the opening first.
     """
     module = methods.get(method)
-    settings, config = training.split(module, values)
+    settings, config = training.parse(module, values)
     test, seen = dataset.part("test"), list[dict[str, NDArray[np.int8]]]()
     fitted = training.fit(
         module,

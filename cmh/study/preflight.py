@@ -17,7 +17,7 @@ def idle(space: Space, run: Run, data: SearchData, fixed: Mapping[str, Value] | 
     All others have their `fixed` value, else the default. Where the range has conditions, they are set.
     """
     module = methods.get(space.method)
-    _, config = training.split(module, dict(fixed or {}))
+    _, config = training.parse(module, dict(fixed or {}))
     conditions = {item.name: item.when for item in space.ranges}
     given = {name: _given(name, conditions) for name in conditions}
     ends = {item.name: ends for item in space.ranges if (ends := _ends(item)) is not None}

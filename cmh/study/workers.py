@@ -686,7 +686,7 @@ def _probe(place: _Place, values: dict[str, Value]) -> tuple[int, int]:
     import torch
 
     module = methods.get(place.method)
-    training.fit(module, *training.split(module, values), place.fetch("search"))
+    training.fit(module, *training.parse(module, values), place.fetch("search"))
     return int(torch.cuda.max_memory_allocated()), int(torch.cuda.mem_get_info()[1])
 
 

@@ -1,0 +1,96 @@
+"""Training items in batches: their order, what is gathered for them, and their random changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from cmh.nets import augment
+from cmh.seeding import derive
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training items; what they are for an item depends on (seed, epoch, pass, batch) alone."""
+
+    seed: int = 0
+    rotate: float = 0.0
+    hflip: float = 0.0
+    vflip: float = 0.0
+    erase: float = 0.0
+
+    def pictures(self, pixels: Tensor, *names: int) -> Tensor:
+        """Pictures `(b, 3, side, side)`, some of them turned or mirrored."""
+        draw = self._draw("image", *names)
+        return augment.turn_and_flip(pixels, draw, rotate=self.rotate, hflip=self.hflip, vflip=self.vflip)
+
+    def texts(self, text: Tensor, *names: int) -> Tensor:
+        """Texts `(b, text_dim)`, each without a share of its dimensions."""
+        return augment.erase(text, self._draw("text", *names), share=self.erase) if self.erase else text
+
+    def _draw(self, what: str, *names: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive(self.seed, "augment", what, *names))
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """All training items: features `(n, image_dim)`, texts `(n, text_dim)` and, for training the backbone, pixels
+    `(n, 3, side, side)` on the CPU; where batches go, and how they are changed."""
+
+    image: Tensor
+    text: Tensor
+    device: torch.device
+    pixels: Tensor | None = None
+    augmentation: Augmentation = Augmentation()
+
+
+class Batch:
+    """Training items as `cmh.interfaces.Batch` has them, gathered when first asked for. `names` are those of the
+    stream of their random changes: epoch, pass, number of the batch."""
+
+    def __init__(self, rows: Tensor, items: Items, *names: int) -> None:
+        self._rows, self._items, self._names = rows, items, names
+        self.index = rows.to(items.device)
+
+    @functools.cached_property
+    def image(self) -> Tensor:
+        """What the image net takes, on the device: `features`, or pixels where the backbone is trained along."""
+        items = self._items
+        if items.pixels is None:
+            return self.features
+        return items.augmentation.pictures(items.pixels[self._rows].to(items.device), *self._names)
+
+    @functools.cached_property
+    def features(self) -> Tensor:
+        """Frozen image features `(b, image_dim)` on the device."""
+        return self._items.image[self.index].to(self._items.device, torch.float32)
+
+    @functools.cached_property
+    def text(self) -> Tensor:
+        """Text features `(b, text_dim)` on the device."""
+        text = self._items.text[self.index].to(self._items.device, torch.float32)
+        return self._items.augmentation.texts(text, *self._names)
+
+
+class Passes:
+    """The passes of one epoch: each call is one, every item once, in an order of (seed, epoch, pass); the last batch
+    may be short. `n_seen` counts the items that were given, which is how much of the data the epoch has seen."""
+
+    def __init__(self, items: Items, batch_size: int, seed: int, epoch: int) -> None:
+        self._items, self._batch_size, self._seed, self._epoch = items, batch_size, seed, epoch
+        self._n_passes = self.n_seen = 0
+
+    def __call__(self) -> Iterator[Batch]:
+        self._n_passes += 1
+        return self._pass(self._n_passes)
+
+    def _pass(self, count: int) -> Iterator[Batch]:
+        draw = torch.Generator().manual_seed(derive(self._seed, "batches", self._epoch, count))
+        order = torch.randperm(len(self._items.image), generator=draw)
+        for number, rows in enumerate(torch.split(order, self._batch_size)):
+            self.n_seen += len(rows)
+            yield Batch(rows, self._items, self._epoch, count, number)

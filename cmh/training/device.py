@@ -1,0 +1,57 @@
+"""Where a run computes: its device and its threads, and how both are called."""
+
+from __future__ import annotations
+
+import torch
+
+from cmh import metrics
+from cmh.errors import ConfigError
+from cmh.training.run import Run
+
+
+def resolve(run: Run) -> tuple[torch.device, int]:
+    """Device and threads that a run would have here. Raises ConfigError where the device cannot be used."""
+    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if run.device == "auto" else run.device
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device, run.threads or torch.get_num_threads()
+
+
+def prepare(run: Run) -> tuple[torch.device, int]:
+    """Device and threads, after setting all that another trial in this process may have changed.
+
+    Raises ConfigError where the device cannot be used.
+    """
+    device, threads = resolve(run)
+    metrics.set_threads(threads)  # first: numba's own start sets torch to all cores
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    return device, threads
+
+
+def threads(cpus: float) -> int:
+    """Torch threads of a run that is given so many CPUs."""
+    return max(1, int(cpus))
+
+
+def cores(device: torch.device, threads: int) -> int:
+    """How many device seconds a second is: a GPU is one device, whatever waits for it."""
+    return 1 if device.type == "cuda" else threads
+
+
+def kind(device: torch.device) -> str:
+    """A device as far as it decides how sums are rounded."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def describe(device: torch.device, threads: int) -> str:
+    """The device in words, for the list of trials."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {threads} thread{'s' * (threads > 1)}"
