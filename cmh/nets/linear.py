@@ -17,8 +17,9 @@ class LinearMaps:
         self.weights = {name: torch.zeros(dim, width, device=setup.device) for name, dim in dims.items()}
 
     def solve(self, name: str, mean: Tensor, weight: Tensor) -> None:
-        """Set the map of one modality."""
-        self.means[name], self.weights[name] = mean.float(), weight.float()
+        """Set the map of one modality, in place: a restored one then has the same layout, and so rounds alike."""
+        self.means[name].copy_(mean)
+        self.weights[name].copy_(weight)
 
     def encode(self, name: str, features: Tensor) -> Tensor:
         """Features `(n, d)` of one modality to `(n, width)`."""
