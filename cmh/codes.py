@@ -85,8 +85,8 @@ def read(path: Path) -> Codes:
     arrays = _arrays(path)
     heading = f"{path} is no file of codes"
     if missing := [name for name in (*CODES, *LABELS) if name not in arrays]:
-        held = ", ".join(sorted(arrays)) or "nothing"
-        raise RecordError(f"without {', '.join(missing)}; it holds {held}", heading=heading)
+        present = ", ".join(sorted(arrays)) or "nothing"
+        raise RecordError(f"without {', '.join(missing)}; it holds {present}", heading=heading)
     known = {field.name for field in dataclasses.fields(Codes)}
     try:
         return Codes(**{name: array for name, array in arrays.items() if name in known})
@@ -153,6 +153,7 @@ def _whole(value: object) -> object:
 
 
 def _is_packed(codes: NDArray[np.number], bits: int) -> bool:
+    """Whether `(…, n, width)` is what `pack` makes of codes of that many bits."""
     return bits > 0 and codes.dtype == np.uint8 and codes.shape[-1] == -(-bits // 8)
 
 
@@ -177,7 +178,7 @@ def _code_problems(name: str, codes: object, bits: int) -> list[str]:
 
 
 def _cure(codes: NDArray[np.number], wrong: NDArray[np.bool_], bits: int) -> str:
-    """What codes that are not ±1 may have been meant as."""
+    """What codes `(…, n, bits)` that are not ±1 where `wrong` says so may have been meant as."""
     if np.isnan(codes).any():
         return f"hold nan {_place(np.isnan(codes))}, which has no sign; has the training diverged?"
     if np.isin(codes, (0, 1)).all():
@@ -191,12 +192,13 @@ def _cure(codes: NDArray[np.number], wrong: NDArray[np.bool_], bits: int) -> str
 
 
 def _place(bad: NDArray[np.bool_]) -> str:
+    """The first true cell of `(n, bits)` or `(epochs, n, bits)`, in words."""
     *epoch, row, column = np.argwhere(bad)[0]
     return f"({f'epoch {epoch[0] + 1}, ' if epoch else ''}row {row}, column {column})"
 
 
 def _shape_problems(arrays: dict[str, NDArray[np.number]]) -> list[str]:
-    """What does not go together."""
+    """What does not go together; the shapes are those of the file."""
     problems = []
     shapes = {name: array.shape for name, array in arrays.items()}
     for name, other, axis, what, cure in (

@@ -22,7 +22,10 @@ _MEMBER = struct.Struct("<4x2xHH4xI4xIHH")
 
 
 def read(path: Path) -> Mapping[str, NDArray[np.generic]]:
-    """The arrays of a file by name. Raises what NumPy raises where they cannot be read; nothing is unpickled."""
+    """The arrays of a file by name, each in its own shape. Nothing is unpickled.
+
+    Raises what NumPy raises where they cannot be read.
+    """
     try:
         if arrays := _plain(path.read_bytes()):
             return arrays

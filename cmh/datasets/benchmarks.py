@@ -292,6 +292,7 @@ def _matrices(facts: Facts, root: Path) -> Parts:
 
 
 def _tags(path: Path, variable: str) -> arrays.Chosen:
+    """The tag matrix `(n, n_tags)`. Raises DatasetError where a value is not finite."""
     given = arrays.numbers(path, variable)
     looked = arrays.inspect(given)
     if looked.not_finite:

@@ -31,7 +31,7 @@ class Transposed:
         self._path, self._name, self.shape, self.dtype = path, name, shape, dtype
 
     def blocks(self, rows: int) -> Iterator[NDArray[np.generic]]:
-        """All rows in their order, `rows` at a time."""
+        """All rows in their order, `(at most rows, …)` at a time. Raises DatasetError for a damaged file."""
         with _hdf5(self._path) as file:
             for start in range(0, self.shape[0], rows):
                 yield np.asarray(file[self._name][..., start : start + rows].T)

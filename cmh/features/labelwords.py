@@ -123,7 +123,10 @@ def telling(
     labels: NDArray[np.uint8],
     train: NDArray[np.int64],
 ) -> set[str]:
-    """Words to leave out of `documents`: by stem, and by precision in the rows `train`, in either number."""
+    """Words to leave out of `documents`: by stem, and by precision in the rows `train` `(n_train,)`, in either number.
+
+    `labels` `(n, c)` are of all documents.
+    """
     words = {word for document in documents for word in document}
     names = {singular(one.word) for one in by_precision([documents[row] for row in train], labels[train])}
     return by_stem(words, label_names) | {word for word in words if singular(word) in names}

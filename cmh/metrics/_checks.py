@@ -47,7 +47,7 @@ def on_accelerator(value: object) -> TypeGuard[torch.Tensor]:
 
 
 def to_numpy(matrix: object) -> NDArray[np.number]:
-    """The matrix, which holds real numbers, as a NumPy array; a tensor in main memory is not copied."""
+    """A matrix `(n, columns)` of real numbers as a NumPy array; a tensor in main memory is not copied."""
     if not is_tensor(matrix):
         return np.asarray(matrix)
     tensor = matrix.detach().cpu()
@@ -138,7 +138,10 @@ def ranking_problems(
 def word_problems(
     query_words: Words, database_words: Words, query_label_words: Words, database_label_words: Words, bits: int
 ) -> list[str]:
-    """All that is wrong with packed codes and labels; a wrong one would make the kernel count outside its histogram."""
+    """All that is wrong with packed codes and labels, `(n, words)` each.
+
+    A wrong one would make the kernel count outside its histogram.
+    """
     words = {
         "query_words": query_words,
         "database_words": database_words,
@@ -169,7 +172,7 @@ def word_problems(
 
 
 def histogram_problems(all_counts: NDArray[np.integer], relevant_counts: NDArray[np.integer]) -> list[str]:
-    """All that is wrong with a pair of histograms."""
+    """All that is wrong with a pair of histograms, `(n_query, bits + 1)` each."""
     problems = []
     for name, counts in (("all_counts", all_counts), ("relevant_counts", relevant_counts)):
         if not isinstance(counts, np.ndarray) or counts.dtype.kind not in "iu" or counts.ndim != 2 or 0 in counts.shape:
@@ -210,10 +213,12 @@ def _holds_nan(matrix: Matrix) -> bool:
 
 
 def _nan(name: str, array: NDArray[np.number]) -> str:
+    """Where the first NaN of `(n, columns)` stands."""
     place = _first(array, np.isnan(array))
     return f"{name} hold {place}, which has no sign and no distance; has the training diverged?"
 
 
 def _first(array: NDArray[np.number], bad: NDArray[np.bool_]) -> str:
+    """The first cell of `(n, columns)` that is `bad`, with its place."""
     row, column = np.argwhere(bad)[0]
     return f"{array[row, column].item()!r} (row {row}, column {column})"
