@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from cmh.records import Cost, Record
     from cmh.signals import Interrupts
     from cmh.study.confirm import Confirmed
+    from cmh.study.session import Work
     from cmh.study.space import Space
-    from cmh.study.storage import Row, Store
-    from cmh.study.workers import Work
+    from cmh.study.storage import Store, TrialRow
 
 EPILOG = """\
 examples:
@@ -148,7 +148,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        interrupts = stack.enter_context(Interrupts())
+        interrupts = stack.enter_context(Interrupts(commands.end_interrupted))
         jobs = _jobs(arguments)
         if arguments.plan:
             for job in jobs:
@@ -158,7 +158,7 @@ def _run(arguments: argparse.Namespace) -> int:
         controls = {_control_key(job): _controls(job) for job in jobs}
         from cmh import cluster
 
-        stack.enter_context(cluster.session(arguments.address))
+        stack.enter_context(cluster.session(arguments.address, on_server_death=commands.end_at_once))
         interrupts.install()  # Ray has taken SIGTERM
         _search(jobs, controls, arguments, interrupts)
     _say(f"done in {time.monotonic() - started:.0f} s")
@@ -381,7 +381,8 @@ def _search(
     jobs: list[_Job], controls: Mapping[tuple[int, bool], Any], arguments: argparse.Namespace, interrupts: Interrupts
 ) -> None:
     """All studies in one session."""
-    from cmh.study import folder, workers
+    from cmh.study import folder, resources, tuner
+    from cmh.study.session import Budget
     from cmh.study.storage import Store, readable_errors
 
     joined, gpus = arguments.address is not None, arguments.gpus_per_trial
@@ -397,19 +398,19 @@ def _search(
             studies.append(study)
         works = [study.work() for study in studies]
         if gpus == "auto":
-            gpus, why = workers.measured_gpus(works, arguments.cpus_per_trial, joined)
+            gpus, why = resources.measured_gpus(works, arguments.cpus_per_trial, joined)
             _say(f"--gpus-per-trial auto: {why}")
-        resources = workers.share(arguments.max_concurrent, arguments.cpus_per_trial, gpus, joined)
+        trial = resources.share(arguments.max_concurrent, arguments.cpus_per_trial, gpus, joined)
         for job in jobs:
             rungs = job.space.asha.rungs(job.space.epochs) if job.space.asha is not None else []
             _say(
                 f"{commands.short(job.folder)}: {job.limit} trials of up to {job.space.epochs} epochs,"
-                f" {resources.concurrent} at once; rungs {', '.join(map(str, rungs)) or 'none'}"
+                f" {trial.concurrent} at once; rungs {', '.join(map(str, rungs)) or 'none'}"
             )
-        workers.search(
+        tuner.search(
             works,
-            resources,
-            budget=workers.Budget(arguments.time_budget, arguments.budget_passes),
+            trial,
+            budget=Budget(arguments.time_budget, arguments.budget_passes),
             trial_timeout=arguments.trial_timeout,
             interrupts=interrupts,
         )
@@ -425,8 +426,8 @@ class _Study:
 
         self.job, self.store, self.controls, self.arguments = job, store, controls, arguments
         self.view = Progress(store, job.limit, _say, sys.stderr.isatty(), job.folder.name if several else "")
-        self.rows: list[Row] = []
-        self.best: Row | None = None
+        self.rows: list[TrialRow] = []
+        self.best: TrialRow | None = None
         self.opened = 0, 0
         self.records: dict[int, Record] = {}  # by seed
         self.seeds = [arguments.seed + number for number in range(1, arguments.seeds + 1)]
@@ -434,10 +435,10 @@ class _Study:
 
     def work(self) -> Work:
         """What the workers need."""
-        from cmh.study import workers
+        from cmh.study.session import Work
 
         job = self.job
-        return workers.Work(self.store, job.limit, job.folder, job.run, job.dataset, self.view, self.ended, self.tested)
+        return Work(self.store, job.limit, job.folder, job.run, job.dataset, self.view, self.ended, self.tested)
 
     def close(self) -> None:
         """Write what is there of the trials; once."""
@@ -547,7 +548,7 @@ class _Study:
         _say(f"{self.view.name}  {text}" if self.view.name else text)
 
 
-def _cost(rows: list[Row], store: Store) -> Cost:
+def _cost(rows: list[TrialRow], store: Store) -> Cost:
     """What the search has cost."""
     from cmh.records import Cost
 
@@ -560,7 +561,7 @@ def _cost(rows: list[Row], store: Store) -> Cost:
     )
 
 
-def _write_best(job: _Job, best: Row, store: Store, rows: list[Row]) -> None:
+def _write_best(job: _Job, best: TrialRow, store: Store, rows: list[TrialRow]) -> None:
     from cmh import methods
     from cmh.study import folder
 
@@ -595,7 +596,11 @@ def _write_best(job: _Job, best: Row, store: Store, rows: list[Row]) -> None:
 
 
 def _closing(
-    job: _Job, rows: list[Row], best: Row, controls: Mapping[str, tuple[float, float, float]], records: list[Record]
+    job: _Job,
+    rows: list[TrialRow],
+    best: TrialRow,
+    controls: Mapping[str, tuple[float, float, float]],
+    records: list[Record],
 ) -> None:
     """The closing table, on stdout."""
     from statistics import mean

@@ -138,13 +138,14 @@ class Dataset:
         """
         self._check_open()
         ledger.open_test(self.name, self.split_sha256, "dataset.test()")
-        return self._test()
+        return self.noted_test()
 
     def part(self, name: str) -> Any:
         """`search` or `test`, for those who have noted the opening themselves: confirmations, of what they show."""
-        return self.search() if name == "search" else self._test()
+        return self.search() if name == "search" else self.noted_test()
 
-    def _test(self) -> TestData:
+    def noted_test(self) -> TestData:
+        """The same as `test`, for those who have noted the opening themselves: confirmations, of what they show."""
         self._check_open()
         return TestData(self._arrays("test"), self._arrays("search"), _map(self.folder / "test" / "group.npy"))
 

@@ -21,7 +21,7 @@ from cmh.config import Value
 from cmh.errors import ConfigError, StudyError
 from cmh.identity import STUDY, Identity, differences
 from cmh.study.space import Space
-from cmh.study.storage import Row, best_points
+from cmh.study.storage import TrialRow, best_points
 
 ROOM = 64 * 2**20  # a study on clip art needs some tens of MiB; below this a full disk is near
 WARM_POINTS = 3  # of another study, tried after the known-good ones and pruned like any
@@ -129,7 +129,7 @@ def warm_start(folder: Path, source: Path, space: Space, base: Mapping[str, Valu
     return points[:WARM_POINTS]
 
 
-def write_trials(folder: Path, rows: list[Row], names: list[str]) -> None:
+def write_trials(folder: Path, rows: list[TrialRow], names: list[str]) -> None:
     """`trials.csv`: one row a trial, derived from the storage."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
