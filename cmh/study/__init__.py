@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cmh.study.database import Study
 
 
-def open(folder: str | Path) -> Any:
+def open(folder: str | Path) -> Study:
     """The study of a folder as an `optuna.Study`, to be read: trials, curves, importances, plots; writing raises.
 
     Raises ConfigError where the folder holds no study, StudyError where its storage cannot be read.
