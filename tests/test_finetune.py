@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cmh import datasets, methods, training
+from cmh import cache, datasets, methods, training
 from cmh.config import defaults
 from cmh.datasets import SearchData
 from cmh.errors import ConfigError
-from cmh.features import backbones, cache, extraction
+from cmh.features import backbones, extraction
 from cmh.nets import augment
 from cmh.nets import backbones as networks
 from cmh.nets.optimizers import optimizer
@@ -154,10 +154,10 @@ def test_a_killed_decoding_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     source = datasets.read("clipart")
     rows = {"search": source.split.train, "test": source.split.query}
     with pytest.raises(KeyboardInterrupt):
-        extraction.pixels(source, "conv4", rows, progress=False)
+        extraction.pixels(source, "conv4", rows, progress=False, made_of=("",))
     begun = [int(path.read_text()) for path in tmp_path.rglob("done")]
     assert begun == [40 * backbones.BATCH]
-    folder = extraction.pixels(source, "conv4", rows, progress=False)
+    folder = extraction.pixels(source, "conv4", rows, progress=False, made_of=("",))
     assert not list(tmp_path.rglob("*.begun"))
     assert np.load(folder / "test.npy", mmap_mode="r").shape == (len(source.split.query), 3, 64, 64)
     assert all(row.any() for row in np.load(folder / "search.npy", mmap_mode="r"))  # none was left out

@@ -74,7 +74,28 @@ def test_the_module_says_what_it_is(name: str) -> None:
     assert (module.KIND == "supervised") == module.LABELS or module.KIND == "shallow"
     assert module.TITLE
     assert 1900 < module.YEAR < 2100
-    assert {"epoch", "encode_image", "encode_text", "state_dict", "load_state_dict"} <= set(dir(module.Method))
+
+
+def test_mypy_holds_every_method_to_the_protocol(tmp_path: Path) -> None:
+    """And one that lacks an encoder does not pass."""
+    root = Path(__file__).parent.parent
+    template = (root / "cmh" / "methods" / "_template.py").read_text()
+    broken = template.replace("self.encode_image, self.encode_text, self.state =", "self.encode_image, _, self.state =")
+    assert broken != template
+    (tmp_path / "broken.py").write_text(broken)
+    (tmp_path / "check.py").write_text(
+        "import broken\n"
+        "from cmh.interfaces import MethodModule\n"
+        f"from cmh.methods import _template, {', '.join(NAMES)}\n"
+        f"modules: list[MethodModule] = [_template, {', '.join(NAMES)}]\n"
+        "no_method: MethodModule = broken\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--show-absolute-path", str(tmp_path / "check.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    errors = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert len(errors) == 1, done.stdout + done.stderr
+    assert errors[0].startswith(f"{tmp_path / 'check.py'}:5: error: Incompatible types in assignment")
+    assert "def Method(config: Config, setup: Setup) -> Method" in done.stdout
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cmh.config import param
-from cmh.interfaces import Batches, Setup
-from cmh.losses import Means, pairwise_nll, similar
+from cmh.interfaces import Batch, Batches, Setup
+from cmh.losses import pairwise_nll, similar
 from cmh.nets.pair import Falling, Pair
 from cmh.nets.towers import mlp
 from cmh.training import train
@@ -59,21 +59,19 @@ class Method:
         self.encode_image, self.encode_text, self.state = self.pair.encode_image, self.pair.encode_text, self.pair.state
 
     def epoch(self, batches: Batches) -> dict[str, float]:
-        """One pass. Returns the mean loss."""
-        means = Means()
-        for batch, f, g in self.pair.outputs(batches()):
-            labels = self.labels[batch.index]
-            loss = step_loss(f, g, similar(labels, labels), quantisation=self.config.quantisation)
-            self.pair.step(loss)
-            means.add({"loss": loss})
-        self.pair.end_epoch()
-        return means.values()
+        """One pass. Returns the mean loss and its terms. Other epochs are loops of their own, as in `dgcpn.py`."""
+        return self.pair.one_pass(batches, self._loss)
+
+    def _loss(self, batch: Batch, f: Tensor, g: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        labels = self.labels[batch.index]
+        return step_loss(f, g, similar(labels, labels), self.config)
 
 
-def step_loss(f: Tensor, g: Tensor, similar: Tensor, *, quantisation: float) -> Tensor:
-    """J of a batch: `f`, `g` `(b, K)` with gradient, `similar` S `(b, b)`."""
-    pairs = pairwise_nll(0.5 * f @ g.T, similar).mean()
-    return pairs + quantisation * ((1 - f.abs()).square().mean() + (1 - g.abs()).square().mean())
+def step_loss(f: Tensor, g: Tensor, S: Tensor, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    """J of a batch and its two terms: `f`, `g` `(b, K)` with gradient, S `(b, b)`."""
+    pairs = pairwise_nll(0.5 * f @ g.T, S).mean()
+    quantisation = (1 - f.abs()).square().mean() + (1 - g.abs()).square().mean()
+    return pairs + config.quantisation * quantisation, {"pairs": pairs, "quantisation": quantisation}
 
 
 def trainable(config: dict[str, object]) -> None:

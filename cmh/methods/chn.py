@@ -41,8 +41,8 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from cmh.config import param
-from cmh.interfaces import Batches, Setup
-from cmh.losses import Means, cosines, evenness, pair_weights, similar
+from cmh.interfaces import Batch, Batches, Setup
+from cmh.losses import cosines, evenness, pair_weights, similar
 from cmh.nets.pair import Pair
 from cmh.nets.towers import mlp
 from cmh.training import train
@@ -100,32 +100,20 @@ class Method:
 
     def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass over the pairs. Returns the mean loss of a step and its terms."""
-        means = Means()
-        for batch, u, v in self.pair.outputs(batches()):
-            labels = self.labels[batch.index]
-            loss, parts = step_loss(
-                u,
-                v,
-                similar(labels, labels),
-                delta=self.config.delta,
-                lambda_quantisation=self.config.lambda_quantisation,
-                balanced=self.config.class_weights == "balanced",
-            )
-            self.pair.step(loss)
-            means.add({"loss": loss, **parts})
-        self.pair.end_epoch()
-        return means.values()
+        return self.pair.one_pass(batches, self._loss)
+
+    def _loss(self, batch: Batch, u: Tensor, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        labels = self.labels[batch.index]
+        return step_loss(u, v, similar(labels, labels), self.config)
 
 
-def step_loss(
-    u: Tensor, v: Tensor, similar: Tensor, *, delta: float, lambda_quantisation: float, balanced: bool = False
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """L + λQ of a batch, and its two terms; outputs u `(b, K)` and v `(m, K)`, similar 0/1 `(b, m)`."""
-    costs = relu(delta - agreement(u, v, similar)).square()
-    correlation = (pair_weights(similar) * costs if balanced else costs).mean()
-    quantised = quantisation(u, delta=delta) + quantisation(v, delta=delta)
-    parts = {"correlation": correlation.detach(), "quantisation": quantised.detach()}
-    return correlation + lambda_quantisation * quantised, parts
+def step_loss(u: Tensor, v: Tensor, S: Tensor, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    """L + λQ of a batch, and its two terms; outputs u `(b, K)` and v `(m, K)`, S 0/1 `(b, m)`."""
+    costs = relu(config.delta - agreement(u, v, S)).square()
+    correlation = (pair_weights(S) * costs if config.class_weights == "balanced" else costs).mean()
+    quantised = quantisation(u, delta=config.delta) + quantisation(v, delta=config.delta)
+    terms = {"correlation": correlation.detach(), "quantisation": quantised.detach()}
+    return correlation + config.lambda_quantisation * quantised, terms
 
 
 def agreement(u: Tensor, v: Tensor, similar: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """CMHH: Cao, Liu, Long and Wang, "Cross-Modal Hamming Hashing", ECCV 2018, DOI 10.1007/978-3-030-01246-5_13.
 
-The paper's abstract says what the loss is for: a pairwise focal loss from the exponential distribution, which
-penalises similar pairs whose Hamming distance exceeds a small radius. No authors' code is known and the formulas as
-published are unverified; this is a reconstruction. With h_i and o_j the outputs of the image and the text net, S_ij = 1
-where the two items share a label (else 0), and p the probability that a pair is similar,
+The paper's abstract says what the loss is for: a pairwise focal loss from the exponential distribution, which penalises
+similar pairs whose Hamming distance exceeds a small radius. No authors' code is known and the formulas as published are
+unverified; this is a reconstruction. With h_i and o_j the outputs of the image and the text net, S_ij = 1 where the two
+items share a label (else 0), and p the probability that a pair is similar,
 
     d_ij = K/2 (1 − cos(h_i, o_j)),   p_ij = exp(−β d_ij),
 
@@ -44,8 +44,8 @@ import torch
 from torch import Tensor, nn
 
 from cmh.config import param
-from cmh.interfaces import Batches, Setup
-from cmh.losses import Means, cosines, evenness, pair_weights, similar
+from cmh.interfaces import Batch, Batches, Setup
+from cmh.losses import cosines, evenness, pair_weights, similar
 from cmh.nets.pair import Pair
 from cmh.nets.towers import mlp
 from cmh.training import train
@@ -107,33 +107,20 @@ class Method:
 
     def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass over the pairs. Returns the mean loss of a step and its terms."""
-        means = Means()
-        for batch, h, o in self.pair.outputs(batches()):
-            labels = self.labels[batch.index]
-            loss, parts = step_loss(
-                h,
-                o,
-                similar(labels, labels),
-                beta=self.config.beta,
-                gamma=self.config.gamma,
-                lambda_quantisation=self.config.lambda_quantisation,
-                balanced=self.config.class_weights == "balanced",
-            )
-            self.pair.step(loss)
-            means.add({"loss": loss, **parts})
-        self.pair.end_epoch()
-        return means.values()
+        return self.pair.one_pass(batches, self._loss)
+
+    def _loss(self, batch: Batch, h: Tensor, o: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        labels = self.labels[batch.index]
+        return step_loss(h, o, similar(labels, labels), self.config)
 
 
-def step_loss(
-    h: Tensor, o: Tensor, similar: Tensor, *, beta: float, gamma: float, lambda_quantisation: float, balanced: bool
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """L + λQ of a batch, and its two terms; outputs h `(b, K)` and o `(m, K)`, similar 0/1 `(b, m)`."""
-    costs = focal(beta * distances(cosines(h, o), h.shape[1]), similar, gamma=gamma)
-    loss = (pair_weights(similar) * costs if balanced else costs).mean()
-    quantised = quantisation(h, beta=beta) + quantisation(o, beta=beta)
-    parts = {"focal": loss.detach(), "quantisation": quantised.detach()}
-    return loss + lambda_quantisation * quantised, parts
+def step_loss(h: Tensor, o: Tensor, S: Tensor, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    """L + λQ of a batch, and its two terms; outputs h `(b, K)` and o `(m, K)`, S 0/1 `(b, m)`."""
+    costs = focal(config.beta * distances(cosines(h, o), h.shape[1]), S, gamma=config.gamma)
+    loss = (pair_weights(S) * costs if config.class_weights == "balanced" else costs).mean()
+    quantised = quantisation(h, beta=config.beta) + quantisation(o, beta=config.beta)
+    terms = {"focal": loss.detach(), "quantisation": quantised.detach()}
+    return loss + config.lambda_quantisation * quantised, terms
 
 
 def distances(cosine: Tensor, bits: int) -> Tensor:

@@ -1,28 +1,28 @@
 """DCMH: Jiang and Li, "Deep Cross-Modal Hashing", CVPR 2017, arXiv:1602.02255.
 
-With F, G ∈ R^{N×K} the outputs of the image and the text net for the N training items, S_ij = 1 where two
-items share a label (else 0), and B ∈ {−1, +1}^{N×K}, DCMH minimises
+With F, G ∈ R^{N×K} the outputs of the image and the text net for the N training items, S_ij = 1 where two items share a
+label (else 0), and B ∈ {−1, +1}^{N×K}, DCMH minimises
 
     J = Σ_ij [ log(1 + e^θ_ij) − S_ij·θ_ij ] + γ (|B − F|² + |B − G|²) + η (|Fᵀ1|² + |Gᵀ1|²),   θ = ½ F Gᵀ.
 
-An epoch is three alternating steps: a pass over the items that trains the image net against the stored G, a
-pass that trains the text net against the stored F, and the closed form B = sign(F + G). Each batch step
-divides its share of J by N·b. `γ` is `gamma`, `η` is `eta`; F, G and B have their own names.
+An epoch is three alternating steps: a pass over the items that trains the image net against the stored G, a pass that
+trains the text net against the stored F, and the closed form B = sign(F + G). Each batch step divides its share of J by
+N·b. `γ` is `gamma`, `η` is `eta`; F, G and B have their own names.
 
 Differences from the paper and from the authors' code (jiangqy/DCMH-CVPR2017 @67d0e84, TensorFlow unless said):
 
 1. log(1 + e^θ) is computed as softplus(θ): the same value, without the overflow for θ > 88.
 2. A pass visits every item once. The released loop draws ⌊N/b⌋ batches independently and sees 63 % of the items.
-3. The paper fine-tunes CNN-F under the hash layer. On frozen features the hash layer is all that is left of its
-   image net (`hidden_image: 0`, the paper's point here); our default adds one hidden layer.
+3. The paper fine-tunes CNN-F under the hash layer. On frozen features the hash layer is all that is left of its image
+   net (`hidden_image: 0`, the paper's point here); our default adds one hidden layer.
 4. The column sums of F and G in the balance term are kept as running sums (same value, O(K) a step).
 5. sign(0) = +1; the released codes leave 0.
-6. The optimizer, the other schedules and weight decay are options. The paper's point is plain SGD with the
-   learning rates falling linearly from 10^−1.5 to 10^−6 over the run (TensorFlow code). The authors' MATLAB
-   code instead falls logarithmically to 10^−3 (`schedule: log`, `lr_end: 0.0316`), decays weights by 5e-4,
-   trains the text net first, centres the texts, and starts F, G and B at 0.
-7. The default values are ours: Adam with a higher learning rate for texts (they have few words), and hardly any
-   balance term. With η = 1 the nets barely move in 30 epochs: the term grows with N², its pull with N·b.
+6. The optimizer, the other schedules and weight decay are options. The paper's point is plain SGD with the learning
+   rates falling linearly from 10^−1.5 to 10^−6 over the run (TensorFlow code). The authors' MATLAB code instead falls
+   logarithmically to 10^−3 (`schedule: log`, `lr_end: 0.0316`), decays weights by 5e-4, trains the text net first,
+   centres the texts, and starts F, G and B at 0.
+7. The default values are ours: Adam with a higher learning rate for texts (they have few words), and hardly any balance
+   term. With η = 1 the nets barely move in 30 epochs: the term grows with N², its pull with N·b.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Config:
 
 
 class Method:
-    """DCMH as the trainer drives it."""
+    """DCMH as the trainer drives it. Buffers F, G and B are `(N, bits)`."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.labels = config, setup.known_labels
@@ -89,19 +89,18 @@ class Method:
         self.pair.end_epoch()
         return terms
 
-    def _pass(self, name: str, other: str, items: Iterator[Batch]) -> dict[str, float]:
-        weights, means = {"gamma": self.config.gamma, "eta": self.config.eta}, Means()
-        outputs = ((batch.index, self.pair.output(name, batch)) for batch in items)
-        for index, codes, rest in self.buffers.store(name, outputs):
-            S = similar(self.labels[index], self.labels)
-            loss, parts = step_loss(codes, self.buffers.outputs[other], self.buffers.B[index], S, rest, **weights)
+    def _pass(self, name: str, other: str, batches: Iterator[Batch]) -> dict[str, float]:
+        others, means = self.buffers.outputs[other], Means()
+        for index, codes, rest in self.buffers.store(name, self.pair.outputs_of(name, batches)):
+            B, S = self.buffers.B[index], similar(self.labels[index], self.labels)
+            loss, terms = step_loss(codes, others, B, S, rest, gamma=self.config.gamma, eta=self.config.eta)
             self.pair.step(loss, name)
-            means.add({"loss": loss, **parts})
+            means.add({"loss": loss, **terms})
         return means.values()
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        return {**self.pair.state(), **self.buffers.state()}
+        return {**self.pair.state(), "buffers": self.buffers.state()}
 
 
 def step_loss(
@@ -120,7 +119,8 @@ def step_loss(
     quantisation = (B - codes).square().sum()
     balance = (rest + codes.sum(0)).square().sum()
     total = (nll + gamma * quantisation + eta * balance) / similar.numel()
-    return total, {"nll": nll.detach(), "quantisation": quantisation.detach(), "balance": balance.detach()}
+    parts = {"nll": nll.detach(), "quantisation": quantisation.detach(), "balance": balance.detach()}
+    return total, parts
 
 
 def trainable(config: dict[str, object]) -> None:

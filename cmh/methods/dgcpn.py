@@ -1,21 +1,21 @@
 """DGCPN: Yu, Zhou, Zhan and Tao, "Deep Graph-neighbor Coherence Preserving Network for Unsupervised Cross-modal
 Hashing", AAAI 2021, DOI 10.1609/aaai.v35i5.16592.
 
-A graph over the N training pairs joins image and text similarity, A = a₁ cos(T, T) + (1 − a₁) cos(I, I). P has the
-k largest entries of each row of A without the item itself, divided by their sum: how likely each neighbour is. Two
-items are as similar as they are alike and as their neighbourhoods agree:
+A graph over the N training pairs joins image and text similarity, A = a₁ cos(T, T) + (1 − a₁) cos(I, I). P has the k
+largest entries of each row of A without the item itself, divided by their sum: how likely each neighbour is. Two items
+are as similar as they are alike and as their neighbourhoods agree:
 
     S = 2 [(1 − a₂) A + a₂ s P Pᵀ] − 1.
 
-With X, Y the cosines of image and of text codes in a batch of b, C_ij = cos(image i, text j) those across, and ‖·‖
-a mean over the b² pairs (‖·‖₋ the same with the b pairs of an item with itself counted as 0), the loss is
+With X, Y the cosines of image and of text codes in a batch of b, C_ij = cos(image i, text j) those across, and ‖·‖ a
+mean over the b² pairs (‖·‖₋ the same with the b pairs of an item with itself counted as 0), the loss is
 
     L(F, G) = mean_i (C_ii − q)² + d (‖X − S‖²₋ + ‖Y − S‖²₋ + ‖C − S‖²₋)
               + c (‖C − X‖² + ‖C − Y‖² + ‖X − Y‖² + ‖C − Cᵀ‖²).
 
 F, G are the tanh outputs of both nets. Each batch makes two kinds of steps (half-real, half-binary): on L(F, G) for
-both nets, then, with outputs computed anew, on L(F, sign G) for the image net and on L(sign F, G) for the text net.
-An epoch is one pass. q is `pair_target`, d `distance_weight`, c `coherence_weight`, k = `knn`·N, s = `scale`·k.
+both nets, then, with outputs computed anew, on L(F, sign G) for the image net and on L(sign F, G) for the text net. An
+epoch is one pass. q is `pair_target`, d `distance_weight`, c `coherence_weight`, k = `knn`·N, s = `scale`·k.
 
 Differences from the paper and from the authors' code (Atmegal/DGCPN @9f62c56):
 
@@ -30,8 +30,8 @@ Differences from the paper and from the authors' code (Atmegal/DGCPN @9f62c56):
 5. sign(0) = +1; the code leaves 0.
 6. All epochs are run and the best validation epoch is kept; the code stops after 11 without a better one.
 7. Nothing here sees labels; the code prints a MAP of S from the training labels. Its "MAP@50" of the test is MAP@5.
-8. The values of the paper's point are those of the released script, which has one set for all datasets (a₁ = .01,
-   SGD, both nets 4096 wide); the paper's own for each dataset are unverified.
+8. The values of the paper's point are those of the released script, which has one set for all datasets (a₁ = .01, SGD,
+   both nets 4096 wide); the paper's own for each dataset are unverified.
 9. The default values are ours: half the similarity from texts, Adam with a higher learning rate for texts, narrower
    nets, larger batches.
 """
@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from cmh.config import param
-from cmh.interfaces import Batch, Batches, Setup
+from cmh.interfaces import Batches, Setup
 from cmh.losses import Means, cosines, sign
 from cmh.nets.pair import Pair
 from cmh.nets.towers import mlp
@@ -92,7 +92,7 @@ class Config:
 
 
 class Method:
-    """DGCPN as the trainer drives it; its graph follows from the features."""
+    """DGCPN as the trainer drives it."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config = config
@@ -106,20 +106,17 @@ class Method:
 
     def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass, two steps of each net a batch. Returns the real steps' mean loss, its terms, and the binary."""
-        config, means = self.config, Means()
-        weights = (config.pair_target, config.distance_weight, config.coherence_weight)
-        for batch in batches():
-            S = self.graph.similarity(batch.index, a2=config.a2, scale=config.scale)
-            loss, parts = coherence_loss(*self._codes(batch), S, *weights)
+        weights = (self.config.pair_target, self.config.distance_weight, self.config.coherence_weight)
+        means = Means()
+        for batch, F, G in self.pair.outputs(batches()):
+            S = self.graph.similarity(batch.index, a2=self.config.a2, scale=self.config.scale)
+            loss, terms = coherence_loss(F, G, S, *weights)
             self.pair.step(loss)
-            binary = binary_loss(*self._codes(batch), S, *weights)
+            binary = binary_loss(*self.pair.both(batch), S, *weights)
             self.pair.step(binary)
-            means.add({"loss": loss, **parts, "binary": binary})
+            means.add({"loss": loss, **terms, "binary": binary})
         self.pair.end_epoch()
         return means.values()
-
-    def _codes(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.pair.output("image", batch), self.pair.output("text", batch)
 
 
 class Graph:
@@ -148,9 +145,7 @@ class Graph:
         return neighbours(A, index, self.n_kept)
 
     def _affinity(self, rows: Tensor, columns: Tensor) -> Tensor:
-        image, text = (
-            cosines(self._take(features, rows), self._take(features, columns)) for features in (self.image, self.text)
-        )
+        image, text = (cosines(self._take(it, rows), self._take(it, columns)) for it in (self.image, self.text))
         return self.a1 * text + (1 - self.a1) * image
 
     def _take(self, features: Tensor, rows: Tensor) -> Tensor:
@@ -188,7 +183,7 @@ def coherence_loss(
     }
     distance = terms["text_text"] + terms["image_text"] + terms["image_image"]
     total = terms["pair"] + distance_weight * distance + coherence_weight * terms["coherence"]
-    return total, {name: term.detach() for name, term in terms.items()}
+    return total, {term: value.detach() for term, value in terms.items()}
 
 
 def binary_loss(F: Tensor, G: Tensor, S: Tensor, *weights: float) -> Tensor:

@@ -1,5 +1,5 @@
-"""UCCH: Hu, Zhu, Lin, Peng, Zhao and Peng, "Unsupervised Contrastive Cross-modal Hashing", TPAMI 45(3), 2023,
-DOI 10.1109/TPAMI.2022.3177356.
+"""UCCH: Hu, Zhu, Lin, Peng, Zhao and Peng, "Unsupervised Contrastive Cross-modal Hashing", TPAMI 45(3), 2023, DOI
+10.1109/TPAMI.2022.3177356.
 
 A memory bank holds a row v_i for each of the N training pairs; its key k_i is sgn(v_i) scaled to unit length. With
 h^x_i, h^y_i the unit outputs of the image and the text net for a batch of b, UCCH minimises β L_c + (1 − β) L_r:
@@ -11,9 +11,9 @@ h^x_i, h^y_i the unit outputs of the image and the text net for a batch of b, UC
     M~_ij = M_ij where M_ii − M_ij ≤ m, else M_ij − ζ.
 
 The contrast L_c sets continuous outputs against binary keys, so nothing is relaxed; the ranking L_r keeps pairs that
-are far enough apart out of the way (lowered by ζ). Keys are constants, and after a step the batch's rows follow:
-v_i ← unit(δ v_i + (1 − δ) unit((h^x_i + h^y_i) / 2)). In the first `warm_up` epochs the batch is its own dictionary,
-with keys sgn(h^x_i + h^y_i), and δ = 0. An epoch is one pass. ζ is `shift`, K_n `n_negatives`.
+are far enough apart out of the way (lowered by ζ). Keys are constants, and after a step the batch's rows follow: v_i ←
+unit(δ v_i + (1 − δ) unit((h^x_i + h^y_i) / 2)). In the first `warm_up` epochs the batch is its own dictionary, with
+keys sgn(h^x_i + h^y_i), and δ = 0. An epoch is one pass. ζ is `shift`, K_n `n_negatives`.
 
 Differences from the paper and from the authors' code (penghu-cs/UCCH @0c20e62):
 
@@ -31,8 +31,8 @@ Differences from the paper and from the authors' code (penghu-cs/UCCH @0c20e62):
 10. A backbone that is trained along is trained from the first epoch; the code holds it still for 5 warm-up epochs.
 11. β is called alpha in the code. The paper chose it on validation data; β = .7 and ζ = .1 are the README's for
     MIRFlickr (the code's defaults are .9 and 1). For other datasets both are unverified.
-12. The default values are ours: narrow nets, small batches, higher learning rates, more weight decay, and 512
-    negatives (with replacement, so the paper's 4096 would draw each of a few thousand items more than once).
+12. The default values are ours: narrow nets, small batches, higher learning rates, more weight decay, and 512 negatives
+    (with replacement, so the paper's 4096 would draw each of a few thousand items more than once).
 """
 
 from __future__ import annotations
@@ -94,28 +94,25 @@ class Method:
 
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config = config
-        image = mlp(setup.image_dim, [config.hidden_image] * config.layers_image, setup.bits)
-        text = mlp(setup.text_dim, config.hidden_text, setup.bits)
-        self.pair = Pair(setup, config, nn.Sequential(image, nn.Tanh()), nn.Sequential(text, nn.Tanh()))
-        self.encode_image, self.encode_text = self.pair.encode_image, self.pair.encode_text
+        self.weights = {name: getattr(config, name) for name in ("beta", "tau", "margin", "shift")}
+        image = nn.Sequential(mlp(setup.image_dim, [config.hidden_image] * config.layers_image, setup.bits), nn.Tanh())
+        text = nn.Sequential(mlp(setup.text_dim, config.hidden_text, setup.bits), nn.Tanh())
+        self.pair = Pair(setup, config, image, text)
         draw = torch.Generator().manual_seed(derive(setup.seed, "bank"))
-        signs = sign(torch.randn(setup.n_train, setup.bits, generator=draw))
-        self.bank = normalize(signs).to(setup.device)
-        self.n_epochs = torch.zeros((), dtype=torch.int64)  # that are done
+        self.bank = normalize(sign(torch.randn(setup.n_train, setup.bits, generator=draw))).to(setup.device)
+        self.encode_image, self.encode_text = self.pair.encode_image, self.pair.encode_text
 
     def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass. Returns the mean loss and its terms: contrast of each modality, ranking."""
-        config, means, warm_up = self.config, Means(), int(self.n_epochs) < self.config.warm_up
-        weights = {name: getattr(config, name) for name in ("beta", "tau", "margin", "shift")}
-        for batch, *outputs in self.pair.outputs(batches()):
-            x, y = map(normalize, outputs)
+        warm_up, means = self.pair.n_epochs < self.config.warm_up, Means()
+        for batch, image, text in self.pair.outputs(batches()):
+            x, y = normalize(image), normalize(text)
             dictionary = batch_dictionary(x, y) if warm_up else self._dictionary(batch.index)
-            loss, parts = step_loss(x, y, dictionary, **weights)
-            self.pair.step(loss, clip=config.clip)
-            self.bank[batch.index] = renewed(self.bank[batch.index], x, y, delta=0 if warm_up else config.delta)
-            means.add({"loss": loss, **parts})
+            loss, terms = step_loss(x, y, dictionary, **self.weights)
+            self.pair.step(loss, clip=self.config.clip)
+            self.bank[batch.index] = renewed(self.bank[batch.index], x, y, delta=0 if warm_up else self.config.delta)
+            means.add({"loss": loss, **terms})
         self.pair.end_epoch()
-        self.n_epochs += 1
         return means.values()
 
     def _dictionary(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,7 +122,7 @@ class Method:
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        return {**self.pair.state(), "bank": self.bank, "n_epochs": self.n_epochs}
+        return {**self.pair.state(), "bank": self.bank}
 
 
 def step_loss(
@@ -145,7 +142,7 @@ def step_loss(
         "ranking": ranking(x, y, margin=margin, shift=shift),
     }
     total = beta * (terms["image_contrast"] + terms["text_contrast"]) + (1 - beta) * terms["ranking"]
-    return total, {name: term.detach() for name, term in terms.items()}
+    return total, {term: value.detach() for term, value in terms.items()}
 
 
 def contrast(codes: Tensor, keys: Tensor, own: Tensor, counts: Tensor, *, tau: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""What methods have that train the image and the text net in turn, as DCMH does: the newest outputs of all items."""
+"""What methods have that train image and text net in turn, as DCMH does: the newest outputs of all items."""
 
 from __future__ import annotations
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from cmh.config import param
 from cmh.nets.towers import OnBackbone
 
 
@@ -23,7 +23,7 @@ def optimizer(
 
     Backbones that are trained along get their own share of `lr` (`OnBackbone.lr_share`).
     """
-    groups: list[dict[str, Any]] = []
+    groups: list[dict[str, object]] = []
     for net in nets:
         if isinstance(net, OnBackbone):
             groups.append({"params": list(net.backbone.parameters()), "lr": lr * net.lr_share})
@@ -55,6 +55,12 @@ def schedule(
         "early": lambda epoch: float(decay ** ((epoch - 1) // every + 1)) if epoch else 1.0,
     }
     return LambdaLR(optimizer, factors[kind])
+
+
+def schedule_param(other: str, words: str) -> str:
+    """The field `schedule` of a Config: `linear`, or another kind, which is the paper's. `words` say what both do."""
+    field: str = param("linear", f"how learning rates {words}", choices=["linear", other], paper=other)
+    return field
 
 
 def descend(loss: Tensor, *steppers: optim.Optimizer, clip: float | None = None) -> None:

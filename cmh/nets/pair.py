@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from cmh.interfaces import Batch, Setup, State
+from cmh.interfaces import Batch, Batches, Setup, State
+from cmh.losses import Means
 from cmh.nets.optimizers import descend, optimizer, schedule
 from cmh.nets.towers import encode
+
+BatchLoss = Callable[[Batch, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]  # see `Pair.one_pass`
 
 
 class _Rates(Protocol):
@@ -62,15 +65,38 @@ class Pair:
         falling = falling or Falling.of(config)
         self.schedules = {name: falling.over(setup.epochs, stepper) for name, stepper in self.optimizers.items()}
 
+    @property
+    def n_epochs(self) -> int:
+        """How many epochs have ended."""
+        return self.schedules["image"].last_epoch
+
+    def one_pass(self, batches: Batches, loss: BatchLoss) -> dict[str, float]:
+        """An epoch of one pass with one step of both nets a batch. Returns the means of the loss and its terms.
+
+        `loss(batch, image, text)` is given what both nets say of the batch, `(b, bits)` each, and gives its loss and
+        the terms of it that are worth reporting.
+        """
+        means = Means()
+        for batch, image, text in self.outputs(batches()):
+            total, terms = loss(batch, image, text)
+            self.step(total)
+            means.add({"loss": total, **terms})
+        self.end_epoch()
+        return means.values()
+
     def outputs(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
         """Each batch of a pass with what both nets give for it in training mode, `(b, bits)`."""
         for batch in batches:
-            yield batch, self.output("image", batch), self.output("text", batch)
+            yield batch, *self.both(batch)
 
-    def output(self, name: str, batch: Batch) -> Tensor:
-        """What one net gives for a batch in training mode."""
-        outputs: Tensor = self.nets[name].train()(batch.image if name == "image" else batch.text)
-        return outputs
+    def outputs_of(self, name: str, batches: Iterator[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each batch's `index` `(b,)` with what one net gives for it in training mode, `(b, bits)`."""
+        for batch in batches:
+            yield batch.index, self.nets[name].train()(batch.image if name == "image" else batch.text)
+
+    def both(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What both nets give for a batch in training mode, `(b, bits)`."""
+        return self.nets["image"].train()(batch.image), self.nets["text"].train()(batch.text)
 
     def step(self, loss: Tensor, *names: str, clip: float | None = None) -> None:
         """One step of the named optimizers (all) down the loss; `clip`: largest norm of the nets' whole gradient."""
