@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import os
 import sys
 import time
 from pathlib import Path
@@ -46,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        interrupts = stack.enter_context(Interrupts())
+        interrupts = stack.enter_context(Interrupts(commands.end_interrupted))
         from cmh.study import request as requests  # PyTorch and Optuna come in here
 
         request = requests.check(_asked(arguments), progress=sys.stderr.isatty())
@@ -62,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
         for study in request.studies:
             stack.enter_context(life.begun(study))
         values = controls.of_studies(request.studies)
-        stack.enter_context(cluster.session(request.limits.address, on_server_death=_end_at_once))
+        stack.enter_context(cluster.session(request.limits.address, on_server_death=commands.end_at_once))
         interrupts.install()  # Ray has taken SIGTERM
         life.search(request, values, interrupts, watch=_watch, show=_show)
     log.info("done in %.0f s", time.monotonic() - started)
@@ -114,12 +113,6 @@ def _show(outcome: Outcome) -> None:
 
     tqdm.write(closing.table(outcome), file=sys.stdout, end="")  # above the bars of the studies that still run
     sys.stdout.flush()
-
-
-def _end_at_once(text: str) -> None:
-    """Ray's own server has died, and Ray would hang. What was written is whole: nothing is lost by an end now."""
-    os.write(2, text.encode())
-    os._exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:

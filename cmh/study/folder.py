@@ -20,8 +20,9 @@ from cmh import files, methods
 from cmh.config import Value
 from cmh.errors import ConfigError, StudyError
 from cmh.identity import STUDY, Identity, differences
+from cmh.study.database import best_points, open_study
 from cmh.study.space import Space
-from cmh.study.storage import Row, best_points, open_study
+from cmh.study.trial_row import TrialRow
 
 ROOM = 64 * 2**20  # a study on clip art needs some tens of MiB; below this a full disk is near
 WARM_POINTS = 3  # of another study, tried after the known-good ones and pruned like any
@@ -153,7 +154,7 @@ def storage_of(folder: Path) -> tuple[str, str]:
     return f"sqlite:///{beside.resolve()}" if beside.exists() else url, folder.resolve().name
 
 
-def write_trials(folder: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
+def write_trials(folder: Path, rows: Sequence[TrialRow], names: Sequence[str]) -> None:
     """`trials.csv`: one row a trial, derived from the storage; `names` are the method's hyperparameters."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

@@ -16,16 +16,18 @@ from cmh.config import Value
 from cmh.errors import StudyError
 from cmh.records import Record
 from cmh.signals import Interrupts
-from cmh.study import confirm, folder, preflight, workers
+from cmh.study import confirm, folder, preflight, resources, tuner
 from cmh.study.confirm import Confirmed
 from cmh.study.outcome import Outcome, Scores, cost, write_winner
 from cmh.study.request import Limits, Request, StudyRequest
-from cmh.study.storage import Row, Store, readable_errors, without_password
+from cmh.study.resources import Resources
+from cmh.study.session import Budget, View, Work
+from cmh.study.storage import Store, TrialRow, readable_errors, without_password
 
 log = logging.getLogger(__name__)
 
 
-class Screen(workers.View, Protocol):
+class Screen(View, Protocol):
     """Who watches a search, until it is closed."""
 
     def close(self) -> None:
@@ -88,32 +90,32 @@ def search(
             stack.callback(life.close)
             lives.append(life)
         works = [life.work() for life in lives]
-        resources = _resources(works, request.limits)
+        trial = _trial_resources(works, request.limits)
         for study in request.studies:
             log.info(
                 "%s: %d trials of up to %d epochs, %d at once; rungs %s",
                 files.short(study.folder),
                 study.limit,
                 study.space.epochs,
-                resources.concurrent,
+                trial.concurrent,
                 ", ".join(map(str, study.rungs)) or "none",
             )
-        workers.search(
+        tuner.search(
             works,
-            resources,
-            budget=workers.Budget(request.limits.time_budget, request.limits.budget_passes),
+            trial,
+            budget=Budget(request.limits.time_budget, request.limits.budget_passes),
             trial_timeout=request.limits.trial_timeout,
             interrupts=interrupts,
         )
 
 
-def _resources(works: list[workers.Work], limits: Limits) -> workers.Resources:
+def _trial_resources(works: list[Work], limits: Limits) -> Resources:
     """What a trial gets, and how many run at once; measured where `auto` was asked for."""
     joined, gpus = limits.address is not None, limits.gpus_per_trial
     if gpus == "auto":
-        gpus, why = workers.measured_gpus(works, limits.cpus_per_trial, joined)
+        gpus, why = resources.measured_gpus(works, limits.cpus_per_trial, joined)
         log.info("--gpus-per-trial auto: %s", why)
-    return workers.share(limits.max_concurrent, limits.cpus_per_trial, gpus, joined)
+    return resources.share(limits.max_concurrent, limits.cpus_per_trial, gpus, joined)
 
 
 class Life:
@@ -131,16 +133,16 @@ class Life:
     ) -> None:
         self.study, self.store, self.seeds, self.limits = study, store, request.seeds, request.limits
         self.controls, self.name, self.screen, self.show = controls, name, screen, show
-        self.rows: list[Row] = []
-        self.best: Row | None = None
+        self.rows: list[TrialRow] = []
+        self.best: TrialRow | None = None
         self.opened = 0, 0  # how often the test split was, by this study and by all
         self.records: dict[int, Record] = {}  # of the confirmation, by seed
         self.closed = False
 
-    def work(self) -> workers.Work:
+    def work(self) -> Work:
         """What the workers need."""
         study = self.study
-        return workers.Work(
+        return Work(
             store=self.store,
             limit=study.limit,
             folder=study.folder,
@@ -218,7 +220,7 @@ class Life:
         if len(self.records) == len(self.seeds) and self.best is not None:
             self.finish(self.best)
 
-    def finish(self, best: Row) -> None:
+    def finish(self, best: TrialRow) -> None:
         """All is known: show it."""
         found = [self.records[seed] for seed in sorted(self.records)]
         self.show(Outcome(self.study, self.rows, best, self.controls, found))
@@ -243,7 +245,7 @@ class Life:
         log.info("%s", f"{self.name}  {text}" if self.name else text)
 
 
-def _no_winner(study: StudyRequest, rows: Sequence[Row]) -> StudyError:
+def _no_winner(study: StudyRequest, rows: Sequence[TrialRow]) -> StudyError:
     """That no trial was completed, why, and what helps."""
     cures = {"pruned": "more --trials", "interrupted": "a longer --time-budget or --budget-passes"}
     counts = {state: sum(row.state == state for row in rows) for state in cures}

@@ -10,7 +10,7 @@ from cmh.config import INPUTS
 from cmh.records import Cost, Record
 from cmh.study import folder
 from cmh.study.request import StudyRequest
-from cmh.study.storage import Row, Store
+from cmh.study.storage import Store, TrialRow
 
 Scores = tuple[float | None, float | None, float | None]  # validation MAP: i→t, t→i, and their mean
 
@@ -20,13 +20,13 @@ class Outcome:
     """A study that has ended."""
 
     study: StudyRequest
-    rows: Sequence[Row]  # of all its trials
-    best: Row
+    rows: Sequence[TrialRow]  # of all its trials
+    best: TrialRow
     controls: Mapping[str, Scores]  # by name, in the order in which they are shown
     records: Sequence[Record]  # of the confirmation, by seed; none where the test split stays closed
 
 
-def cost(rows: Sequence[Row], store: Store) -> Cost:
+def cost(rows: Sequence[TrialRow], store: Store) -> Cost:
     """What the search of these trials has cost by now."""
     return Cost(
         trials=len(rows),
@@ -37,7 +37,7 @@ def cost(rows: Sequence[Row], store: Store) -> Cost:
     )
 
 
-def write_winner(study: StudyRequest, best: Row, spent: Cost) -> None:
+def write_winner(study: StudyRequest, best: TrialRow, spent: Cost) -> None:
     """`best.yml` in the study's folder: the trial `best` as an experiment file, for `cmh.reproduce`."""
     run = study.run
     folder.write_yaml(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
-from cmh.study.storage import Proposal, Row, Store
+from cmh.study.storage import Proposal, Store, TrialRow
 from cmh.training import Epoch
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Progress:
         self.bar.set_postfix_str(f"{best}, running {running}, rungs {rungs}")
 
 
-def line(row: Row, searched: list[str]) -> str:
+def line(row: TrialRow, searched: list[str]) -> str:
     """One line for an ended trial."""
     state = {"pruned": f"pruned at {row.rung}", "failed": f"failed ({row.failure})"}.get(row.state, row.state)
     score = "     -" if row.val_map_best is None else f"{row.val_map_best:.4f}"
@@ -109,5 +109,5 @@ def _short(value: object) -> str:
     return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
-def _value(row: Row) -> float:
+def _value(row: TrialRow) -> float:
     return row.val_map_best if row.val_map_best is not None else float("-inf")
