@@ -14,7 +14,7 @@ def open(folder: str | Path) -> Study:
 
     Raises ConfigError where the folder holds no study, StudyError where its storage cannot be read.
     """
-    from cmh.study import storage
+    from cmh.study import database  # late: other modules of this package need no Optuna
     from cmh.study.folder import storage_of
 
-    return storage.open_study(*storage_of(Path(folder)))
+    return database.open_study(*storage_of(Path(folder)))

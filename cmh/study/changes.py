@@ -13,8 +13,9 @@ from pathlib import Path
 
 from cmh import config, datasets, methods, training
 from cmh.config import INPUTS, Value
-from cmh.datasets import CachedDataset, Source
+from cmh.datasets import Source
 from cmh.errors import ConfigError
+from cmh.interfaces import Dataset
 from cmh.study import target as targets
 from cmh.study.target import Target
 
@@ -44,7 +45,7 @@ class Rerun:
     """A target with the changes that were asked for. Checked."""
 
     target: Target
-    dataset: CachedDataset
+    dataset: Dataset
     device: str
     out: Path
     compare: bool  # with what was recorded

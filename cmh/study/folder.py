@@ -20,8 +20,9 @@ from cmh import files, methods
 from cmh.config import Value
 from cmh.errors import ConfigError, StudyError
 from cmh.identity import STUDY, Identity, differences
+from cmh.study.database import best_points, open_study
 from cmh.study.space import Space
-from cmh.study.storage import TrialRow, best_points, open_study
+from cmh.study.trial_row import TrialRow
 
 ROOM = 64 * 2**20  # a study on clip art needs some tens of MiB; below this a full disk is near
 WARM_POINTS = 3  # of another study, tried after the known-good ones and pruned like any

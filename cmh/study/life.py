@@ -90,7 +90,7 @@ def search(
             stack.callback(life.close)
             lives.append(life)
         works = [life.work() for life in lives]
-        trial = _resources(works, request.limits)
+        trial = _trial_resources(works, request.limits)
         for study in request.studies:
             log.info(
                 "%s: %d trials of up to %d epochs, %d at once; rungs %s",
@@ -109,7 +109,7 @@ def search(
         )
 
 
-def _resources(works: list[Work], limits: Limits) -> Resources:
+def _trial_resources(works: list[Work], limits: Limits) -> Resources:
     """What a trial gets, and how many run at once; measured where `auto` was asked for."""
     joined, gpus = limits.address is not None, limits.gpus_per_trial
     if gpus == "auto":

@@ -15,10 +15,10 @@ from typing import Literal
 
 from cmh import config, datasets, methods, training
 from cmh.config import INPUTS, Value
-from cmh.datasets import CachedDataset
 from cmh.errors import ConfigError, collected
 from cmh.features import backbones
 from cmh.identity import Identity
+from cmh.interfaces import Dataset
 from cmh.study import confirm, folder
 from cmh.study import space as spaces
 from cmh.study.space import Space
@@ -69,7 +69,7 @@ class StudyRequest:
     run: Mapping[str, Value]  # settings that all its trials share
     fixed: Mapping[str, Value]  # hyperparameters that are not searched
     limit: int  # trials in all
-    dataset: CachedDataset
+    dataset: Dataset
     url: str  # of its Optuna storage
     notes: Mapping[str, object] = dataclasses.field(default_factory=dict)  # for study.yml, beside the request
 
@@ -176,7 +176,7 @@ def _study(
     fixed: Mapping[str, Value],
     bits: int,
     inputs: Mapping[str, Value],
-    dataset: CachedDataset,
+    dataset: Dataset,
 ) -> StudyRequest:
     place = asked.out / f"{space.method}-{dataset.name}-{bits}"
     return StudyRequest(
