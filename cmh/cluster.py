@@ -1,28 +1,38 @@
 """The one door to Ray: start or join a cluster quietly, and speak from inside a trial.
 
-Importing this module imports Ray (seconds): do it late.
+Everything else takes Ray's names from here, so that Ray is imported after the settings that it reads then. Importing
+this module imports Ray (seconds): do it late.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import socket
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+__all__ = [
+    "ASHAScheduler",
+    "FIFOScheduler",
+    "Searcher",
+    "Stopper",
+    "TrialScheduler",
+    "all_resources",
+    "in_trial",
+    "ray",
+    "report",
+    "session",
+    "stored_checkpoint",
+    "trial_cpus",
+    "tune",
+]
 
-# Read by Ray when it is imported or when a RunConfig is made, so they must stand before the import.
-__all__ = ["depot", "in_trial", "ray", "report", "session", "stored_checkpoint", "trial_cpus", "tune"]
-
-QUIET = {
+SETTINGS = {  # read by Ray when it is imported or when a RunConfig is made, so they must stand before the import
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -39,13 +49,15 @@ QUIET = {
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",  # a worker that does not stop is killed
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Ray's own snapshots are never read: the storage is the truth
 }
-for _name, _value in QUIET.items():
+for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+from ray.tune.stopper import Stopper  # noqa: E402
 
-from cmh import files  # noqa: E402
 from cmh.errors import StudyError  # noqa: E402
 
 CONNECT_SECONDS = 10.0
@@ -58,15 +70,19 @@ CLUSTER_CURE = (
 
 
 @contextlib.contextmanager
-def session(address: str | None, n_cpus: int | None = None) -> Iterator[None]:
+def session(
+    address: str | None, n_cpus: int | None = None, *, on_server_death: Callable[[str], None]
+) -> Iterator[None]:
     """A Ray session: joined where `address` is given, else started here and stopped at the end.
 
-    Raises StudyError where the cluster cannot be reached. Ends the process where a server of its own session dies.
+    Where a server of its own session dies, `on_server_death` is called in another thread with one sentence that says
+    so. It should end the process: Ray itself would wait a minute, in which trials time out that did nothing wrong, and
+    then hang in its shutdown. Raises StudyError where the cluster cannot be reached.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what becomes of a trial is in the storage
     over = threading.Event()
-    watch = threading.Thread(target=_watch, args=(over,), daemon=True)
+    watch = threading.Thread(target=_watch_servers, args=(over, on_server_death), daemon=True)
     if address is None:
         watch.start()
     try:
@@ -98,20 +114,21 @@ def _init(address: str | None, n_cpus: int | None) -> None:
         raise StudyError(f"Ray did not start ({where}): {str(error).rstrip('.')}. {cure}") from error
 
 
-def _watch(over: threading.Event) -> None:
-    """End the process when the raylet or the GCS server of its own session dies.
-
-    Ray itself would wait a minute for either, in which trials time out that did nothing wrong, and then hang in its
-    shutdown. What was written is whole, so that nothing is lost by an end at any moment.
-    """
+def _watch_servers(over: threading.Event, on_death: Callable[[str], None]) -> None:
+    """Say once when the raylet or the GCS server of the own session dies."""
     while not over.wait(SERVER_SECONDS):
         node = ray._private.worker._global_node
         dead: set[str] = set() if node is None else {kind for kind, _ in node.dead_processes()}
         name = next((SERVERS[kind] for kind in SERVERS if kind in dead), "")
         if name and not over.is_set():
-            text = f"\nerror: Ray's {name} has died (killed, or out of memory); the same command goes on from here\n"
-            os.write(2, text.encode())
-            os._exit(2)
+            on_death(f"Ray's {name} has died (killed, or out of memory); the same command goes on from here")
+            return
+
+
+def all_resources() -> dict[str, float]:
+    """What all nodes of the session have together, by Ray's names: CPU, GPU, …"""
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray has no types there
+    return found
 
 
 def in_trial() -> bool:
@@ -144,57 +161,3 @@ def stored_checkpoint() -> bytes | None:
         return None
     with stored.as_directory() as folder:
         return Path(folder, "checkpoint.pt").read_bytes()
-
-
-class Depot:
-    """An actor on the driver's node: hands its arrays and files to nodes that do not see the driver's folders.
-
-    Only whoever has the `key` gets test queries: the confirmations, which carry it. Files are those below `roots`, the
-    folders of the studies.
-    """
-
-    def __init__(self, key: str, roots: list[Path]) -> None:
-        self._key, self._roots = key, roots
-        self._kept: dict[tuple[str, str], Any] = {}
-
-    def arrays(self, dataset: Any, part: str, key: str) -> list[Any]:
-        """Reference to `dataset.search()` or `.test()` in the object store: one copy a node, mapped by its trials."""
-        if part != "search" and key != self._key:
-            raise StudyError("the test queries are for confirmations, and the depot was asked by another")
-        entry = str(dataset.folder), part
-        if entry not in self._kept:
-            self._kept[entry] = ray.put(_plain(dataset.part(part)))
-        return [self._kept[entry]]
-
-    def read(self, folder: str) -> dict[str, bytes]:
-        """Every file of a trial's folder."""
-        return {path.name: path.read_bytes() for path in self._own(folder).glob("[!.]*") if path.is_file()}
-
-    def write(self, folder: str, contents: dict[str, bytes]) -> None:
-        """Replace files of a trial's folder."""
-        self._own(folder).mkdir(parents=True, exist_ok=True)
-        for name, data in contents.items():
-            files.write_atomic(self._own(folder) / name, data)
-
-    def _own(self, folder: str) -> Path:
-        path = Path(folder).resolve()
-        if not any(path.is_relative_to(root) for root in self._roots):
-            raise StudyError(f"{folder}: is in no study's folder, and the depot gives nothing else")
-        return path
-
-
-def depot(key: str, roots: list[Path]) -> Any:
-    """A depot on this node; it lives as long as the session."""
-    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-    here = strategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Depot).options(num_cpus=0, scheduling_strategy=here).remote(key, roots)
-
-
-def _plain(value: Any) -> Any:
-    """Memory maps as arrays, within dataclasses: what the object store takes without pickling."""
-    if isinstance(value, np.ndarray):
-        return np.asarray(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return dataclasses.replace(value, **fields)
-    return value

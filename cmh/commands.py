@@ -1,43 +1,78 @@
-"""What all commands share: one message for a user's error, exit codes, and argument types."""
+"""What all commands share: one message for a user's error, exit codes, messages on the terminal, argument types."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
-from cmh.config import Value
-from cmh.errors import CmhError, ConfigError
+from cmh.errors import CmhError
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """Run a command's body: 2 and one message for a user's error, 130 for an interrupt."""
-    try:
-        return work()
-    except CmhError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; the same command goes on from here\n")
-        return 130
-    except BrokenPipeError:
-        return 1
+    """Run a command's body: 2 and one message for a user's error, 130 for an interrupt.
 
-
-def settings(pairs: Iterable[str]) -> dict[str, Value]:
-    """`KEY=VALUE` arguments; values are checked later, by the Config they belong to.
-
-    Raises ConfigError that lists every pair without `=`.
+    Meanwhile what cmh logs is shown on stderr.
     """
-    if bad := [pair for pair in pairs if "=" not in pair or pair.startswith("=")]:
-        raise ConfigError(*(f"--set {pair}: must be KEY=VALUE" for pair in bad))
-    values: dict[str, Value] = {}
-    for pair in pairs:
-        key, _, text = pair.partition("=")
-        values[key.strip()] = {"true": True, "false": False}.get(text.strip().lower(), text.strip())
-    return values
+    with messages_shown():
+        try:
+            return work()
+        except CmhError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 2
+        except KeyboardInterrupt:
+            sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+            return 130
+        except BrokenPipeError:
+            return 1
+
+
+def end_interrupted() -> NoReturn:
+    """End the process now: the second interrupt. What was written is whole, so that nothing is lost by it."""
+    os.write(2, b"\ninterrupted again: ended at once; the same command goes on from here\n")
+    os._exit(130)
+
+
+def end_at_once(reason: str) -> NoReturn:
+    """End the process now, from whichever thread. What was written is whole, so that nothing is lost by it."""
+    os.write(2, f"\nerror: {reason}\n".encode())
+    os._exit(2)
+
+
+@contextlib.contextmanager
+def messages_shown() -> Iterator[None]:
+    """While the block runs, what cmh logs (from INFO on) stands on stderr, each message once, and nowhere else.
+
+    Whatever was set up for the logger `cmh` before is as it was afterwards.
+    """
+    logger = logging.getLogger("cmh")
+    if any(isinstance(handler, _Terminal) for handler in logger.handlers):
+        yield
+        return
+    handler, before = _Terminal(), (logger.level, logger.propagate)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # a handler of the root logger, such as a notebook's, would show each message again
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+
+
+class _Terminal(logging.Handler):
+    """Writes messages to stderr as they are, above the progress bars that stand there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm  # late: most starts of a command say nothing
+
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def whole(low: int) -> Callable[[str], int]:
@@ -69,11 +104,3 @@ def duration(text: str) -> float:
     if seconds <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} must be a time like 45s, 30m or 1.5h")
     return seconds
-
-
-def short(path: Path) -> str:
-    """A path as a person would type it from here."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -156,6 +156,21 @@ def build(cls: type[Config], values: Mapping[str, object], *, where: str = "") -
     return cls(**checked)
 
 
+def from_pairs(pairs: Iterable[str]) -> dict[str, Value]:
+    """The `KEY=VALUE` texts of `--set` as a mapping; its values are checked by `build`, with the class they belong to.
+
+    Raises ConfigError that lists every text without `=`.
+    """
+    pairs = list(pairs)
+    if bad := [pair for pair in pairs if "=" not in pair or pair.startswith("=")]:
+        raise ConfigError(*(f"--set {pair}: must be KEY=VALUE" for pair in bad))
+    values: dict[str, Value] = {}
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        values[key.strip()] = {"true": True, "false": False}.get(text.strip().lower(), text.strip())
+    return values
+
+
 def load_yaml(path: Path) -> object:
     """The document of a YAML file, read safely; a key that stands twice in one mapping is an error.
 

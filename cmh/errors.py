@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
 
 class CmhError(Exception):
     """Root of all errors that the commands show as one message (exit code 2, no traceback).
@@ -70,3 +75,15 @@ class MetricError(CmhError):
 
 class NotFiniteError(CmhError):
     """A loss or a code became NaN or infinite: the trial ends as failed (`nan`)."""
+
+
+def collected(work: Callable[[], Result], problems: list[str]) -> Result | None:
+    """What `work` returns; None where it raises CmhError, whose problems are added to `problems`.
+
+    So whoever checks many things can name everything that is wrong at once.
+    """
+    try:
+        return work()
+    except CmhError as error:
+        problems += [f"{error.heading}: {problem}" if error.heading else problem for problem in error.problems]
+        return None

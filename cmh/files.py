@@ -1,15 +1,17 @@
-"""Writing that cannot be half done: temporary name, fsync, rename."""
+"""Writing that cannot be half done: temporary name, fsync, rename. And paths in words."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+POLL = 0.02  # seconds between two looks at a lock that another process holds
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -47,7 +49,8 @@ def append_line(path: Path, line: str) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
 
-    If `path` has come to exist meanwhile (another process was first), ours is dropped.
+    If `path` has come to exist meanwhile (another process was first), ours is dropped. Raises OSError where it cannot
+    be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -69,20 +72,37 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock file; it goes with the process, however that ends.
+    """Hold an exclusive lock file, which stays when it is let go; the lock goes with the process, however that ends.
 
-    Raises BlockingIOError if `wait` is false and another process holds it.
+    Raises BlockingIOError if `wait` is false and another process holds it, and OSError where there can be no such file.
     """
+    from filelock import FileLock, Timeout  # late: commands that write nothing need no locks
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    # A soft lock (the file's existence) would outlive a killed process.
+    lock = FileLock(path, blocking=wait, poll_interval=POLL, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BlockingIOError(errno.EWOULDBLOCK, "another process holds the lock", str(path)) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short(path: Path) -> str:
+    """A path as a person would type it from here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def _sync(path: Path) -> None:

@@ -29,6 +29,12 @@ class Means:
         return {name: float(total / self._n_steps) for name, total in self._sums.items()}
 
 
+def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Σ weight · term over scalar terms, and the terms without weights or gradient. What has no weight counts once."""
+    total = torch.stack([weights.get(name, 1) * term for name, term in terms.items()]).sum()
+    return total, {name: term.detach() for name, term in terms.items()}
+
+
 def similar(labels: Tensor, others: Tensor) -> Tensor:
     """S: 1 where two items share a label, else 0; `(n, c)` and `(m, c)` give `(n, m)`, in their dtype.
 

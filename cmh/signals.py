@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -14,12 +13,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class Interrupts:
     """While the block runs, the first signal raises KeyboardInterrupt, or is only noted where somebody polls `asked`.
 
-    The second ends the process at once: whatever was written is whole, so that nothing is lost by it.
+    The second calls `at_second`, by which a command ends its process at once: whatever was written is whole, so that
+    nothing is lost by it. Without `at_second`, or where it returns, the second raises KeyboardInterrupt.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_second: Callable[[], object] = lambda: None) -> None:
         self.asked = 0
-        self._polled = False
+        self._polled, self._at_second = False, at_second
 
     def __enter__(self) -> Interrupts:
         self._before = [signal.getsignal(number) for number in SIGNALS]
@@ -37,7 +37,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def polled(self) -> Iterator[None]:
-        """Within the block a signal only counts `asked` up; after it KeyboardInterrupt is raised."""
+        """Within the block a first signal only counts `asked` up; after it KeyboardInterrupt is raised."""
         self._polled = True
         try:
             yield
@@ -49,7 +49,6 @@ class Interrupts:
     def _take(self, _number: int, _frame: FrameType | None) -> None:
         self.asked += 1
         if self.asked > 1:
-            os.write(2, b"\ninterrupted again: ended at once; the same command goes on from here\n")
-            os._exit(130)
-        if not self._polled:
+            self._at_second()
+        if self.asked > 1 or not self._polled:
             raise KeyboardInterrupt

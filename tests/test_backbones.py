@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
 
-from cmh import datasets
+from cmh import cache, datasets
 from cmh.errors import DatasetError
-from cmh.features import backbones, cache, extraction
+from cmh.features import backbones, extraction
 from cmh.nets import backbones as networks
 from cmh.nets.cnn_f import CNNF, SHAPES, SIDE, from_matconvnet
 

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from cmh import datasets
+from cmh import cache, datasets
 from cmh.datasets import __main__ as command
 from cmh.datasets import arrays, benchmarks, check, mat, nuswide, scan
 from cmh.datasets.facts import FACTS, Facts
 from cmh.errors import DatasetError
-from cmh.features import cache
 from tests.test_own_data import numbered, picture, save_hdf5
 
 N = 12
@@ -319,7 +318,7 @@ def test_sparse_matrices(root: Path) -> None:
 
 def test_missing_photos_are_named_or_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = small("mirflickr25k")
-    monkeypatch.setitem(datasets.FACTS, facts.name, facts)
+    monkeypatch.setitem(FACTS, facts.name, facts)
     folder = root / facts.name
     store(folder, matrices(folder, facts))
     (folder / "images" / "im4.jpg").unlink()
@@ -595,7 +594,7 @@ def test_the_real_tags_and_labels_have_the_published_shapes(test_data: Callable[
         given = arrays.numbers(path, name)
         assert given.shape == (facts.items, columns)
         assert np.array_equal(given.whole(), values)
-        assert arrays.look(given) == arrays.Looked([], "float16")
+        assert arrays.inspect(given) == arrays.Inspected([], "float16")
         assert set(np.unique(values)) == {0, 1}
         assert values.any(0).all()
         assert values.any(1).all()
@@ -618,4 +617,4 @@ def test_real_matrices_with_photos_that_are_made_up(test_data: Callable[[str], P
     assert [len(part) for part in source.split.parts()] == [2000, 1000, 10_000, 7015]
     assert source.labels.shape == (20_015, 24)
     assert source.text().shape == (20_015, 1386)
-    assert scan.marks(source.inputs)
+    assert scan.signatures(source.inputs)

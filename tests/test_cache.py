@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmh import files
+from cmh import cache, files
 from cmh.errors import DatasetError
-from cmh.features import cache
 
 CODE = """
 import sys, time, numpy as np
-from cmh.features import cache
+from cmh import cache
 def compute():
     with open(sys.argv[1], 'a') as file: file.write('x')
     time.sleep(float(sys.argv[2]))
@@ -44,7 +43,7 @@ class Compute:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self) -> cache.Arrays:
+    def __call__(self) -> cache.Contents:
         self.calls += 1
         return {"search/image": np.arange(100, dtype=np.float32), "labels": np.ones((2, 3), np.uint8)}
 
@@ -61,7 +60,9 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
-def test_an_entry_is_computed_once(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_entry_is_computed_once(
+    root: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     compute = Compute()
     path = cache.entry("part/key", compute)
     assert path == root / "part" / "key"
@@ -70,6 +71,7 @@ def test_an_entry_is_computed_once(root: Path, capsys: pytest.CaptureFixture[str
     assert np.load(path / "search" / "image.npy").tolist() == list(range(100))
     assert json.loads((path / "meta.json").read_text()).keys() == {"search/image.npy", "labels.npy"}
     assert capsys.readouterr() == ("", "")
+    assert caplog.messages == []
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def test_large_files_of_earlier_versions_are_hashed_once(
 
 
 def test_the_hash_of_arrays(root: Path) -> None:
-    def digest(*entries: cache.Arrays) -> str:
+    def digest(*entries: cache.Contents) -> str:
         paths = []
         for arrays in entries:
             paths.append(cache.entry(f"part/{len(list(root.glob('part/*')))}", lambda arrays=arrays: arrays))
@@ -136,8 +138,8 @@ def test_the_hash_of_arrays(root: Path) -> None:
     assert len({digest(base), *map(digest, others)}) == 5
 
 
-def test_notes(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    def compute() -> cache.Arrays:
+def test_notes(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def compute() -> cache.Contents:
         return {"a": np.ones(3), "made/with": cache.Note({"é": "1"})}
 
     path = cache.entry("part/key", compute)
@@ -145,7 +147,7 @@ def test_notes(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cache.note(path, "none") is None
     (path / "made" / "with.json").write_text("{}")
     assert cache.note(cache.entry("part/key", compute), "made/with") == {"é": "1"}
-    assert "with.json has 2 bytes" in capfd.readouterr().err
+    assert "with.json has 2 bytes" in caplog.text
 
 
 def test_keys_differ_with_each_part() -> None:
@@ -172,7 +174,7 @@ def test_keys_differ_with_each_part() -> None:
         ("empty", r"meta\.json is empty"),
     ],
 )
-def test_damage_is_said_and_mended(damage: str, said: str, root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_said_and_mended(damage: str, said: str, root: Path, caplog: pytest.LogCaptureFixture) -> None:
     compute = Compute()
     path = cache.entry("part/key", compute)
     image, meta = path / "search" / "image.npy", path / "meta.json"
@@ -194,10 +196,9 @@ def test_damage_is_said_and_mended(damage: str, said: str, root: Path, capfd: py
         text = {"not JSON": b"[", "not UTF-8": b"\xff", "a list": b"[1]", "null": b"null", "empty": b"{}"}
         meta.write_bytes(text.get(damage, b'{"labels.npy": {}}'))
     assert cache.entry("part/key", compute) == path
-    error = capfd.readouterr().err
-    assert error.startswith(f"the cache entry {path} is damaged (")
-    assert error.count("\n") == 1  # said once
-    assert re.search(said, error), error
+    (warning,) = caplog.messages  # said once
+    assert warning.startswith(f"the cache entry {path} is damaged (")
+    assert re.search(said, warning), warning
     assert compute.calls == 2
     assert image.read_bytes() == raw
     assert cache.entry("part/key", compute) == path
@@ -212,13 +213,13 @@ def test_a_file_in_place_of_an_entry(root: Path) -> None:
 
 
 def test_a_failed_computation_leaves_nothing(root: Path) -> None:
-    def broken() -> cache.Arrays:
+    def broken() -> cache.Contents:
         raise RuntimeError("a bug")
 
-    def unreadable() -> cache.Arrays:
+    def unreadable() -> cache.Contents:
         raise FileNotFoundError(2, "No such file", "im1.jpg")
 
-    def objects() -> cache.Arrays:
+    def objects() -> cache.Contents:
         return {"good": np.ones(2), "bad": np.array([{}], dtype=object)}
 
     with pytest.raises(RuntimeError, match="a bug"):

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from cmh import cluster, datasets, records
+from cmh import cache, cluster, datasets, records
 from cmh.audits import part
 from cmh.errors import DatasetError, StudyError
-from cmh.features import cache
-from cmh.study import workers
+from cmh.study.depot import Depot
+from cmh.study.node import Place
 from tests.faulty import spy
 from tests.test_storms import ROOT, Command, until
 
@@ -83,16 +83,16 @@ class NoDepot:
         raise AskedError(name)
 
 
-def place(folder: Path) -> workers._Place:
+def place(folder: Path) -> Place:
     """What a worker on another node is told of a study in `folder`."""
     study = folder / "study.yml"
     study.write_text("id: 1")
-    return workers._Place("ridge", datasets.load("clipart"), "entry", study, study.read_bytes(), NoDepot())
+    return Place("ridge", datasets.load("clipart"), "entry", study, study.read_bytes(), NoDepot())  # type: ignore[arg-type]
 
 
 def test_a_shared_folder_is_used_where_it_is_the_same(tmp_path: Path) -> None:
     shared = place(tmp_path)
-    assert len(shared.fetch("search").train.labels) > 1000
+    assert len(shared.search().train.labels) > 1000
     with shared.folder(str(tmp_path / "trials" / "0")) as (folder, send):
         send()
         assert folder == str(tmp_path / "trials" / "0")
@@ -108,22 +108,22 @@ def test_arrays_are_mapped_from_a_nodes_own_cache_if_all_are_there(
     shutil.copytree(there.dataset.folder, tmp_path / "entry")
     monkeypatch.setenv("CMH_CACHE", str(tmp_path))
     elsewhere = dataclasses.replace(there, dataset=dataclasses.replace(there.dataset, folder=Path("/nowhere")))
-    assert len(elsewhere.fetch("search").train.labels) > 1000
+    assert len(elsewhere.search().train.labels) > 1000
     meta = tmp_path / "entry" / "meta.json"
     ours = json.loads(meta.read_text())
     name = next(iter(ours))
     meta.write_text(json.dumps(ours | {name: ours[name] | {"sha256": "0" * 64}}))  # features computed there, in part
-    with pytest.raises(AskedError, match="arrays"):
-        elsewhere.fetch("search")
+    with pytest.raises(AskedError, match="search"):
+        elsewhere.search()
     meta.write_text(json.dumps(ours))
     pixels = dataclasses.replace(elsewhere.dataset, pixel_folder=Path("/nowhere"))
-    with pytest.raises(AskedError, match="arrays"):
-        dataclasses.replace(elsewhere, dataset=pixels).fetch("search")
+    with pytest.raises(AskedError, match="search"):
+        dataclasses.replace(elsewhere, dataset=pixels).search()
 
 
 def test_the_depot_gives_what_is_asked_for_rightly(tmp_path: Path) -> None:
     dataset, study = datasets.load("clipart"), tmp_path / "study"
-    depot = cluster.Depot("key", [study])
+    depot = Depot("key", [study])
     with pytest.raises(StudyError, match="for confirmations"):
         depot.arrays(dataset, "test", "")
     depot.write(str(study / "trials" / "0"), {"log.txt": b"x"})
@@ -144,14 +144,14 @@ def test_a_cluster_that_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(cluster.ray, "init", refuse)
     with pytest.raises(StudyError, match=r"--address auto.*no token was found.*RAY_AUTH_MODE=token"):
-        cluster.session("auto").__enter__()
+        cluster.session("auto", on_server_death=lambda _: None).__enter__()
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1"])
 def test_an_address_where_no_cluster_is(address: str) -> None:
     with pytest.raises(StudyError, match=f"--address {address}.*Is the cluster up"):
-        cluster.session(address).__enter__()
+        cluster.session(address, on_server_death=lambda _: None).__enter__()
 
 
 def test_the_readmes_scripts_are_sound() -> None:

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cmh import datasets
-from cmh.datasets import clipart, split
+from cmh import cache, datasets
+from cmh.datasets import clipart, loading, split
 from cmh.errors import DatasetError
-from cmh.features import backbones, cache, labelwords, text
+from cmh.features import backbones, labelwords, text
 
 
 def numbered(_name: str, pictures: Iterable[bytes], *, weights: str = "") -> Iterator[NDArray[np.float32]]:
@@ -94,10 +94,15 @@ def test_a_trials_data_hold_no_test_query(own_cache: Path) -> None:
     assert len(test.database.image) == 3086
 
 
+def test_what_was_read_is_not_read_again(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = datasets.read("clipart")
+    whole = datasets.load("clipart", progress=False)
+    monkeypatch.setattr(loading, "read", None)
+    assert datasets.load("clipart", progress=False, source=source) == whole
+
+
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "meta"])
-def test_a_damaged_cache_is_said_and_made_again(
-    damage: str, own_cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_cache_is_said_and_made_again(damage: str, own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = datasets.load("clipart", progress=False).folder
     path = folder / "search" / "image.npy"
     raw = path.read_bytes()
@@ -108,7 +113,7 @@ def test_a_damaged_cache_is_said_and_made_again(
     else:
         path.write_bytes(raw[:-100] if damage == "truncated" else raw[:-1] + bytes([raw[-1] ^ 1]))
     again = datasets.load("clipart", progress=False)
-    assert "is damaged" in capsys.readouterr().err
+    assert "is damaged" in caplog.text
     assert (again.folder / "search" / "image.npy").read_bytes() == raw
 
 
@@ -120,7 +125,7 @@ def test_a_cache_folder_that_cannot_be_used(own_cache: Path) -> None:
 
 def test_a_killed_computation_leaves_nothing_and_two_processes_make_one(tmp_path: Path) -> None:
     code = (
-        "import sys, time, pathlib, numpy as np\nfrom cmh.features import cache\n"
+        "import sys, time, pathlib, numpy as np\nfrom cmh import cache\n"
         "def compute():\n"
         "    with open(sys.argv[1], 'a') as f: f.write('x')\n"
         "    time.sleep(float(sys.argv[2])); return {'a': np.ones(3)}\n"

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,14 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 
 from cmh.errors import StudyError
-from cmh.study import storage, workers
+from cmh.signals import Interrupts
+from cmh.study import database, storage, tuner
+from cmh.study.dispatcher import Dispatcher
+from cmh.study.resources import Resources, gpu_share
+from cmh.study.rungs import Rungs
+from cmh.study.session import Budget, RunningTrial, Session, Work
 from cmh.study.space import Asha, Range, Space
-from cmh.study.storage import Proposal, Row, Store
+from cmh.study.storage import Proposal, Store, TrialRow
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "grid", "qmc")
 EPOCHS = 4
@@ -66,10 +72,17 @@ def session(
     store: Store,
     limit: int,
     folder: Path = Path(),
-    budget: workers.Budget = workers.Budget(),  # noqa: B008
-) -> workers._Session:
-    work = workers.Work(store, limit, folder, {"epochs": EPOCHS}, None, Quiet())  # type: ignore[arg-type]
-    return workers._Session(0, work, budget)
+    budget: Budget = Budget(),  # noqa: B008
+) -> Session:
+    work = Work(store, limit, folder, {"epochs": EPOCHS}, None, Quiet())  # type: ignore[arg-type]
+    return Session(work, budget)
+
+
+def take(state: Session) -> RunningTrial | None:
+    """The next trial; nothing is confirmed here."""
+    work = state.take()
+    assert work is None or isinstance(work, RunningTrial)
+    return work
 
 
 def value(config: dict[str, Any], epoch: int) -> float:
@@ -86,17 +99,16 @@ def outcome(config: dict[str, Any], epoch: int, best: float) -> dict[str, Any]:
     return {"epoch": epoch, "val_map": now, "val_map_best": max(best, now), "seconds": 1.0, **about}
 
 
-def train(live: workers._Live, session: workers._Session, disk: dict[int, int]) -> Iterator[None]:
+def train(trial: RunningTrial, session: Session, disk: dict[int, int]) -> Iterator[None]:
     """What a worker does: goes on from its checkpoint, whose epoch it reports again; one step a report."""
-    assert live.proposal is not None
-    number, config = live.number, live.proposal.config
+    number, config = trial.number, trial.proposal.config
     for epoch in range(max(disk.get(number, 0), 1), EPOCHS + 1):
         if epoch % 2 == 0:
             disk[number] = epoch
         best = max((value(config, past) for past in range(1, epoch)), default=0.0)
-        stops = session.reported(live, outcome(config, epoch, best))
+        stops = session.reported(trial, outcome(config, epoch, best))
         yield
-        if stops or number not in session.live:
+        if stops or number not in session.running:
             return
 
 
@@ -140,8 +152,8 @@ def play(url: str, wanted: Space, disk: dict[int, int], limit: int = 6, concurre
     state, running = session(store, limit), []
     turn = offset
     while True:
-        while len(running) < concurrent and (live := state.take()) is not None:
-            running.append(train(live, state, disk))
+        while len(running) < concurrent and (trial := take(state)) is not None:
+            running.append(train(trial, state, disk))
         if not running:
             break
         turn += 1
@@ -151,7 +163,7 @@ def play(url: str, wanted: Space, disk: dict[int, int], limit: int = 6, concurre
     assert state.over
 
 
-def rows(url: str, wanted: Space) -> list[Row]:
+def rows(url: str, wanted: Space) -> list[TrialRow]:
     return [dataclasses.replace(row, seconds=None) for row in Store(url, "s", wanted, BASE, seed=3).rows()]
 
 
@@ -208,12 +220,12 @@ def test_kills_at_every_write_of_one_study(sampler: str, tmp_path: Path) -> None
     assert rows(url, wanted) == rows(whole, wanted)
 
 
-def ends(state: workers._Session) -> list[int]:
+def ends(state: Session) -> list[int]:
     return state.work.view.seen  # type: ignore[attr-defined]
 
 
-def run(state: workers._Session, live: workers._Live) -> None:
-    for _ in train(live, state, {}):
+def run(state: Session, trial: RunningTrial) -> None:
+    for _ in train(trial, state, {}):
         pass
 
 
@@ -240,12 +252,12 @@ def test_rungs_after_a_restart_are_those_before(asha: Asha, tmp_path: Path) -> N
     url, wanted = next(urls(tmp_path)), space(asha=asha)
     store = Store(url, "s", wanted, BASE, seed=3)
     state = session(store, 9)
-    while (live := state.take()) is not None:
-        run(state, live)
+    while (trial := take(state)) is not None:
+        run(state, trial)
     again = session(Store(url, "s", wanted, BASE, seed=3), 9)
     assert state.rungs is not None
     assert again.rungs is not None
-    before, after = (dict(rungs._brackets[0]._rungs) for rungs in (state.rungs, again.rungs))
+    before, after = state.rungs.reached, again.rungs.reached
     before.pop(EPOCHS, None)  # the last epoch is no rung
     after.pop(EPOCHS, None)
     assert after == before
@@ -262,7 +274,7 @@ def test_the_strict_rule_lets_the_best_share_of_a_rung_go_on(
     reduction: int, trials: list[tuple[int, list[int]]]
 ) -> None:
     """Trials that take turns at random, against the rule in words."""
-    rungs = workers._Rungs(Asha(1, reduction, strict=True), 9, [])
+    rungs = Rungs(Asha(1, reduction, strict=True), 9, [])
     arrived: dict[int, list[int]] = {rung: [] for rung in Asha(1, reduction).rungs(9)}
     waiting = [(turn, number) for number, (turn, _) in enumerate(trials)]
     epochs = dict.fromkeys(range(len(trials)), 0)
@@ -285,7 +297,7 @@ def test_the_strict_rule_lets_the_best_share_of_a_rung_go_on(
 
 def test_by_the_strict_rule_the_first_of_a_rung_stop_and_by_rays_they_go_on() -> None:
     for strict, stopped in ((False, [False, True, False]), (True, [True, True, False])):
-        rungs = workers._Rungs(Asha(2, 3, strict), 9, [])
+        rungs = Rungs(Asha(2, 3, strict), 9, [])
         assert [rungs.stops(number, 2, {1: 0.9, 2: value}) for number, value in enumerate((1.0, 0.9, 1.1))] == stopped
 
 
@@ -293,10 +305,9 @@ def test_a_configuration_is_trained_once(tmp_path: Path) -> None:
     url, wanted = next(urls(tmp_path)), space("random", DISCRETE)
     state = session(Store(url, "s", wanted, BASE, seed=3), 30)
     trained = []
-    while (live := state.take()) is not None:
-        assert live.proposal is not None
-        trained.append(tuple(live.proposal.config.values()))
-        run(state, live)
+    while (trial := take(state)) is not None:
+        trained.append(tuple(trial.proposal.config.values()))
+        run(state, trial)
     assert len(trained) == len(set(trained)) <= 9 + 1
     found = rows(url, wanted)
     assert len(found) == 30
@@ -320,17 +331,17 @@ def test_a_configuration_is_trained_once(tmp_path: Path) -> None:
 def test_a_twin_waits_for_the_running_one_and_runs_itself_if_that_breaks() -> None:
     one = Range("optimizer", "choice", choices=("adam",))
     state = session(Store(None, "s", Space("dcmh", (one,), (), "random", None, EPOCHS, 3), BASE, seed=3), 2)
-    first = state.take()
+    first = take(state)
     assert first is not None
-    assert state.take() is None
+    assert take(state) is None
     assert not state.over
     state.store.fail(first.number, "error", "broke by accident", {})
-    state.end(first)
-    second = state.take()
+    state.note_end(first)
+    second = take(state)
     assert second is not None
     assert second.number == 1
     run(state, second)
-    assert state.take() is None
+    assert take(state) is None
     assert state.over
     assert [row.state for row in state.store.rows()] == ["failed", "complete"]
 
@@ -338,37 +349,36 @@ def test_a_twin_waits_for_the_running_one_and_runs_itself_if_that_breaks() -> No
 def test_out_of_memory_is_tried_once_more_with_fewer_beside_it(tmp_path: Path) -> None:
     url, wanted = next(urls(tmp_path)), space(asha=None)
     work = session(Store(url, "s", wanted, BASE, seed=3), 5).work
-    search = workers._Search([work], workers.Resources(1, 0, 4), workers.Budget(), None, None)  # type: ignore[arg-type]
-    search.interrupts = type("quiet", (), {"asked": 0})()
+    dispatcher = Dispatcher([work], Resources(1, 0, 4), Budget(), None, Interrupts())
     ids = [f"ray {number}" for number in range(9)]
-    assert all(isinstance(search.next(name), dict) for name in ids[:4])
-    assert search.next(ids[4]) is None  # no room
-    search.reported(ids[0], {"failed": "oom", "reason": "CUDA out of memory"})
-    assert search.room() == 2
-    assert search.next(ids[4]) is None  # three are running still
+    assert all(isinstance(dispatcher.next_task(name), dict) for name in ids[:4])
+    assert dispatcher.next_task(ids[4]) is None  # no room
+    dispatcher.reported(ids[0], {"failed": "oom", "reason": "CUDA out of memory"})
+    assert dispatcher.room() == 2
+    assert dispatcher.next_task(ids[4]) is None  # three are running still
     for name in ids[1:3]:
-        search.reported(name, {"failed": "error", "reason": "x"})
-    task = search.next(ids[5])
+        dispatcher.reported(name, {"failed": "error", "reason": "x"})
+    task = dispatcher.next_task(ids[5])
     assert isinstance(task, dict)
     assert task["values"]["folder"].endswith("/0")
-    assert search.next(ids[6]) is None
+    assert dispatcher.next_task(ids[6]) is None
     # A start after a kill knows that this is the second try.
     again = Store(url, "s", wanted, BASE, seed=3)
-    assert again.careful()
-    search.reported(ids[5], {"failed": "oom", "reason": "CUDA out of memory"})
-    assert search.room() == 4
+    assert again.memory_retry_waits()
+    dispatcher.reported(ids[5], {"failed": "oom", "reason": "CUDA out of memory"})
+    assert dispatcher.room() == 4
     assert [row.failure for row in work.store.rows()] == ["oom", "error", "error", ""]
 
 
 def test_a_trial_that_kills_its_worker_fails_the_third_time_at_one_epoch() -> None:
     state = session(Store(None, "s", space(asha=None), BASE, seed=3), 1)
     for death in range(1, 5):
-        live = state.take()
-        assert live is not None
+        trial = take(state)
+        assert trial is not None
         if death == 2:  # it comes further: the count starts anew
-            state.reported(live, outcome(BASE, 1, 0.0))
-        state.died(live, "ActorDiedError")
-    assert state.take() is None
+            state.reported(trial, outcome(BASE, 1, 0.0))
+        state.trial_died(trial, "ActorDiedError")
+    assert take(state) is None
     (row,) = state.store.rows()
     assert row.state == "failed"
     assert "died 3 times" in row.error
@@ -378,9 +388,11 @@ def test_a_trial_that_kills_its_worker_fails_the_third_time_at_one_epoch() -> No
 def test_a_worker_killed_for_memory_counts_as_out_of_memory() -> None:
     state = session(Store(None, "s", space(asha=None), BASE, seed=3), 1)
     for _ in range(2):
-        live = state.take()
-        assert live is not None
-        state.died(live, "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory")
+        trial = take(state)
+        assert trial is not None
+        state.trial_died(
+            trial, "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory"
+        )
     assert [(row.state, row.failure) for row in state.store.rows()] == [("failed", "oom")]
 
 
@@ -392,16 +404,16 @@ def test_a_budget_of_passes_is_the_study_s_over_all_its_starts(tmp_path: Path) -
     """Two passes an epoch, four epochs a trial; a trial that the end interrupts goes on where there is more."""
     url, disk, wanted = f"sqlite:///{tmp_path / 's.db'}", dict[int, int](), space(asha=None)
 
-    def start(passes: float, epochs: int) -> workers._Session:
+    def start(passes: float, epochs: int) -> Session:
         """As Ray would drive it, killed after so many epochs."""
         store = Store(url, "s", wanted, BASE, seed=3, owner="me")
-        state = session(store, 50, budget=workers.Budget(passes=passes))
-        while epochs and (live := state.take()) is not None:
-            for _ in train(live, state, disk):
+        state = session(store, 50, budget=Budget(passes=passes))
+        while epochs and (trial := take(state)) is not None:
+            for _ in train(trial, state, disk):
                 epochs -= 1
-                if live.number in state.live and state.late():
-                    state.put_back(live)
-                if live.number not in state.live or not epochs:
+                if trial.number in state.running and state.budget_is_spent():
+                    state.put_back(trial)
+                if trial.number not in state.running or not epochs:
                     break
         return state
 
@@ -417,18 +429,18 @@ def test_a_budget_of_passes_is_the_study_s_over_all_its_starts(tmp_path: Path) -
 
 def test_a_time_budget_is_the_study_s_over_all_its_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     url, wanted = f"sqlite:///{tmp_path / 's.db'}", space()
     for start, left in ((0, 60.0), (1, 20.0)):
-        state = session(Store(url, "s", wanted, BASE, seed=3), 50, budget=workers.Budget(seconds=60))
-        live = state.take()
-        assert live is not None
+        state = session(Store(url, "s", wanted, BASE, seed=3), 50, budget=Budget(seconds=60))
+        trial = take(state)
+        assert trial is not None
         assert state.deadline == pytest.approx(now[0] + left), start
         now[0] += 40
         state.count_seconds()
-        assert state.late() == (start == 1)
-    state = session(Store(url, "s", wanted, BASE, seed=3), 50, budget=workers.Budget(seconds=60))
-    assert state.take() is None
+        assert state.budget_is_spent() == (start == 1)
+    state = session(Store(url, "s", wanted, BASE, seed=3), 50, budget=Budget(seconds=60))
+    assert take(state) is None
     assert state.over
 
 
@@ -436,19 +448,18 @@ def test_a_trial_that_goes_on_under_other_circumstances_is_trained_anew_as_anoth
     """Its first epochs were of another device: one curve is of one run."""
     url, wanted = f"sqlite:///{tmp_path / 's.db'}", space(asha=None)
     state = session(Store(url, "s", wanted, BASE, seed=3, owner="me"), 2)
-    live = state.take()
-    assert live is not None
-    config = live.proposal.config  # type: ignore[union-attr]
-    assert not state.reported(live, outcome(config, 1, 0))
+    trial = take(state)
+    assert trial is not None
+    config = trial.proposal.config
+    assert not state.reported(trial, outcome(config, 1, 0))
     state = session(Store(url, "s", wanted, BASE, seed=3, owner="me"), 2)  # that process was killed
-    live = state.take()
-    assert live is not None
-    assert live.number == 0
-    assert state.reported(live, outcome(config, 1, 0) | {"val_map": 0.123, "device": "cuda"})
-    assert state.live == {}
-    again = state.take()
+    trial = take(state)
+    assert trial is not None
+    assert trial.number == 0
+    assert state.reported(trial, outcome(config, 1, 0) | {"val_map": 0.123, "device": "cuda"})
+    assert state.running == {}
+    again = take(state)
     assert again is not None
-    assert again.proposal is not None
     assert (again.number, again.proposal.config, again.proposal.origin) == (1, config, "default")
     for _ in train(again, state, {}):
         pass
@@ -464,10 +475,10 @@ def test_a_trial_that_goes_on_under_other_circumstances_is_trained_anew_as_anoth
 
 def test_a_full_disk_ends_the_run_and_no_trial() -> None:
     state = session(Store(None, "s", space(), BASE, seed=3), 3)
-    live = state.take()
-    assert live is not None
+    trial = take(state)
+    assert trial is not None
     with pytest.raises(StudyError, match="make room, then the same command goes on"):
-        state.failed(live, "disk", "OSError: No space left on device")
+        state.failed(trial, "disk", "OSError: No space left on device")
     assert [row.state for row in state.store.rows()] == ["interrupted"]
 
 
@@ -482,7 +493,7 @@ def test_pruned_trials_reach_the_sampler_as_pruned_with_their_curve(tmp_path: Pa
 
 
 def test_a_database_that_stays_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
     url = next(urls(tmp_path))
     store = Store(url, "s", space(), BASE, seed=3)
     other = sqlite3.connect(url.removeprefix("sqlite:///"))
@@ -528,13 +539,13 @@ def test_a_study_of_the_same_name_in_a_shared_storage_is_refused(tmp_path: Path)
     ("peak", "total", "share"), [(2**30, 80 * 2**30, 1 / 8), (30 * 2**30, 80 * 2**30, 1 / 2), (2**40, 2**33, 1.0)]
 )
 def test_the_share_of_a_gpu_leaves_room(peak: int, total: int, share: float) -> None:
-    assert workers.gpu_share(peak, total) == share
+    assert gpu_share(peak, total) == share
     assert peak <= total * share or share == 1
 
 
-@pytest.mark.parametrize("kind", [workers._Proposals, workers._Decisions, workers._Watch, workers._End])
+@pytest.mark.parametrize("kind", [tuner._Tasks, tuner._Reports, tuner._Rounds, tuner._Stops])
 def test_what_ray_pickles_never_hangs_on_the_state(kind: Any) -> None:
-    state = workers._Search([], workers.Resources(1, 0, 1), None, None, threading.Lock())  # type: ignore[arg-type]
+    state = Dispatcher([], Resources(1, 0, 1), None, None, threading.Lock())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="lock"):
         pickle.dumps(state.interrupts)
     assert len(pickle.dumps(kind(state))) < 2000

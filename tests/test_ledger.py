@@ -67,7 +67,7 @@ def test_python_counts_too(home: Path) -> None:
     dataset.test()
     lines = ledger.openings(ledger.path("clipart", dataset.split_sha256))
     assert [line["purpose"] for line in lines[before:]] == ["dataset.test()"] * 2
-    dataset.part("test")  # for those who have noted it
+    dataset.noted_test()  # for those who have noted it
     assert len(ledger.openings(ledger.path("clipart", dataset.split_sha256))) == before + 2
 
 

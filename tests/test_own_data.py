@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
 
-from cmh import datasets
+from cmh import cache, datasets
 from cmh.datasets import __main__ as command
-from cmh.datasets import arrays, items, own, scan
+from cmh.datasets import arrays, loading, scan
+from cmh.datasets.own import item_list
+from cmh.datasets.own import settings as own_settings
 from cmh.datasets.problems import Problems
 from cmh.errors import DatasetError
-from cmh.features import backbones, cache, text
+from cmh.features import backbones, text
 from tests import make_synthetic
 
 LABELS = ("sea", "city", "tree")
@@ -766,10 +768,10 @@ def test_a_csv_that_is_none(tmp_path: Path) -> None:
         assert any(said in line for line in problems_of(folder))
     (folder / "items.csv").chmod(0)
     found = Problems()
-    items.read(folder / "nothing.csv", found)
-    items.read(folder / "items.txt", found)
+    item_list.read(folder / "nothing.csv", found)
+    item_list.read(folder / "items.txt", found)
     (folder / "items.txt").write_text("")
-    items.read(folder / "items.txt", found)
+    item_list.read(folder / "items.txt", found)
     assert found.counts() == {"file": 3}
 
 
@@ -947,8 +949,8 @@ def test_any_bytes_as_items(tmp_path: Path, raw: bytes) -> None:
         path = tmp_path / f"any.{kind}"
         path.write_bytes(raw)
         found = Problems()
-        some = items.read(path, found)
-        assert all(isinstance(item, items.Item) for item in some)
+        some = item_list.read(path, found)
+        assert all(isinstance(item, item_list.Item) for item in some)
         assert some or found
 
 
@@ -959,7 +961,7 @@ VALUES = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(items.FIELDS), VALUES), st.sampled_from(["jsonl", "csv"]))
+@given(st.dictionaries(st.sampled_from(item_list.FIELDS), VALUES), st.sampled_from(["jsonl", "csv"]))
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_any_values_as_an_item(tmp_path: Path, record: dict[str, Any], kind: str) -> None:
     path = tmp_path / f"any.{kind}"
@@ -970,12 +972,12 @@ def test_any_values_as_an_item(tmp_path: Path, record: dict[str, Any], kind: str
             writer = csv.writer(file)
             writer.writerows([list(record), [str(value) for value in record.values()]])
     found = Problems()
-    for item in items.read(path, found):
+    for item in item_list.read(path, found):
         assert isinstance(item.text, tuple)
         assert all(isinstance(label, str) for label in item.labels)
 
 
-@given(st.dictionaries(st.sampled_from(own.KEYS), VALUES) | st.binary(max_size=200))
+@given(st.dictionaries(st.sampled_from(own_settings.KEYS), VALUES) | st.binary(max_size=200))
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_any_dataset_yml(tmp_path: Path, document: Any) -> None:
     folder = tmp_path / "any"
@@ -1163,7 +1165,7 @@ def test_a_broken_memory_only_costs_time(tmp_path: Path, own_cache: Path) -> Non
     sha256 = datasets.read(str(folder)).sha256
     for path in (own_cache / "scans").iterdir():
         path.write_bytes(b"nonsense")
-    datasets._LAST.clear()
+    loading._LAST.clear()
     assert datasets.read(str(folder)).sha256 == sha256
     path = folder / "items.jsonl"
     assert scan.remembered(path, "x", lambda: 1) == scan.remembered(path, "x", lambda: 2) == 1

@@ -19,7 +19,7 @@ from cmh import datasets, evaluate, leaderboard, ledger, methods, records, repro
 from cmh.methods.__main__ import main as methods_main
 from cmh.records import Cost, Record
 from cmh.study import confirm, folder
-from cmh.training import run_folder
+from cmh.training import fitting, run_folder
 
 SMALL = {"hidden_image": 8, "hidden_text": 8, "batch_size": 32}
 
@@ -154,7 +154,7 @@ def test_fresh_trains_again_and_gives_the_same(capsys: pytest.CaptureFixture[str
 def test_a_finished_or_begun_training_without_a_record_is_taken_up_and_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cmh.training.fitting.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0)
     experiment = file(epochs=3)
     assert run(experiment) == 0
     ((place, (whole,)),) = recorded().items()
@@ -172,10 +172,10 @@ def test_a_finished_or_begun_training_without_a_record_is_taken_up_and_said(
     with monkeypatch.context() as patch:
         append = run_folder.append
 
-        def after_two(folder: Path, row: Mapping[str, object], *, first: bool) -> None:
+        def after_two(path: Path, row: Mapping[str, object], *, first: bool) -> None:
             if row["epoch"] == 3:
                 raise KeyboardInterrupt
-            append(folder, row, first=first)
+            append(path, row, first=first)
 
         patch.setattr(run_folder, "append", after_two)
         assert run(experiment, "--fresh") == 130

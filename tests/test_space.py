@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from hypothesis import strategies as st
 from cmh import methods
 from cmh.config import param
 from cmh.errors import ConfigError
-from cmh.study import space
-from cmh.study.space import Asha, Range, Space, _Reader
+from cmh.study import space, space_reader
+from cmh.study.space import Asha, Range, Space
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,6 @@ class Config:
     nested: bool = param(False, "a switch")
     mode: str = param("linear", "a mode", choices=["linear", "log"], paper="log")
 
-
-MODULE = types.ModuleType("made_up")
-MODULE.Config = Config  # type: ignore[attr-defined]
 
 GOOD: dict[str, Any] = {
     "method": "made_up",
@@ -49,12 +45,7 @@ GOOD: dict[str, Any] = {
 
 
 def read(document: object, fixed: dict[str, Any] | None = None, epochs: int | None = None) -> Space:
-    reader = _Reader(document, MODULE, fixed or {})
-    found = reader.read("made_up", epochs)
-    if reader.problems:
-        raise ConfigError(*reader.problems)
-    assert found is not None
-    return found
+    return space_reader.read(document, Config, method="made_up", fixed=fixed or {}, epochs=epochs)
 
 
 def problems(document: object, **more: Any) -> tuple[str, ...]:
@@ -312,7 +303,7 @@ SCALARS = (
 )
 WORDS = st.sampled_from(
     [
-        *space.KEYS,
+        *space_reader.KEYS,
         *Config.__dataclass_fields__,
         *("float", "int", "choice", "when", "asha", "none", "epochs", "strict", "sampler"),
     ]
@@ -325,7 +316,7 @@ TREES = st.recursive(
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(TREES, st.sampled_from(["", *space.KEYS, "params.rate", "params.rate.float", "params.mode.choice"]))
+@given(TREES, st.sampled_from(["", *space_reader.KEYS, "params.rate", "params.rate.float", "params.mode.choice"]))
 def test_any_document_gives_a_space_or_a_config_error(tree: object, path: str) -> None:
     document = changed(path, tree) if path else tree
     try:

@@ -160,7 +160,7 @@ def test_a_session_that_does_not_start_is_said_in_one_message(monkeypatch: pytes
     monkeypatch.setattr(cluster.ray, "init", timed_out)
     with (
         pytest.raises(StudyError, match="The current node timed out during startup"),
-        cluster.session(None),
+        cluster.session(None, on_server_death=lambda _: None),
     ):
         pass
 
@@ -188,7 +188,9 @@ def test_a_server_of_ray_that_is_killed_ends_the_command_and_no_trial(tmp_path: 
         os.kill(pid, signal.SIGKILL)
         _, error = started.communicate(timeout=120)
         assert started.returncode == 2
-        assert "has died (killed, or out of memory); the same command goes on from here" in error
+        name = {"raylet": "raylet", "gcs_server": "GCS server"}[server]
+        said = f"\nerror: Ray's {name} has died (killed, or out of memory); the same command goes on from here\n"
+        assert said in error
         assert "failed" not in error  # no trial by it
     code, error = command.run()
     assert code == 0, error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 import re
 import signal
@@ -18,9 +19,10 @@ import pytest
 import sqlalchemy.exc
 import yaml
 
-from cmh import leaderboard, ledger, records, reproduce, tune
-from cmh.errors import StudyError
-from cmh.features import cache
+from cmh import cache, datasets, leaderboard, ledger, records, reproduce, tune
+from cmh.datasets import clipart
+from cmh.errors import ConfigError, StudyError
+from cmh.study import request
 from cmh.study.space import Asha, Range, Space
 from cmh.study.storage import Store, readable_errors
 
@@ -321,6 +323,63 @@ def test_plan_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "rungs: 1, 2" in text
     assert "0 (default)" in text
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_is_read_once_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read, count = clipart.read, 0
+
+    def counted() -> datasets.Source:
+        nonlocal count
+        count += 1
+        return read()
+
+    monkeypatch.setattr(clipart, "read", counted)
+    (tmp_path / "space.yml").write_text(SPACE)
+    assert tune.main([*command(tmp_path / "space.yml", tmp_path / "out", "--plan")[3:]]) == 0
+    assert count == 1
+    experiment = {"method": "random", "dataset": "clipart", "bits": 8, "config": {}}
+    (tmp_path / "run.yml").write_text(yaml.safe_dump(experiment))
+    assert reproduce.main([str(tmp_path / "run.yml"), "--out", str(tmp_path / "runs")]) == 0
+    assert count == 2
+    assert "records: " in capsys.readouterr().out
+
+
+def test_a_request_is_a_value_that_python_can_make_too(tmp_path: Path) -> None:
+    limits = request.Limits(1.0, None, None, None, None, None, None)
+    asked = request.Asked(
+        methods=("ridge", "dcmh", "ridge"),
+        space=None,
+        dataset="clipart",
+        skip_bad=False,
+        split="torchcmh",
+        features=datasets.DEFAULT_FEATURES,
+        weights=None,
+        bits=(8, 16, 8),
+        settings=("erase=0.5",),
+        trials=None,
+        epochs=7,
+        seed=3,
+        seeds=2,
+        warm_start=None,
+        out=tmp_path,
+        storage=None,
+        limits=limits,
+    )
+    found = request.check(asked)
+    assert found.seeds == (4, 5)
+    assert [study.folder.name for study in found.studies] == [
+        f"{method}-clipart-{bits}" for method in ("ridge", "dcmh") for bits in (8, 16)
+    ]
+    assert {(study.run["epochs"], study.run["erase"], study.seed) for study in found.studies} == {(7, 0.5, 3)}
+    assert found.studies[0].url == f"sqlite:///{tmp_path}/ridge-clipart-8/study.db"
+    assert request.check(dataclasses.replace(asked, seeds=0)).seeds == ()
+    with pytest.raises(ConfigError, match="erase is 'x'") as error:
+        request.check(dataclasses.replace(asked, settings=("erase=x",), dataset="nope"))
+    assert [problem.split(" is ")[0] for problem in error.value.problems] == ["--set: erase", "dataset 'nope'"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.seeds = (1,)  # type: ignore[misc]
 
 
 def test_a_searched_hyperparameter_without_effect_is_said_before_anything_starts(

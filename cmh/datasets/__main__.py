@@ -66,6 +66,7 @@ def _run(arguments: argparse.Namespace) -> int:
         weights=arguments.weights,
         skip_bad=arguments.skip_bad,
         order=arguments.split,
+        source=source,
     )
     _say(f"arrays: {dataset.folder}")
     return 0
@@ -108,7 +109,7 @@ def _show(name: str) -> int:
 
 def _show_prepared(name: str) -> None:
     """What was left out of arrays that were prepared with `--skip-bad`."""
-    from cmh.features import cache
+    from cmh import cache
 
     for path in sorted((cache.root() / "prepared" / name).glob("*/skipped.json")):
         note = json.loads(path.read_text())

@@ -11,14 +11,16 @@ import mmap
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmh import cache
+from cmh.cache import RowArray
 from cmh.datasets import mat, scan
 from cmh.errors import DatasetError
-from cmh.features import cache
+from cmh.features.text import Sparse
 
 ROWS = 4096  # looked at in one go
 EXACT = 2048  # whole numbers up to this are the same in float16
@@ -30,39 +32,44 @@ class Given:
 
     where: str
     path: Path
-    rows: Any
+    rows: RowArray
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Rows first."""
         return tuple(self.rows.shape)
 
-    def blocks(self) -> Iterator[NDArray[Any]]:
-        """All rows in their order, ROWS at a time."""
+    def blocks(self) -> Iterator[NDArray[np.generic]]:
+        """All rows in their order, ROWS at a time: `(at most ROWS, …)` each."""
         for start in range(0, self.shape[0], ROWS):
-            yield _dense(self.rows[start : start + ROWS])
+            yield np.asarray(self.rows[start : start + ROWS])
             _release(self.rows)
 
-    def whole(self) -> NDArray[Any]:
-        """Everything in memory: for labels, not for features."""
-        return _dense(self.rows[:])
+    def whole(self) -> NDArray[np.generic]:
+        """All rows `(n, …)` in memory: for labels, not for features."""
+        return np.asarray(self.rows[:])
 
 
 class Chosen:
-    """Rows `kept` of an array in another number type, as the cache gathers them."""
+    """Rows `kept` `(n_kept,)` of an array `(n, …)` in another number type, as the cache gathers them."""
 
-    def __init__(self, rows: Any, kept: NDArray[np.int64], dtype: np.dtype[Any]) -> None:
+    def __init__(self, rows: RowArray, kept: NDArray[np.int64], dtype: np.dtype[np.generic]) -> None:
         self._rows, self._kept, self.dtype = rows, kept, dtype
-        self.shape = (len(kept), *rows.shape[1:])
+        self.shape: tuple[int, ...] = (len(kept), *rows.shape[1:])
 
-    def __getitem__(self, index: Any) -> NDArray[Any]:
-        chosen = _dense(self._rows[self._kept[index]]).astype(self.dtype)
+    def __getitem__(self, index: slice | NDArray[np.int64]) -> NDArray[np.generic]:
+        chosen = np.asarray(self._rows[self._kept[index]]).astype(self.dtype)
         _release(self._rows)
         return chosen
 
 
+class _Remembered(TypedDict):
+    bad: list[int]
+    dtype: str
+
+
 @dataclasses.dataclass(frozen=True)
-class Looked:
+class Inspected:
     """What one pass over a feature array says."""
 
     not_finite: list[int]  # rows
@@ -83,8 +90,11 @@ def numbers(path: Path, name: str = "") -> Given:
     if path.suffix.lower() == ".mat":
         value = mat.numbers(path, name)
         if isinstance(value, mat.Transposed):
-            value = unpacked(path, name, value.shape, value.dtype, lambda: value.blocks(cache.ROWS_AT_ONCE))
-        return Given(where, path, value.tocsr() if hasattr(value, "tocsr") else value)
+            blocks = value.blocks
+            return Given(
+                where, path, unpacked(path, name, value.shape, value.dtype, lambda: blocks(cache.ROWS_AT_ONCE))
+            )
+        return Given(where, path, value if isinstance(value, np.ndarray) else Sparse(value.tocsr()))
     array = _numpy(path, name, where)
     if array.dtype.kind not in "biuf":
         raise DatasetError(f"{where} holds {array.dtype}, but must hold real numbers")
@@ -97,7 +107,7 @@ def texts(path: Path, name: str = "") -> list[str]:
     if path.suffix.lower() == ".mat":
         if mat.variables(path).get(name, ((), ""))[1] in mat.TEXTS:
             return ["".join(row) for row in mat.texts(path, name)]
-        return [str(value) for value in np.ravel(numbers(path, name).whole()).tolist()]
+        return [str(value) for value in numbers(path, name).whole().ravel().tolist()]
     array = _numpy(path, name, where)
     if array.dtype.kind not in "US" + "biu":
         raise DatasetError(f"{where} holds {array.dtype}, but must hold texts or whole numbers")
@@ -109,17 +119,17 @@ def texts(path: Path, name: str = "") -> list[str]:
     return [str(value).strip() for value in np.ravel(array).tolist()]
 
 
-def look(given: Given) -> Looked:
-    """Rows with NaN or infinite values, and the number type to store; one pass, remembered."""
+def inspect(given: Given) -> Inspected:
+    """Rows `(n, d)` with NaN or infinite values, and the number type to store; one pass, remembered."""
 
-    def compute() -> dict[str, Any]:
+    def compute() -> _Remembered:
         bad: list[int] = []
         exact, start = given.rows.dtype == np.float16, 0
         whole = given.rows.dtype.kind in "biu"
         largest = 0.0
         for block in given.blocks():
             with np.errstate(over="ignore"):
-                values = block if block.dtype == np.float16 else block.astype(np.float32)
+                values = block.astype(np.float16 if block.dtype == np.float16 else np.float32, copy=False)
             fine = np.isfinite(values).all(tuple(range(1, values.ndim)))
             bad += (start + np.flatnonzero(~fine)).tolist()
             if whole:
@@ -128,21 +138,18 @@ def look(given: Given) -> Looked:
         return {"bad": bad, "dtype": "float16" if exact or (whole and largest <= EXACT) else "float32"}
 
     found = scan.remembered(given.path, f"look {given.where}", compute)
-    return Looked(list(found["bad"]), str(found["dtype"]))
+    return Inspected(found["bad"], found["dtype"])
 
 
-def _release(rows: Any) -> None:
+def _release(rows: RowArray) -> None:
     """Let go of the pages of a memory map that have been read: they would count as this process's memory."""
     mapped = getattr(rows, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _dense(rows: Any) -> NDArray[Any]:
-    return np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows)
-
-
-def _numpy(path: Path, name: str, where: str) -> NDArray[Any]:
+def _numpy(path: Path, name: str, where: str) -> NDArray[np.generic]:
+    """An array `(n, …)` of a `.npy` file or `.npz` member: mapped where its bytes lie, else unpacked into the cache."""
     if path.suffix.lower() == ".npy":
         with path.open("rb") as file:
             shape, order, dtype = _header(file, where)
@@ -167,7 +174,7 @@ def _numpy(path: Path, name: str, where: str) -> NDArray[Any]:
     return unpacked(path, name, shape, dtype, lambda: _member_blocks(path, name, where))
 
 
-def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
     from numpy.lib import format as npy
 
     try:
@@ -191,8 +198,9 @@ def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtyp
 
 
 def _mapped(
-    path: Path, where: str, offset: int, shape: tuple[int, ...], order: bool, dtype: np.dtype[Any], room: int
-) -> NDArray[Any]:
+    path: Path, where: str, offset: int, shape: tuple[int, ...], order: bool, dtype: np.dtype[np.generic], room: int
+) -> NDArray[np.generic]:
+    """The array of this shape whose bytes begin at `offset`, of which `room` are there."""
     needed = dtype.itemsize
     for side in shape:
         needed *= side
@@ -218,7 +226,8 @@ def _zip(path: Path) -> zipfile.ZipFile:
         raise DatasetError(f"{path.name}: cannot be read as a .npz file ({error})") from error
 
 
-def _member_blocks(path: Path, name: str, where: str) -> Iterator[NDArray[Any]]:
+def _member_blocks(path: Path, name: str, where: str) -> Iterator[NDArray[np.generic]]:
+    """Rows `(at most cache.ROWS_AT_ONCE, d)` of a compressed member, front to back."""
     with _zip(path) as archive, archive.open(f"{name}.npy") as member:
         shape, _, dtype = _header(member, where)
         width, many = dtype.itemsize * shape[1], cache.ROWS_AT_ONCE
@@ -230,47 +239,39 @@ def _member_blocks(path: Path, name: str, where: str) -> Iterator[NDArray[Any]]:
             yield np.frombuffer(raw, dtype).reshape(rows, shape[1])
 
 
-def _inflated(path: Path, name: str, where: str) -> NDArray[Any]:
+def _inflated(path: Path, name: str, where: str) -> NDArray[np.generic]:
+    """A compressed member whole in memory, in its own shape."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            whole: NDArray[Any] = arrays[name]
+            whole: NDArray[np.generic] = arrays[name]
             return whole
     except Exception as error:  # zlib, zipfile and NumPy raise many kinds for damaged bytes
         raise DatasetError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
 
 
-class _Stream:
-    """Blocks in the order in which the cache asks for rows."""
+def unpacked(
+    path: Path,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[np.generic],
+    blocks: Callable[[], Iterator[NDArray[np.generic]]],
+) -> NDArray[np.generic]:
+    """The array `(n, d)` as a plain file in the cache, written once from `blocks()` of its rows.
 
-    def __init__(
-        self, where: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterator[NDArray[Any]]
-    ) -> None:
-        self._where, self.shape, self.dtype, self._blocks = where, shape, dtype, blocks
-        self._left = shape[0]
+    Raises DatasetError where the blocks cannot be read.
+    """
 
-    def __getitem__(self, index: NDArray[np.int64]) -> NDArray[Any]:
+    def readable() -> Iterator[NDArray[np.generic]]:
         try:
-            block = next(self._blocks)
-            self._left -= len(index)
-            if not self._left:
-                next(self._blocks, None)  # whoever gives them may have something to say about what follows
+            yield from blocks()
         except DatasetError:
             raise
         except Exception as error:  # zlib, zipfile and h5py raise many kinds for damaged bytes
-            raise DatasetError(f"{self._where}: is damaged ({type(error).__name__}: {error})") from error
-        assert len(block) == len(index)  # blocks are as long as the cache asks for
-        return block
+            raise DatasetError(f"{path.name}: {name}: is damaged ({type(error).__name__}: {error})") from error
 
-
-def unpacked(
-    path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Callable[[], Iterator[NDArray[Any]]]
-) -> NDArray[Any]:
-    """The array as a plain file in the cache, written once."""
-
-    def compute() -> cache.Arrays:
-        rows: Any = _Stream(f"{path.name}: {name}", shape, dtype, blocks())
-        return {"array": cache.Rows(rows, np.arange(shape[0], dtype=np.int64))}
+    def compute() -> cache.Contents:
+        return {"array": cache.Blocks(shape, dtype, readable())}
 
     folder = cache.entry(f"given/{cache.key(scan.sha256(path), name)}", compute)
-    mapped: NDArray[Any] = np.load(folder / "array.npy", mmap_mode="r", allow_pickle=False)
+    mapped: NDArray[np.generic] = np.load(folder / "array.npy", mmap_mode="r", allow_pickle=False)
     return mapped

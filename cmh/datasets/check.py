@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from cmh import files
-from cmh.datasets import Source
 from cmh.datasets.facts import FACTS
+from cmh.datasets.source import Source
 from cmh.errors import DatasetError
 from cmh.features import labelwords
 from cmh.features.pictures import rgb

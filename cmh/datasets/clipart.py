@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh.datasets import Source
+from cmh.datasets.source import Source
 from cmh.datasets.split import stratified
 from cmh.errors import DatasetError
 from cmh.features import labelwords, text
@@ -37,7 +37,10 @@ VERSION = 3  # of how texts and split are made
 
 
 def read() -> Source:
-    """Items, labels and split; pictures and texts when they are asked for."""
+    """Items, labels and split; pictures and texts when they are asked for.
+
+    Raises DatasetError where the archive is damaged.
+    """
     try:
         raw = ARCHIVE.read_bytes()
         archive = zipfile.ZipFile(io.BytesIO(raw))

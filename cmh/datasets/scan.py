@@ -18,13 +18,12 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
-from cmh import files
+from cmh import cache, files
 from cmh.errors import DatasetError
-from cmh.features import cache
 from cmh.features.pictures import MAX_BYTES, rgb
 
 VERSION = 1  # of what counts as a fault
@@ -32,6 +31,8 @@ THREADS = 4
 AHEAD = 64  # pictures in memory at once
 
 Signature = tuple[int, int, int, int, int]
+Json = TypeVar("Json")
+Job = TypeVar("Job")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,29 +49,33 @@ def signature(status: os.stat_result) -> Signature:
     return status.st_dev & most, status.st_ino & most, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def marks(paths: Iterable[Path | str]) -> list[Signature | None]:
+def signatures(paths: Iterable[Path | str]) -> list[Signature | None]:
     """The signature of each file; None where there is none."""
 
-    def mark(path: Path | str) -> Signature | None:
+    def of_file(path: Path | str) -> Signature | None:
         try:
             return signature(os.stat(path))  # noqa: PTH116 - a hundred thousand times
         except (OSError, ValueError):
             return None
 
-    return [mark(path) for path in paths]
+    return [of_file(path) for path in paths]
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file, read anew only after it has changed."""
-    return str(remembered(path, "sha256", lambda: files.sha256(path)))
+    """Hex digest of a file, read anew only after it has changed. Raises OSError where it cannot be read."""
+    return remembered(path, "sha256", lambda: files.sha256(path))
 
 
-def remembered(path: Path, what: str, compute: Callable[[], Any]) -> Any:
-    """`compute()` (plain JSON) of a file, computed anew only after the file has changed."""
+def remembered(path: Path, what: str, compute: Callable[[], Json]) -> Json:
+    """`compute()` (plain JSON) of a file, computed anew only after the file has changed.
+
+    Raises OSError where there is no such file.
+    """
     name = cache.key("file", VERSION, str(path.resolve()), what, *signature(path.stat()))
     store = cache.root() / "scans" / f"{name}.json"
     with contextlib.suppress(OSError, ValueError):
-        return json.loads(store.read_text())
+        known: Json = json.loads(store.read_text())
+        return known
     value = compute()
     with contextlib.suppress(OSError):  # no room to remember: only slower
         store.parent.mkdir(parents=True, exist_ok=True)
@@ -149,9 +154,9 @@ def pictures(
 
     bar = tqdm(total=len(todo), desc=f"{called}: checking pictures", unit="pic", disable=not progress, leave=False)
     try:
-        for (row, mark), result in _in_threads(lambda job: _look(root / names[job[0]]), todo):
+        for (row, now), result in _in_threads(lambda job: _inspect(root / names[job[0]]), todo):
             seen[row] = result
-            known.put(names[row], mark, result)
+            known.put(names[row], now, result)
             bar.update()
     finally:
         bar.close()
@@ -164,7 +169,7 @@ def digest(seen: Iterable[Seen]) -> str:
     return hashlib.sha256(b"".join(one.digest for one in seen)).hexdigest()
 
 
-def _look(path: Path) -> Seen:
+def _inspect(path: Path) -> Seen:
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -177,11 +182,11 @@ def _look(path: Path) -> Seen:
     return Seen(hashlib.sha256(raw).digest(), problem)
 
 
-def _in_threads(work: Callable[[Any], Seen], jobs: Iterable[Any]) -> Iterator[tuple[Any, Seen]]:
+def _in_threads(work: Callable[[Job], Seen], jobs: Iterable[Job]) -> Iterator[tuple[Job, Seen]]:
     """Results in order, with at most AHEAD of them under way."""
     left = iter(jobs)
     with ThreadPoolExecutor(THREADS) as pool:
-        waiting: list[tuple[Any, Future[Seen]]] = []
+        waiting: list[tuple[Job, Future[Seen]]] = []
         try:
             while True:
                 fresh = itertools.islice(left, AHEAD - len(waiting))
@@ -204,20 +209,20 @@ class _Memory:
         try:
             with np.load(self.path, allow_pickle=False) as stored:
                 names, faults = (json.loads(stored[key].tobytes()) for key in ("names", "faults"))
-                marks, digests = stored["marks"].tolist(), stored["digests"].tobytes()
-                for row, (name, mark) in enumerate(zip(names, marks, strict=True)):
+                digests = stored["digests"].tobytes()
+                for row, (name, then) in enumerate(zip(names, stored["marks"].tolist(), strict=True)):
                     seen = Seen(digests[32 * row : 32 * row + 32], faults.get(str(row), ""))
-                    self.rows[name] = tuple(mark), seen
+                    self.rows[name] = tuple(then), seen
         except Exception:  # NumPy and zipfile raise many kinds for damaged bytes: look at the pictures again
             self.rows = {}
 
-    def get(self, name: str, mark: Signature) -> Seen | None:
+    def get(self, name: str, now: Signature) -> Seen | None:
         found = self.rows.get(name)
-        return found[1] if found is not None and found[0] == mark else None
+        return found[1] if found is not None and found[0] == now else None
 
-    def put(self, name: str, mark: Signature, seen: Seen) -> None:
+    def put(self, name: str, now: Signature, seen: Seen) -> None:
         if seen.digest:  # what could not be read may be readable next time
-            self.rows[name] = mark, seen
+            self.rows[name] = now, seen
 
     def save(self) -> None:
         rows = list(self.rows.items())
@@ -225,7 +230,7 @@ class _Memory:
         arrays = {
             "names": np.frombuffer(json.dumps([name for name, _ in rows]).encode(), np.uint8),
             "faults": np.frombuffer(json.dumps(faults).encode(), np.uint8),
-            "marks": np.array([mark for _, (mark, _) in rows], np.int64).reshape(-1, 5),
+            "marks": np.array([then for _, (then, _) in rows], np.int64).reshape(-1, 5),
             "digests": np.frombuffer(b"".join(seen.digest for _, (_, seen) in rows), np.uint8),
         }
         with contextlib.suppress(OSError):  # no room to remember: only slower

@@ -7,36 +7,51 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmh import cache
 from cmh.errors import DatasetError
-from cmh.features import backbones, cache
-
-if TYPE_CHECKING:
-    from cmh.datasets import Source
+from cmh.features import backbones
 
 PROVENANCE = "provenance"  # the note of an entry that says with what its arrays were made
 SAVED_EVERY = 1024  # pictures; what a killed extraction loses at most
 
+Kind = TypeVar("Kind", bound=np.generic)
 
-def features(source: Source, name: str, weights: str, progress: bool) -> Path:
-    """The cache entry with the features of all pictures in row order, `image.npy` (n, d)."""
+
+class Pictures(Protocol):
+    """What is needed of a dataset; `cmh.datasets.source.Source` has it."""
+
+    @property
+    def name(self) -> str: ...  # of the dataset, for folders and progress bars
+    @property
+    def n_items(self) -> int: ...
+    @property
+    def picture_digest(self) -> str: ...  # of the pictures' bytes: the same pictures, the same features
+
+    def pictures(self) -> Iterable[bytes]:
+        """The encoded pictures in row order, one read a picture."""
+
+
+def features(source: Pictures, name: str, weights: str, progress: bool) -> Path:
+    """The cache entry with the features of all pictures in row order, `image.npy` `(n, d)`.
+
+    Raises DatasetError for an unknown network, bad weights, damaged pictures, a wrong number of them, and features
+    that are not finite.
+    """
     called = backbones.check(name, weights)
-    content = source.pictures_sha256 or source.sha256
-    entry = f"features/{source.name}/{cache.key(content, called, backbones.VERSION)}"
-    n = len(source.labels)
+    entry = f"features/{source.name}/{cache.key(source.picture_digest, called, backbones.VERSION)}"
 
-    def compute() -> cache.Arrays:
-        gathered = cache.Gathered(
-            _begun(entry), {"image": ((n, backbones.REGISTRY[name].dim), np.float32)}, backbones.versions()
-        )
+    def compute() -> cache.Contents:
+        shape = (source.n_items, backbones.REGISTRY[name].dim)
+        gathered = cache.Gathered(_begun(entry), {"image": (shape, np.float32)}, backbones.versions())
 
-        def store(first: int, batch: NDArray[Any]) -> None:
+        def store(first: int, batch: NDArray[np.float32]) -> None:
             if not np.isfinite(batch).all():
                 raise DatasetError(f"{source.name}: the features of picture {first + 1} and on are not finite")
             gathered.arrays["image"][first : first + len(batch)] = batch
@@ -50,25 +65,30 @@ def features(source: Source, name: str, weights: str, progress: bool) -> Path:
     return path
 
 
-def pixels(source: Source, name: str, rows: Mapping[str, NDArray[np.int64]], progress: bool) -> Path:
+def pixels(
+    source: Pictures, name: str, rows: Mapping[str, NDArray[np.int64]], progress: bool, *, made_of: tuple[str, ...]
+) -> Path:
     """The cache entry with the pictures as the network `name` wants them: for each part of `rows` a file
-    `PART.npy` (n, 3, side, side) uint8 with these rows."""
+    `PART.npy` `(n, 3, side, side)` uint8 with these rows.
+
+    `made_of`: digests of what decides the pictures and `rows`, for the entry's key.
+
+    Raises DatasetError for damaged pictures and a wrong number of them.
+    """
     about = backbones.REGISTRY[name]
-    split = source.split.sha256()
     prepared = about.side, about.shorter, int(about.bicubic), backbones.VERSION
-    entry = f"pixels/{source.name}/{cache.key(source.sha256, split, *prepared)}"
-    n = len(source.labels)
-    part_of, row_of = np.zeros(n, np.int64), np.full(n, -1, np.int64)
+    entry = f"pixels/{source.name}/{cache.key(*made_of, *prepared)}"
+    part_of, row_of = np.zeros(source.n_items, np.int64), np.full(source.n_items, -1, np.int64)
     for number, index in enumerate(rows.values()):
         part_of[index], row_of[index] = number, np.arange(len(index))
 
-    def compute() -> cache.Arrays:
+    def compute() -> cache.Contents:
         decoder = {"pillow": backbones.versions()["pillow"]}
         shapes = {part: ((len(index), 3, about.side, about.side), np.uint8) for part, index in rows.items()}
         gathered = cache.Gathered(_begun(entry), shapes, decoder)
         targets = list(gathered.arrays.values())
 
-        def store(first: int, batch: NDArray[Any]) -> None:
+        def store(first: int, batch: NDArray[np.uint8]) -> None:
             here = slice(first, first + len(batch))
             for part, row, picture in zip(part_of[here], row_of[here], batch, strict=True):
                 if row >= 0:
@@ -100,21 +120,20 @@ def _begun(entry: str) -> Path:
 
 
 def _gather(
-    source: Source,
+    source: Pictures,
     gathered: cache.Gathered,
-    batches: Any,  # pictures → batches of what is stored for them, in order
-    store: Any,  # (row of the first one, batch)
+    batches: Callable[[Iterable[bytes]], Iterator[NDArray[Kind]]],  # of what is stored for some pictures, in order
+    store: Callable[[int, NDArray[Kind]], None],  # row of the first one, batch
     what: str,
     progress: bool,
 ) -> None:
+    """Fill the arrays from where the last start came to. Batches are `(b, …)`."""
     from tqdm import tqdm
 
-    n, row = len(source.labels), gathered.done
+    n, row = source.n_items, gathered.done
     bar = tqdm(total=n, initial=row, desc=f"{source.name}: {what}", unit="pic", disable=not progress, leave=False)
-    left: Iterable[bytes] = itertools.islice(source.pictures(), row, None)
-    results: Iterator[NDArray[Any]] = batches(left)
     try:
-        for batch in results:
+        for batch in batches(itertools.islice(source.pictures(), row, None)):
             if row + len(batch) > n:
                 raise DatasetError(f"{source.name}: more than {n} pictures for {n} items")
             store(row, batch)

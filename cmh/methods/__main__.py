@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cmh import commands, config, methods
+from cmh import commands, config, files, methods
 from cmh.errors import ConfigError
 
 EPILOG = """\
@@ -64,7 +64,7 @@ def _new(name: str | None, folder: Path) -> int:
 
     if name is None:
         raise ConfigError("new: a name for the method is missing, such as `new mine`")
-    paths = [commands.short(path) for path in _new.write(name, folder)]
+    paths = [files.short(path) for path in _new.write(name, folder)]
     sys.stdout.write(
         "\n".join(
             [

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from cmh.config import param
 from cmh.nets.towers import OnBackbone
 
 
@@ -54,6 +55,12 @@ def schedule(
         "early": lambda epoch: float(decay ** ((epoch - 1) // every + 1)) if epoch else 1.0,
     }
     return LambdaLR(optimizer, factors[kind])
+
+
+def schedule_param(other: str, words: str) -> str:
+    """The field `schedule` of a Config: `linear`, or another kind, which is the paper's. `words` say what both do."""
+    field: str = param("linear", f"how learning rates {words}", choices=["linear", other], paper=other)
+    return field
 
 
 def descend(loss: Tensor, *steppers: optim.Optimizer, clip: float | None = None) -> None:

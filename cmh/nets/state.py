@@ -26,8 +26,18 @@ def load(parts: State, saved: object) -> None:
         raise TypeError(f"a saved state is a dictionary, not a {type(saved).__name__}")
     for name, part in parts.items():
         if isinstance(part, Tensor):
-            part.copy_(saved[name])
+            _restore(part, saved[name])
         elif isinstance(part, Mapping):
             load(part, saved[name])
         else:
             part.load_state_dict(saved[name])
+
+
+def _restore(part: Tensor, saved: Tensor) -> None:
+    """Put saved values into a part, in their layout where it has a storage of its own: a matrix that lies by columns is
+    multiplied in another order than one by rows, and going on would not be exact."""
+    if part.stride() != saved.stride() and part.untyped_storage().nbytes() == part.nbytes:
+        copy = saved.to(part, copy=True)
+        part.set_(copy.untyped_storage(), copy.storage_offset(), copy.shape, copy.stride())
+    else:
+        part.copy_(saved)

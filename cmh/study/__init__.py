@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cmh.study.database import Study
 
 
-def open(folder: str | Path) -> Any:
+def open(folder: str | Path) -> Study:
     """The study of a folder as an `optuna.Study`, to be read: trials, curves, importances, plots; writing raises.
 
     Raises ConfigError where the folder holds no study, StudyError where its storage cannot be read.
     """
     from cmh.study import storage
-    from cmh.study.folder import read_study
+    from cmh.study.folder import storage_of
 
-    path = Path(folder)
-    url = str(read_study(path).get("storage", ""))
-    beside = path / "study.db"  # also where the folder was moved
-    return storage.open_study(f"sqlite:///{beside.resolve()}" if beside.exists() else url, path.resolve().name)
+    return storage.open_study(*storage_of(Path(folder)))

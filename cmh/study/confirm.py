@@ -13,15 +13,14 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmh import __version__, audits, codes, files, methods, records, training
 from cmh.config import Value
-from cmh.datasets import Dataset, TestData
 from cmh.identity import ROW, Identity
+from cmh.interfaces import Dataset, SearchData, TestData
 from cmh.records import PROTOCOL, SCHEMA, Cost, PerQuery, Record
 
 CODES = "codes.npz"  # in the folder of a run, until its record is written beside it
@@ -44,7 +43,10 @@ class Confirmed:
 
 
 def identify(method: str, values: Mapping[str, Value], dataset: Dataset) -> Identity:
-    """What a run of a flat mapping of hyperparameters and run settings is, before it is trained."""
+    """What a run of a flat mapping of hyperparameters and run settings is, before it is trained.
+
+    Raises ConfigError where a value or the device cannot be used.
+    """
     module = methods.get(method)
     return training.identify(module, *training.parse(module, values), dataset)
 
@@ -54,20 +56,23 @@ def run(
     values: Mapping[str, Value],
     report: Callable[[training.Epoch], None] | None = None,
     dataset: Dataset | None = None,
-    fetch: Callable[[str], Any] | None = None,
+    search: Callable[[], SearchData] | None = None,
+    test: Callable[[], TestData] | None = None,
 ) -> Confirmed:
     """Train `method` with a flat mapping of hyperparameters and run settings, then audit it and test its best
     validation epoch.
 
-    The caller notes the opening first (`ledger.open_test`). With `folder` set a run that was killed goes on, and the
-    codes lie there afterwards. Whoever has the `dataset` may give it, with `fetch("search")` and `fetch("test")` to
-    bring its arrays.
+    The caller notes the opening first (`ledger.open_test`). With `folder` among the values, a run that was killed goes
+    on, and the codes lie there afterwards. Whoever has the `dataset` may give it; `search` and `test` bring its arrays
+    where that is not done by itself (on a machine that does not have them).
+
+    Raises ConfigError where a value or the device cannot be used, DatasetError where the arrays cannot be had,
+    NotFiniteError where a loss term or a code is not finite.
     """
     module = methods.get(method)
     settings, config = training.parse(module, values)
     dataset = dataset if dataset is not None else training.load(settings)
-    fetch = fetch if fetch is not None else dataset.part
-    data = fetch("search")
+    data = (search or dataset.search)()
     fitted = training.fit(
         module,
         settings,
@@ -77,12 +82,12 @@ def run(
         folder=Path(settings.folder) if settings.folder else None,
     )
     dead = audits.dead(module, settings, config, data)  # trains: no test query may be in this process's memory yet
-    test = fetch("test")
-    tested, best = training.test(fitted, test), fitted.best
+    opened = (test or dataset.noted_test)()
+    tested, best = training.test(fitted, opened), fitted.best
     # Last: a method with findings is no longer what it was.
-    leak = audits.leak(fitted.method, test.query, fitted.device, from_pixels=fitted.finetuned)
+    leak = audits.leak(fitted.method, opened.query, fitted.device, from_pixels=fitted.finetuned)
     if settings.folder:
-        codes.write(Path(settings.folder) / CODES, _packed(tested.codes, test))
+        codes.write(Path(settings.folder) / CODES, _packed(tested.codes, opened))
     return Confirmed(
         identity=fitted.identity,
         training=Cost(1, len(fitted.curve), fitted.curve[-1].passes, fitted.seconds, fitted.device_seconds),
@@ -90,7 +95,7 @@ def run(
         chosen_epoch=best.epoch,
         validation={"map": best.val_map, "map_i2t": best.val_map_i2t, "map_t2i": best.val_map_t2i},
         test=tested.metrics,
-        ap=PerQuery(tested.i2t, tested.t2i, test.groups),
+        ap=PerQuery(tested.i2t, tested.t2i, opened.groups),
         audits={"leak": leak, "dead": dead},
         provenance=dataset.provenance,
         folder=settings.folder,
@@ -102,7 +107,8 @@ def write_record(
 ) -> Record:
     """Append the record of a run to `folder`, with the AP of its queries and its codes.
 
-    `opened`: how often the test split was opened, by this study or run and by all.
+    `opened`: how often the test split was opened, by this study or run and by all. Raises RecordError, and writes
+    nothing, where no board could read the record.
     """
     digest = found.identity.digest()
     kept = Path(found.folder) / CODES if found.folder else None
@@ -139,7 +145,10 @@ def write_record(
 
 def with_search(folder: Path, record: Record, search: Cost) -> Record:
     """The record with what the search has cost by now, written anew where that is more: the same winner of a study
-    that went on has had a larger budget."""
+    that went on has had a larger budget.
+
+    Raises RecordError where the per-query file beside it cannot be read.
+    """
     if search.trials <= record.search.trials:
         return record
     newer = dataclasses.replace(record, search=search)
@@ -161,11 +170,11 @@ def of_identity(found: list[Record], wanted: Identity) -> dict[int, Record]:
 def codes_by_epoch(method: str, values: Mapping[str, Value], dataset: Dataset) -> codes.Codes:
     """Test codes after every epoch `(epochs, n, bits)`, as releases look at them that report their best test epoch.
 
-    Nothing here chooses anything. The caller notes the opening first.
+    Nothing here chooses anything. The caller notes the opening first. Raises the same as `run`.
     """
     module = methods.get(method)
     settings, config = training.parse(module, values)
-    test, seen = dataset.part("test"), list[dict[str, NDArray[np.int8]]]()
+    test, seen = dataset.noted_test(), list[dict[str, NDArray[np.int8]]]()
     fitted = training.fit(
         module,
         settings,

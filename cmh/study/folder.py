@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import io
 import os
 import platform
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from cmh import config as configs
-from cmh import files, methods, study
+from cmh import files, methods
 from cmh.config import Value
 from cmh.errors import ConfigError, StudyError
 from cmh.identity import STUDY, Identity, differences
 from cmh.study.space import Space
-from cmh.study.storage import Row, best_points
+from cmh.study.storage import TrialRow, best_points, open_study
 
 ROOM = 64 * 2**20  # a study on clip art needs some tens of MiB; below this a full disk is near
 WARM_POINTS = 3  # of another study, tried after the known-good ones and pruned like any
@@ -34,11 +34,25 @@ COLUMNS = ("number", "state", "origin", "epochs", "val_map_best", "best_epoch", 
 COLUMNS_END = ("rung", "seconds", "passes", "device_seconds", "device", "failure", "error", "copied_from")
 
 
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """The folder, made if absent, writable, with room, and ours alone while the block runs.
+@dataclasses.dataclass(frozen=True)
+class StudyFile:
+    """What `study.yml` says; empty where an older cmh did not say it."""
 
-    Raises StudyError that says what is in the way.
+    id: str  # the study's own, so that a storage that many share does not give it another's trials
+    identity: Mapping[str, object]  # of the request, as `identity` makes it
+    method: str
+    seed: int | None  # of all its trials
+    method_file: str  # where a method of one's own is; else its name
+    versions: Mapping[str, str]
+    storage: str  # address, without a password
+    warm_points: Sequence[dict[str, Value]]  # start points that came from another study
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Within the block the folder is this process's alone: made if absent, writable, with room on its disk.
+
+    Raises StudyError where the folder cannot be written, its disk is nearly full, or another process has locked it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,9 +75,8 @@ def held(folder: Path) -> Iterator[None]:
         raise StudyError(f"{folder}: is in use by {holder}; wait for it or use another --out") from None
 
 
-def identity(space: Space, run: Identity, fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that would mix results if it changed within a study: `run` is a trial's identity, of whatever
-    hyperparameters."""
+def identity(space: Space, run: Identity, fixed: Mapping[str, Value]) -> dict[str, object]:
+    """Everything that would mix results if it changed within a study; `run` is the identity of any of its trials."""
     asha = space.asha
     return {
         **run.without(*STUDY),
@@ -75,10 +88,12 @@ def identity(space: Space, run: Identity, fixed: Mapping[str, Any]) -> dict[str,
     }
 
 
-def check_identity(folder: Path, wanted: dict[str, Any], about: Mapping[str, Any]) -> bool:
-    """Whether the folder holds this study already; writes `study.yml`, with an id of its own, where it holds none.
+def write_or_check(folder: Path, wanted: Mapping[str, object], about: Mapping[str, object]) -> bool:
+    """Whether the folder held this study already. Where it held none, `study.yml` is written, with an id of its own.
 
-    Raises StudyError that lists every difference to the study that is there.
+    `wanted` is what `identity` makes of the request, `about` what else the file is to say. Raises StudyError where the
+    folder holds another study, with every difference, and where nobody knows which; ConfigError where `study.yml`
+    cannot be read.
     """
     path = folder / "study.yml"
     if not path.exists():
@@ -108,18 +123,18 @@ def warm_start(folder: Path, source: Path, space: Space, base: Mapping[str, Valu
     """The best points of the study in `source`, as start points of the one in `folder` (its own, where it has begun).
 
     Points, not values: MAP at another code length, on other data or after other epochs would mislead the sampler.
-    What is not searched here has this study's value. Raises ConfigError where there are none.
+    What is not searched here has this study's value. Raises ConfigError where `source` is no study of this method or
+    has no point that can be used, StudyError where its storage cannot be read.
     """
     if (folder / "study.yml").is_file():
-        return list(read_study(folder).get("warm_start", {}).get("points", []))
-    found = read_study(source)["identity"]
-    if found.get("method") != space.method:
-        raise ConfigError(
-            f"--warm-start {source}: is a study of {found.get('method')}, but must be one of {space.method}"
-        )
-    there = {**configs.defaults(methods.get(space.method).Config), **found.get("fixed", {})}
-    points = []
-    for params in best_points(study.open(source), 10 * WARM_POINTS):
+        return list(read_study(folder).warm_points)
+    found = read_study(source)
+    if found.method != space.method:
+        raise ConfigError(f"--warm-start {source}: is a study of {found.method}, but must be one of {space.method}")
+    fixed = found.identity.get("fixed")
+    there = {**configs.defaults(methods.get(space.method).Config), **(fixed if isinstance(fixed, dict) else {})}
+    points: list[dict[str, Value]] = []
+    for params in best_points(open_study(*storage_of(source)), 10 * WARM_POINTS):
         values = {**there, **params}
         point = {**base, **{item.name: values[item.name] for item in space.ranges if item.active(values)}}
         if all(item.holds(point[item.name]) for item in space.ranges if item.active(point)) and point not in points:
@@ -129,8 +144,17 @@ def warm_start(folder: Path, source: Path, space: Space, base: Mapping[str, Valu
     return points[:WARM_POINTS]
 
 
-def write_trials(folder: Path, rows: list[Row], names: list[str]) -> None:
-    """`trials.csv`: one row a trial, derived from the storage."""
+def storage_of(folder: Path) -> tuple[str, str]:
+    """The address of a study's storage, and the study's name there.
+
+    Raises ConfigError where the folder holds no study.
+    """
+    url, beside = read_study(folder).storage, folder / "study.db"  # beside: also where the folder was moved
+    return f"sqlite:///{beside.resolve()}" if beside.exists() else url, folder.resolve().name
+
+
+def write_trials(folder: Path, rows: Sequence[TrialRow], names: Sequence[str]) -> None:
+    """`trials.csv`: one row a trial, derived from the storage; `names` are the method's hyperparameters."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*COLUMNS, *COLUMNS_END, *names])
@@ -140,17 +164,32 @@ def write_trials(folder: Path, rows: list[Row], names: list[str]) -> None:
     files.write_atomic(folder / "trials.csv", buffer.getvalue())
 
 
-def write_yaml(path: Path, document: Mapping[str, Any]) -> None:
+def write_yaml(path: Path, document: Mapping[str, object]) -> None:
     """A mapping as YAML, atomically, in its own order."""
     files.write_atomic(path, yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=100))
 
 
-def read_study(folder: Path) -> dict[str, Any]:
-    """`study.yml` of a study folder. Raises ConfigError where there is none."""
+def read_study(folder: Path) -> StudyFile:
+    """`study.yml` of a study folder. Raises ConfigError where there is none, or where it describes no study."""
     path = folder / "study.yml"
     if not path.is_file():
         raise ConfigError(f"{folder}: holds no study.yml, so it is not a study folder")
     document = configs.load_yaml(path)
-    if not isinstance(document, dict) or not isinstance(document.get("identity"), dict):
+    identity = document.get("identity") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or not isinstance(identity, dict):
         raise ConfigError(f"{path}: is not a study description")
-    return document
+    method, seed, versions = identity.get("method"), identity.get("seed"), document.get("versions")
+    if not isinstance(method, str):
+        raise ConfigError(f"{path}: is not a study description")
+    warm = document.get("warm_start")
+    points = warm.get("points") if isinstance(warm, dict) else None
+    return StudyFile(
+        id=str(document.get("id", "")),
+        identity=identity,
+        method=method,
+        seed=seed if isinstance(seed, int) else None,
+        method_file=str(document.get("method_file", method)),
+        versions=versions if isinstance(versions, dict) else {},
+        storage=str(document.get("storage", "")),
+        warm_points=points if isinstance(points, list) else [],
+    )

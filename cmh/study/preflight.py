@@ -6,15 +6,23 @@ from collections.abc import Mapping
 
 from cmh import audits, methods, training
 from cmh.config import Value
-from cmh.datasets import SearchData
+from cmh.interfaces import SearchData
+from cmh.study.request import StudyRequest
 from cmh.study.space import Range, Space
 from cmh.training import Run
+
+
+def warnings(study: StudyRequest) -> list[str]:
+    """A line for each hyperparameter that is searched in vain, as it changes nothing."""
+    run, _ = training.parse(methods.get(study.space.method), {**study.base, **study.run})
+    return [f"warning: {line}" for line in idle(study.space, run, study.dataset.search(), study.base)]
 
 
 def idle(space: Space, run: Run, data: SearchData, fixed: Mapping[str, Value] | None = None) -> list[str]:
     """One line for each hyperparameter of the space with the same codes at both ends of its range.
 
-    All others have their `fixed` value, else the default. Where the range has conditions, they are set.
+    All others have their `fixed` value, else the default. Where the range has conditions, they are set. Raises
+    ConfigError where a fixed value breaks its rule.
     """
     module = methods.get(space.method)
     _, config = training.parse(module, dict(fixed or {}))

@@ -8,13 +8,12 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from cmh import config, methods, records, training
+from cmh import config, methods, records, training, typed_json
 from cmh.config import Value
-from cmh.errors import CmhError, ConfigError, RecordError
+from cmh.errors import ConfigError, RecordError, collected
 from cmh.identity import Identity
-from cmh.records import SELECTIONS, PerQuery, Record
+from cmh.records import SELECTIONS, Cost, PerQuery, Record
 from cmh.study.folder import read_study
 
 SETTINGS = (
@@ -31,10 +30,10 @@ class Recorded:
     """What is known of a run that is to be compared with; empty or None where it is not known."""
 
     identity: Identity | None = None
-    versions: dict[str, str] = dataclasses.field(default_factory=dict)
-    validation: dict[str, float] = dataclasses.field(default_factory=dict)  # map, map_i2t, map_t2i
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    validation: Mapping[str, float] = dataclasses.field(default_factory=dict)  # map, map_i2t, map_t2i
     chosen_epoch: int | None = None
-    test: dict[str, float] = dataclasses.field(default_factory=dict)
+    test: Mapping[str, float] = dataclasses.field(default_factory=dict)  # the same
     ap: PerQuery | None = None
 
 
@@ -48,7 +47,8 @@ class Target:
     config: dict[str, Value]
     seeds: list[int]
     selection: str
-    search: Mapping[str, Any]
+    search: Mapping[str, object]  # what its file says of the search
+    cost: Cost  # the same as a record has it
     recorded: dict[int, Recorded]  # by seed
     label: str = ""
     study: Path | None = None
@@ -88,37 +88,59 @@ def of_file(path: Path, method: str | None = None) -> Target:
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         problems.append(f"seeds is {seeds!r}, but must be a list of integers >= 0")
     settings = {key: document[key] for key in SETTINGS if key in document}
-    run, values = settings, document.get("config", {})
-    try:
-        checked = config.build(training.Run, settings)
-        run = {key: getattr(checked, key) for key in SETTINGS}
-    except CmhError as error:
-        problems += error.problems
-    try:
-        if not isinstance(values, dict):
-            raise ConfigError(f"config is {values!r}, but must be a mapping of hyperparameters")
-        if "method" in document:
-            values = dataclasses.asdict(config.build(methods.get(method).Config, values))
-    except CmhError as error:
-        problems += error.problems
+    run = collected(lambda: config.build(training.Run, settings), problems)
+    hyperparameters = collected(lambda: _hyperparameters(method, document), problems)
     search = document.get("search", {})
-    if not isinstance(search, dict):
-        problems.append(f"search is {search!r}, but must be a mapping")
-    if problems:
+    cost = collected(lambda: _cost(search), problems)
+    if problems or run is None or hyperparameters is None or cost is None:
         raise ConfigError(*problems, heading=str(path))
-    recorded = _recorded(path, document.get("recorded", {}))
-    label = str(document.get("label", ""))
-    return Target(path.stem, method, run, values, seeds, selection, search, recorded, label)
+    return Target(
+        name=path.stem,
+        method=method,
+        run={key: getattr(run, key) for key in SETTINGS},
+        config=hyperparameters,
+        seeds=seeds,
+        selection=selection,
+        search=search,
+        cost=cost,
+        recorded=_recorded(path, document.get("recorded", {})),
+        label=str(document.get("label", "")),
+    )
 
 
-def _recorded(path: Path, values: Any) -> dict[int, Recorded]:
+def _hyperparameters(method: str, document: Mapping[str, object]) -> dict[str, Value]:
+    """Every hyperparameter that an experiment file sets or leaves as it is."""
+    values = document.get("config", {})
+    if not isinstance(values, dict):
+        raise ConfigError(f"config is {values!r}, but must be a mapping of hyperparameters")
+    if "method" not in document:  # which is a problem by itself
+        return {}
+    return dataclasses.asdict(config.build(methods.get(method).Config, values))
+
+
+def _cost(search: object) -> Cost:
+    """What the search has cost; what is not said is 0."""
+    if not isinstance(search, dict):
+        raise ConfigError(f"search is {search!r}, but must be a mapping")
+    names = [field.name for field in dataclasses.fields(Cost)]
+    try:
+        return typed_json.build(Cost, {name: search.get(name, 0) for name in names}, dict.fromkeys(names, 0), "search ")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _recorded(path: Path, values: object) -> dict[int, Recorded]:
+    """The test MAPs that an experiment file says were measured, by seed."""
+    wrong = ConfigError(f"{path}: recorded must map seeds to map_i2t and map_t2i")
+    if not isinstance(values, dict):
+        raise wrong
     try:
         return {
             int(seed): Recorded(test={key: float(row[key]) for key in ("map_i2t", "map_t2i")})
             for seed, row in values.items()
         }
-    except (AttributeError, TypeError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path}: recorded must map seeds to map_i2t and map_t2i") from error
+    except (TypeError, KeyError, ValueError) as error:
+        raise wrong from error
 
 
 def _of_folder(folder: Path, method: str | None) -> Target:
@@ -128,12 +150,13 @@ def _of_folder(folder: Path, method: str | None) -> Target:
         raise ConfigError(f"{folder}: has no best.yml, which a study writes when its search has ended, and no run.yml")
     target, latest = of_file(path, method), dict[int, Record]()
     module = methods.get(target.method)
-    settings = training.settings_of(config.build(training.Run, target.run))
+    run = config.build(training.Run, target.run)
+    settings = training.settings_of(run)
     found, notes = records.read(folder)
     for record in found:
         made = record.identity
         about = (made.config, made.bits, made.epochs, made.settings)
-        if about == (target.config, target.run["bits"], _epochs(module, target.run), settings):
+        if about == (target.config, run.bits, training.n_epochs(module, run), settings):
             latest[made.seed] = record
     known: dict[int, Recorded] = {}
     for seed, one in latest.items():
@@ -151,15 +174,12 @@ def _of_folder(folder: Path, method: str | None) -> Target:
     return dataclasses.replace(target, name=name, seeds=seeds, recorded=known, study=study, notes=tuple(notes))
 
 
-def _epochs(module: Any, run: Mapping[str, Value]) -> int:
-    return training.n_epochs(module, config.build(training.Run, run))
-
-
 def _of_trial(folder: Path, number: int, method: str | None) -> Target:
     """A trial as the storage has it; the settings it shares with the others are in `study.yml`."""
     study = read_study(folder)
-    identity = study["identity"]
-    method = method or str(study.get("method_file", identity["method"]))
+    if study.seed is None:
+        raise ConfigError(f"{folder / 'study.yml'}: says no seed, so its trials cannot be run again")
+    method = method or study.method_file
     path = folder / "trials.csv"
     rows = {int(row["number"]): row for row in csv.DictReader(path.open(newline=""))} if path.is_file() else {}
     if number not in rows:
@@ -177,12 +197,12 @@ def _of_trial(folder: Path, number: int, method: str | None) -> Target:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{place}: cannot be read ({error}); a trial that was begun by this cmh has one") from error
     run = {key: written[key] for key in SETTINGS if key in written}
-    recorded = {}
+    recorded: dict[int, Recorded] = {}
     if row["state"] == "complete":
         names = {"map": "val_map_best", "map_i2t": "val_map_i2t", "map_t2i": "val_map_t2i"}
-        recorded[int(identity["seed"])] = Recorded(
+        recorded[study.seed] = Recorded(
             identity=made,
-            versions=dict(study.get("versions", {})),
+            versions=study.versions,
             validation={key: float(row[name]) for key, name in names.items()},
             chosen_epoch=int(row["best_epoch"]),
         )
@@ -191,9 +211,10 @@ def _of_trial(folder: Path, number: int, method: str | None) -> Target:
         method=method,
         run=run,
         config=values,
-        seeds=[int(identity["seed"])],
+        seeds=[study.seed],
         selection="fixed",
         search={},
+        cost=Cost(),
         recorded=recorded,
         study=folder,
         trial=number,

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from cmh import config as configs
 from cmh import datasets
 from cmh.config import param
+from cmh.datasets import CachedDataset, Source
 from cmh.errors import ConfigError
-from cmh.interfaces import Config, Dataset, MethodModule
+from cmh.interfaces import Config, MethodModule
 
 # Run settings that an identity does not hold as settings, and why.
 NOT_SETTINGS = {
@@ -69,8 +70,11 @@ def parse(module: MethodModule, values: Mapping[str, object]) -> tuple[Run, Conf
     return run, config
 
 
-def load(run: Run) -> Dataset:
-    """The dataset of a run, prepared if need be. Raises DatasetError where it is unknown, missing or broken."""
+def load(run: Run, source: Source | None = None) -> CachedDataset:
+    """The dataset of a run, prepared if need be; `source` is what `datasets.read` gave, where it is read already.
+
+    Raises DatasetError where the dataset is unknown, missing or broken.
+    """
     return datasets.load(
         run.dataset,
         features=run.features,
@@ -78,6 +82,7 @@ def load(run: Run) -> Dataset:
         pixels=run.finetune,
         skip_bad=run.skip_bad,
         order=run.split,
+        source=source,
     )
 
 

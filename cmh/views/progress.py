@@ -1,19 +1,37 @@
-"""A search on a terminal: a bar over trials, and one line for each that has ended. Everything goes to stderr."""
+"""Progress on a terminal: a bar over the trials of a search, with a logged line for each that has ended; a bar over
+the epochs of a run. Bars stand on stderr."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
-from cmh.study.storage import Proposal, Row, Store
+from cmh.study.storage import Proposal, Store, TrialRow
+from cmh.training import Epoch
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def epochs_bar(name: str, epochs: int, *, terminal: bool) -> Iterator[Callable[[Epoch], None]]:
+    """A bar over the epochs of a run, off where there is no `terminal`: gives what is to be called after each epoch."""
+    with tqdm(total=epochs, desc=name, unit="epoch", disable=not terminal) as bar:
+
+        def show(epoch: Epoch) -> None:
+            bar.update(epoch.epoch - bar.n)
+            bar.set_postfix_str(f"val_map {epoch.val_map:.4f}, best {epoch.val_map_best:.4f}")
+
+        yield show
 
 
 class Progress:
-    """Follows a search; the bar is off where stderr is not a terminal. `name` tells several studies apart."""
+    """Follows a search; the bar is off where there is no `terminal`. `name` tells several studies apart."""
 
-    def __init__(self, store: Store, limit: int, say: Callable[[str], None], terminal: bool, name: str = "") -> None:
-        self.store, self.say, self.name = store, say, name
+    def __init__(self, store: Store, limit: int, name: str = "", *, terminal: bool) -> None:
+        self.store, self.name = store, name
         rows = [row for row in store.rows() if row.state != "interrupted"]
         asha = store.space.asha
         self.rungs = dict.fromkeys(asha.rungs(store.space.epochs) if asha is not None else [], 0)
@@ -51,7 +69,7 @@ class Progress:
         if row.val_map_best is not None and (self.best is None or _value(row) > _value(self.best)):
             self.best = row
         text = line(row, searched=[item.name for item in self.store.space.ranges])
-        self.say(f"{self.name}  {text}" if self.name else text)
+        log.info("%s", f"{self.name}  {text}" if self.name else text)
         self.bar.update()
         self._show()
 
@@ -71,7 +89,7 @@ class Progress:
         self.bar.set_postfix_str(f"{best}, running {running}, rungs {rungs}")
 
 
-def line(row: Row, searched: list[str]) -> str:
+def line(row: TrialRow, searched: list[str]) -> str:
     """One line for an ended trial."""
     state = {"pruned": f"pruned at {row.rung}", "failed": f"failed ({row.failure})"}.get(row.state, row.state)
     score = "     -" if row.val_map_best is None else f"{row.val_map_best:.4f}"
@@ -91,5 +109,5 @@ def _short(value: object) -> str:
     return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
-def _value(row: Row) -> float:
+def _value(row: TrialRow) -> float:
     return row.val_map_best if row.val_map_best is not None else float("-inf")

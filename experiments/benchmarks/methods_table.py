@@ -41,7 +41,7 @@ def main() -> None:
 
 def cells(study: Path, row: rows.Row) -> list[str]:
     """The cells of a study."""
-    name = str(read_study(study)["identity"]["method"])
+    name = read_study(study).method
     module = methods.get(name)
     with (study / "trials.csv").open(newline="") as file:
         trials = [trial for trial in csv.DictReader(file) if trial["val_map_best"]]

@@ -19,11 +19,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cmh import cluster, config, datasets
+from cmh import cluster, commands, config, datasets
 from cmh.methods import ridge
 from cmh.study import space as spaces
-from cmh.study import workers
+from cmh.study.resources import Resources
+from cmh.study.session import Work
 from cmh.study.storage import Store
+from cmh.study.tuner import search
 
 
 class Clock:
@@ -50,8 +52,8 @@ def harness(trials: int, concurrent: int, run: dict[str, Any]) -> tuple[float, f
         folder = Path(name)
         store = Store(f"sqlite:///{folder / 'study.db'}", "study", space, config.defaults(ridge.Config), 0)
         clock = Clock()
-        work = workers.Work(store, trials, folder, run, datasets.load("clipart"), clock)
-        workers.search([work], workers.Resources(1, 0, concurrent))
+        work = Work(store, trials, folder, run, datasets.load("clipart"), clock)
+        search([work], Resources(1, 0, concurrent))
         rows = store.rows()
         assert [row.state for row in rows] == ["complete"] * trials
     return clock.ends[-1] - clock.ends[0], sum(row.seconds or 0 for row in rows) / trials
@@ -101,7 +103,7 @@ def main() -> int:
     run = {"dataset": dataset.name, "features": dataset.features, "bits": 32, "epochs": 1, "seed": 0}
     logging.getLogger("ray").setLevel(logging.ERROR)
     print(f"{given.trials} trials of ridge, {given.concurrent} at once; seconds a trial after the first")
-    with cluster.session(None):
+    with cluster.session(None, on_server_death=commands.end_at_once):
         found = {name: work(given.trials, given.concurrent, run) for name, work in (("cmh", harness), ("plain", plain))}
     for name, (seconds, training) in found.items():
         print(f"{name:<6} {seconds / (given.trials - 1):6.3f} s a trial, {training:.3f} s of training in each")

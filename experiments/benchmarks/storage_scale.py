@@ -26,8 +26,9 @@ import optuna
 
 from cmh import config, methods
 from cmh.study import space as spaces
-from cmh.study import workers
-from cmh.study.storage import Store, _distribution
+from cmh.study.samplers import distribution
+from cmh.study.session import Budget, RunningTrial, Session, Work
+from cmh.study.storage import Store
 from cmh.views.progress import Progress
 
 SPACE = spaces.load(spaces.find("dcmh"), method="dcmh")
@@ -55,14 +56,13 @@ def fill(path: Path, trials: int) -> None:
         tables["trial_values"].append((row, 0, top, "FINITE"))
         tables["trial_user_attributes"].append((row, "result", json.dumps(result)))
         for item in SPACE.ranges:
-            distribution = _distribution(item)
             if item.kind == "choice":
                 value = float(draw.randrange(len(item.choices)))
             elif item.log:
                 value = item.low * (item.high / item.low) ** draw.random()
             else:
                 value = item.low + (item.high - item.low) * draw.random()
-            text = optuna.distributions.distribution_to_json(distribution)
+            text = optuna.distributions.distribution_to_json(distribution(item))
             tables["trial_params"].append((row, item.name, value, text))
         for epoch in range(1, epochs + 1):
             tables["trial_intermediate_values"].append((row, epoch, top * epoch / epochs, "FINITE"))
@@ -76,19 +76,19 @@ def measure(url: str, asks: int) -> None:
     """What the driver does at a start, and its first suggestions."""
     began, began_cpu = time.perf_counter(), time.process_time()
     store = Store(url, "study", SPACE, BASE, 0)
-    view = Progress(store, 10**6, lambda _: None, terminal=False)
-    work = workers.Work(store, 10**6, Path(), {"epochs": SPACE.epochs}, None, view)  # type: ignore[arg-type]
-    session = workers._Session(0, work, workers.Budget())
+    view = Progress(store, 10**6, terminal=False)
+    work = Work(store, 10**6, Path(), {"epochs": SPACE.epochs}, None, view)  # type: ignore[arg-type]
+    session = Session(work, Budget())
     started, started_cpu = time.perf_counter() - began, time.process_time() - began_cpu
     seconds, cpu, ends = [], [], []
     for _ in range(asks):
         began, began_cpu = time.perf_counter(), time.process_time()
-        live = session.take()
+        trial = session.take()
         seconds.append(time.perf_counter() - began)
         cpu.append(time.process_time() - began_cpu)
-        assert live is not None
+        assert isinstance(trial, RunningTrial)
         began = time.perf_counter()
-        session.reported(live, {"epoch": 1, "val_map": 0.3, "val_map_best": 0.3, "epochs": 1})
+        session.reported(trial, {"epoch": 1, "val_map": 0.3, "val_map_best": 0.3, "epochs": 1})
         ends.append(time.perf_counter() - began)
     median = statistics.median
     print(f"start {started:.2f} s, of which CPU {started_cpu:.2f} s (storage, rungs, progress)")

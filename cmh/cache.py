@@ -11,12 +11,12 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import shutil
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,17 +24,38 @@ from numpy.typing import NDArray
 from cmh import files
 from cmh.errors import DatasetError
 
+log = logging.getLogger(__name__)
+
 HASHED_BELOW = 256 * 2**20  # larger files are checked by size alone at a start: reading them all would cost seconds
 
 ROWS_AT_ONCE = 4096  # when rows are gathered into a file: bounds memory
+
+
+class RowArray(Protocol):
+    """An array, a memory map, or what makes its rows when they are asked for: `array[index]` is `(len(index), …)`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[np.generic]: ...
+    def __getitem__(self, index: slice | NDArray[np.int64], /) -> NDArray[np.generic]: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """Rows `index` of an array, gathered while they are written."""
 
-    array: NDArray[Any]
+    array: RowArray
     index: NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """An array that comes in blocks of rows, written one after another; `shape` is of the whole."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    blocks: Iterable[NDArray[np.generic]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,20 +72,24 @@ class Note:
     facts: Mapping[str, str]
 
 
-Arrays = Mapping[str, NDArray[Any] | Rows | Moved | Note]
+Content = NDArray[np.generic] | Rows | Blocks | Moved | Note
+Contents = Mapping[str, Content]  # of an entry: path in it without the ending → what is there
 
 
 class Gathered:
     """Arrays that are filled row by row over as many starts as it takes.
 
-    `arrays` are the files in `folder`, written in place; `done` says how far `save` was told last time. What does
-    not fit the asked-for shapes, is damaged, or was begun with other versions (`made_with`), is begun anew.
+    `arrays` are the files in `folder` by name, written in place; `shapes` says shape and number type of each. `done`
+    says how far `save` was told last time. What does not fit the asked-for shapes, is damaged, or was begun with other
+    versions (`made_with`), is begun anew.
     """
+
+    arrays: dict[str, np.memmap]
 
     def __init__(
         self,
         folder: Path,
-        shapes: Mapping[str, tuple[tuple[int, ...], type]],
+        shapes: Mapping[str, tuple[tuple[int, ...], type[np.generic]]],
         made_with: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
@@ -109,7 +134,7 @@ def key(*parts: str | int) -> str:
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:24]
 
 
-def entry(name: str, compute: Callable[[], Arrays]) -> Path:
+def entry(name: str, compute: Callable[[], Contents]) -> Path:
     """The folder of the entry `name` (a relative path), computed if it is absent or damaged.
 
     Of several processes that ask at once one computes and the others wait. Raises DatasetError when the cache
@@ -125,7 +150,7 @@ def entry(name: str, compute: Callable[[], Arrays]) -> Path:
             try:
                 stack.enter_context(files.locked(lock, wait=False))
             except BlockingIOError:
-                sys.stderr.write(f"waiting for another process that prepares {path}\n")
+                log.warning("waiting for another process that prepares %s", path)
                 stack.enter_context(files.locked(lock))
             if not path.is_dir() or _damage(path):  # another process may have been first
                 _make(path, compute)
@@ -164,46 +189,52 @@ def arrays_sha256(*paths: Path) -> str:
     return hashlib.sha256(json.dumps(sorted(pairs)).encode()).hexdigest()
 
 
-def _make(path: Path, compute: Callable[[], Arrays]) -> None:
+def _make(path: Path, compute: Callable[[], Contents]) -> None:
     # We hold the lock, so temporary folders of this entry are leftovers of a process that was killed.
     for leftover in path.parent.glob(f".{path.name}.*"):
         if leftover.is_dir():
             shutil.rmtree(leftover)
     try:
-        arrays = compute()
+        contents = compute()
     except OSError as error:  # a source that cannot be read is no fault of the cache
         raise DatasetError(f"{path.name}: cannot be computed ({type(error).__name__}: {error})") from error
     if path.exists():
         shutil.rmtree(path)
     with files.new_folder(path) as temporary:
         meta = {}
-        for name, array in arrays.items():
-            relative = f"{name}.json" if isinstance(array, Note) else f"{name}.npy"
+        for name, content in contents.items():
+            relative = f"{name}.json" if isinstance(content, Note) else f"{name}.npy"
             file = temporary / relative
             file.parent.mkdir(parents=True, exist_ok=True)
-            _save(file, array)
+            _save(file, content)
             meta[relative] = {"bytes": file.stat().st_size, "sha256": files.sha256(file)}
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
-def _save(file: Path, array: NDArray[Any] | Rows | Moved | Note) -> None:
-    if isinstance(array, Note):
-        file.write_text(json.dumps(dict(array.facts), indent=1))
-        return
-    if isinstance(array, Moved):
-        array.path.rename(file)
-        return
-    if not isinstance(array, Rows):
-        np.save(file, array, allow_pickle=False)
-        return
-    source, index = array.array, array.index
-    shape, dtype = (len(index), *source.shape[1:]), np.dtype(source.dtype)
-    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+def _save(file: Path, content: Content) -> None:
+    if isinstance(content, Note):
+        file.write_text(json.dumps(dict(content.facts), indent=1))
+    elif isinstance(content, Moved):
+        content.path.rename(file)
+    elif isinstance(content, Rows):
+        array, index = content.array, content.index
+        some = (index[start : start + ROWS_AT_ONCE] for start in range(0, len(index), ROWS_AT_ONCE))
+        _save_blocks(file, Blocks((len(index), *array.shape[1:]), array.dtype, (array[rows] for rows in some)))
+    elif isinstance(content, Blocks):
+        _save_blocks(file, content)
+    else:
+        np.save(file, content, allow_pickle=False)
+
+
+def _save_blocks(file: Path, content: Blocks) -> None:
+    dtype, n_rows = np.dtype(content.dtype), 0
+    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": content.shape}
     with file.open("wb") as out:  # not a memory map: its pages would count as this process's memory
         np.lib.format.write_array_header_1_0(out, about)
-        for start in range(0, len(index), ROWS_AT_ONCE):
-            rows = source[index[start : start + ROWS_AT_ONCE]]
-            out.write(np.ascontiguousarray(rows, dtype).data)
+        for block in content.blocks:
+            out.write(np.ascontiguousarray(block, dtype).data)
+            n_rows += len(block)
+    assert n_rows == content.shape[0]
 
 
 def _sound(path: Path) -> bool:
@@ -211,7 +242,7 @@ def _sound(path: Path) -> bool:
         return False
     problem = _damage(path)
     if problem:
-        sys.stderr.write(f"the cache entry {path} is damaged ({problem}); computing it again\n")
+        log.warning("the cache entry %s is damaged (%s); computing it again", path, problem)
     return not problem
 
 

@@ -8,12 +8,12 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 from cmh.config import shown, unknown
 from cmh.datasets.problems import Problems
+from cmh.datasets.split import SIDES
 
-SPLITS = ("query", "validation", "train", "database")
 FIELDS = ("image", "text", "tags", "labels", "group", "split")
 LISTS = ("tags", "labels")
 
@@ -54,7 +54,7 @@ def read(path: Path, problems: Problems) -> list[Item]:
     return items
 
 
-def _json_lines(raw: bytes) -> Iterator[tuple[int, Any]]:
+def _json_lines(raw: bytes) -> Iterator[tuple[int, object]]:
     """(line number, mapping or the words for what is wrong)."""
     for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
@@ -67,13 +67,13 @@ def _json_lines(raw: bytes) -> Iterator[tuple[int, Any]]:
             yield number, ValueError(f"is no JSON ({error})")
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len({key for key, _ in pairs}) < len(pairs):
         raise ValueError("a key stands twice")
     return dict(pairs)
 
 
-def _csv(raw: bytes) -> Iterator[tuple[int, Any]]:
+def _csv(raw: bytes) -> Iterator[tuple[int, object]]:
     text = raw.decode("utf-8-sig")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header = next(reader, [])
@@ -87,7 +87,7 @@ def _csv(raw: bytes) -> Iterator[tuple[int, Any]]:
                 ValueError(f"has {len(cells)} cells under {len(names)} column names ({shown(names)})"),
             )
             continue
-        record: dict[str, Any] = {}
+        record: dict[str, object] = {}
         for name, cell in zip(names, cells, strict=True):
             if name in LISTS:
                 record[name] = [part.strip() for part in cell.split(";") if part.strip()]
@@ -96,7 +96,7 @@ def _csv(raw: bytes) -> Iterator[tuple[int, Any]]:
         yield reader.line_num, record
 
 
-def _item(where: str, record: Any, row: int, problems: Problems) -> Item:
+def _item(where: str, record: object, row: int, problems: Problems) -> Item:
     """The item of a record; a place holder, with its problems named, where it is none."""
 
     def wrong(kind: str, text: str) -> None:
@@ -109,7 +109,8 @@ def _item(where: str, record: Any, row: int, problems: Problems) -> Item:
     if not isinstance(record, dict):
         wrong("line", f"holds {shown(record)}, but must be a mapping with {', '.join(FIELDS)}")
         return empty
-    values: dict[str, Any] = {}
+    texts: dict[str, str] = {}
+    lists: dict[str, tuple[str, ...]] = {}
     for key, value in record.items():
         if key not in FIELDS:
             wrong("unknown key", f"key {unknown(key, FIELDS)}")
@@ -119,29 +120,40 @@ def _item(where: str, record: Any, row: int, problems: Problems) -> Item:
             if not isinstance(value, list) or not all(_is_text(part) for part in value):
                 wrong("wrong type", f"{key} is {shown(value)}, but must be a list of texts")
             else:
-                values[key] = tuple(part.strip() for part in value if part.strip())
+                lists[key] = tuple(part.strip() for part in value if part.strip())
         elif key == "group" and isinstance(value, int):
-            values[key] = str(value)
+            texts[key] = str(value)
         elif not _is_text(value):
             wrong("wrong type", f"{key} is {shown(value)}, but must be a text")
+        elif key == "text":
+            lists[key] = (value,)
         else:
-            values[key] = (value,) if key == "text" else value
-    if not values.get("image") and (record.get("image") is None or "image" in values):
+            texts[key] = value
+    if not texts.get("image") and (record.get("image") is None or "image" in texts):
         wrong("no image", "image is missing" if record.get("image") is None else "image is '', but must be a path")
-    if values.get("split", "train") not in SPLITS:
-        wrong("split", f"split is {shown(values.pop('split'))}, but must be one of {', '.join(SPLITS)}")
-    if "labels" in values or "labels" not in record or record["labels"] is None:
-        if not values.get("labels"):
+    if texts.get("split", "train") not in SIDES:
+        wrong("split", f"split is {shown(texts.pop('split'))}, but must be one of {', '.join(SIDES)}")
+    labels = lists.get("labels", ())
+    if "labels" in lists or record.get("labels") is None:
+        if not labels:
             wrong("no label", "has no label")
-        elif len(set(values["labels"])) < len(values["labels"]):
-            wrong("label twice", f"labels {shown(list(values['labels']))} hold one twice")
-    readable = all(record.get(key) is None or key in values for key in ("text", "tags"))
-    if readable and not any(part.strip() for key in ("text", "tags") for part in values.get(key, ())):
+        elif len(set(labels)) < len(labels):
+            wrong("label twice", f"labels {shown(list(labels))} hold one twice")
+    readable = all(record.get(key) is None or key in lists for key in ("text", "tags"))
+    if readable and not any(part.strip() for key in ("text", "tags") for part in lists.get(key, ())):
         wrong("no text", "has no text and no tags")
-    return Item(where, **values) if "image" in values else dataclasses.replace(empty, **values)
+    return Item(
+        where,
+        image=texts.get("image", ""),
+        text=lists.get("text", ()),
+        tags=lists.get("tags", ()),
+        labels=labels,
+        group=texts.get("group", ""),
+        split=texts.get("split", ""),
+    )
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> TypeGuard[str]:
     try:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:  # a lone surrogate, which JSON can write and no file can hold

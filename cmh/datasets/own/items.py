@@ -1,0 +1,180 @@
+"""An own dataset of items: pictures in files, texts as words, tags or a given matrix, labels by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cmh.cache import RowArray
+from cmh.config import shown, unknown
+from cmh.datasets import arrays, scan
+from cmh.datasets.own import item_list
+from cmh.datasets.own.item_list import Item
+from cmh.datasets.own.rows import VERSION, Good, Rows, good
+from cmh.datasets.own.settings import FILE, Settings
+from cmh.datasets.problems import Problems
+from cmh.datasets.source import Source
+from cmh.datasets.split import Split
+from cmh.errors import DatasetError
+from cmh.features import labelwords, text
+
+
+def source(folder: Path, wanted: Settings, file: Path, problems: Problems, *, progress: bool = False) -> Source | None:
+    """The dataset whose items stand in `file`, without its bad items; None where there is nothing to go on with.
+
+    Raises OSError where a file cannot be read.
+    """
+    found = item_list.read(file, problems)
+    if not found:
+        return None
+    _check_duplicates(found, problems)
+    seen = scan.pictures(folder, [item.image or "\0" for item in found], called=wanted.name, progress=progress)
+    for row, (item, one) in enumerate(zip(found, seen, strict=True)):
+        if one.problem and item.image:
+            problems.item(row, "picture", f"{item.where}: image {shown(item.image)}: {one.problem}")
+    left = good(_rows(found, wanted, problems), wanted.draw, problems)
+    if left is None:
+        return None
+    matrix = _text_matrix(folder, wanted, len(found), problems) if wanted.text.kind == "matrix" else None
+    if wanted.text.kind == "matrix" and matrix is None:
+        return None
+    chosen = [found[row] for row in left.kept]
+    pictures_sha256 = scan.digest(seen[row] for row in left.kept)
+    paths = tuple(folder / item.image for item in chosen)
+
+    def words() -> list[list[str]]:
+        return _without_label_words(documents(chosen, wanted.stop_words), wanted.text.label_words, left)
+
+    def vectors() -> RowArray:
+        if matrix is not None:
+            return arrays.Chosen(matrix.rows, left.kept, np.dtype(arrays.inspect(matrix).dtype))
+        return _vectors(chosen, wanted, words, left.split, progress)
+
+    def pictures() -> Iterator[bytes]:
+        for path in paths:
+            yield path.read_bytes()
+
+    inside = [FILE, *filter(None, [wanted.text.file]), *(item.image for item in found)]
+    return Source(
+        name=wanted.name,
+        sha256=_digest(folder, wanted, chosen, left.label_names, pictures_sha256),
+        label_names=tuple(left.label_names),
+        split=left.split,
+        labels=left.labels,
+        text=vectors,
+        pictures=pictures,
+        files=paths,
+        pictures_sha256=pictures_sha256,
+        digests=tuple(seen[row].digest for row in left.kept),
+        words=None if matrix is not None else words,
+        groups=left.groups,
+        skipped=tuple(problem.text for problem in problems.found),
+        n_skipped=len(found) - len(left.kept),
+        inputs=(str(file), *(f"{folder}/{name}" for name in inside)),
+    )
+
+
+def documents(chosen: Sequence[Item], without: Collection[str] = ()) -> list[list[str]]:
+    """The words of each item, but for some."""
+    return [
+        [word for part in (*item.text, *item.tags) for word in text.tokens(part) if word not in without]
+        for item in chosen
+    ]
+
+
+def _check_duplicates(found: Sequence[Item], problems: Problems) -> None:
+    """A picture stands once in the list."""
+    first: dict[str, int] = {}
+    for row, item in enumerate(found):
+        name = os.path.normpath(item.image) if item.image else ""
+        if name and first.setdefault(name, row) != row:
+            where = found[first[name]].where.rpartition(":")[2]
+            problems.item(row, "duplicate", f"{item.where}: image {shown(item.image)} stands in line {where} already")
+
+
+def _rows(found: Sequence[Item], wanted: Settings, problems: Problems) -> Rows:
+    """The items' labels as columns of 0 and 1; a label that is not among those of dataset.yml is a problem."""
+    label_names = wanted.labels or sorted({label for item in found for label in item.labels})
+    column = {label: number for number, label in enumerate(label_names)}
+    labels = np.zeros((len(found), len(label_names)), np.uint8)
+    for row, item in enumerate(found):
+        for label in item.labels:
+            if label in column:
+                labels[row, column[label]] = 1
+            else:
+                problems.item(row, "label", f"{item.where}: label {unknown(label, label_names)}")
+    names, groups, sides = zip(*((item.where, item.group, item.split) for item in found), strict=True)
+    return Rows(names, labels, label_names, groups, sides)
+
+
+def _digest(
+    folder: Path, wanted: Settings, chosen: Sequence[Item], label_names: list[str], pictures_sha256: str
+) -> str:
+    """Of everything that the arrays are computed from."""
+    options = wanted.text
+    about = {
+        "version": VERSION,
+        "labels": label_names,
+        "text": [dataclasses.asdict(options), sorted(wanted.stop_words)],
+        "matrix": scan.sha256(folder / options.file) if options.kind == "matrix" else "",
+        "weights": scan.sha256(Path(options.weights)) if options.weights else "",
+    }
+    digest = hashlib.sha256(json.dumps(about).encode())
+    for item in chosen:
+        digest.update(json.dumps([item.text, item.tags, item.labels]).encode())
+    digest.update(pictures_sha256.encode())
+    return digest.hexdigest()
+
+
+def _without_label_words(some: list[list[str]], how: str, left: Good) -> list[list[str]]:
+    """Documents without the words that give labels away, as `text: label_words` asks for."""
+    if how == "keep":
+        return some
+    if how == "drop":
+        dropped = labelwords.by_stem({word for document in some for word in document}, left.label_names)
+    else:
+        dropped = labelwords.telling(some, left.label_names, left.labels, left.split.train)
+    return [[word for word in document if word not in dropped] for document in some]
+
+
+def _vectors(
+    chosen: Sequence[Item], wanted: Settings, words: Callable[[], list[list[str]]], split: Split, progress: bool
+) -> RowArray:
+    """Vectors of the texts `(n, d_text)`, as the `text:` part of dataset.yml asks for."""
+    options = wanted.text
+    if options.kind in ("sentences", "clip"):
+        whole = [". ".join((*item.text, *item.tags)) for item in chosen]
+        return text.embeddings(whole, wanted.name, progress, kind=options.kind, weights=options.weights)
+    some = words()
+    known = text.vocabulary((some[row] for row in split.train), min_count=options.min_count, size=options.size)
+    if not known:
+        raise DatasetError(
+            f"{wanted.name}: the vocabulary is empty: no word is in {options.min_count} training items;"
+            " lower text: min_count, or look at stop_words and label_words"
+        )
+    return text.sparse_bag(some, known, options.weight, split.train)
+
+
+def _text_matrix(folder: Path, wanted: Settings, n: int, problems: Problems) -> arrays.Given | None:
+    """A given tag matrix, a row an item."""
+    path = folder / wanted.text.file
+    if not path.is_file():
+        return None  # said already
+    try:
+        given = arrays.numbers(path, "" if path.suffix.lower() == ".npy" else "text")
+        if len(given.shape) != 2 or given.shape[0] != n or not given.shape[1]:
+            raise DatasetError(
+                f"{given.where} is {given.shape}, but must be ({n}, d): a row for each line of the items"
+            )
+        if bad := arrays.inspect(given).not_finite:
+            raise DatasetError(f"{given.where}: {len(bad):,} rows are not finite, the first is row {bad[0]}")
+    except DatasetError as error:
+        problems.add("text", error.problems[0])
+        return None
+    return given

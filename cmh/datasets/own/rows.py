@@ -1,0 +1,115 @@
+"""What both kinds of own dataset share: which rows are good, how they are split, their groups and labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmh.config import shown
+from cmh.datasets.own.settings import FILE, Draw
+from cmh.datasets.problems import Problems
+from cmh.datasets.split import SIDES, Split, by_groups, stratified
+
+VERSION = 2  # of how texts and arrays are made
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """All rows of a dataset, before the bad ones are left out."""
+
+    names: Sequence[str]  # for messages
+    labels: NDArray[np.uint8]  # (n, c)
+    label_names: Sequence[str]
+    groups: Sequence[str]  # "" where an item has none
+    sides: Sequence[str]  # "" where an item carries none
+
+
+@dataclasses.dataclass(frozen=True)
+class Good:
+    """The rows without a problem, numbered anew."""
+
+    kept: NDArray[np.int64]  # (n_kept,): their numbers among all rows
+    split: Split
+    labels: NDArray[np.uint8]  # (n_kept, c_used): labels that occur
+    label_names: list[str]  # of these
+    groups: tuple[str, ...]  # of each; empty where no item has one
+
+
+def good(rows: Rows, draw: Draw | None, problems: Problems) -> Good | None:
+    """What is left of `rows` without those that `problems` names; None where nothing can be made of it.
+
+    Adds what is wrong with split, groups and labels.
+    """
+    carried = [bool(side) for side in rows.sides]
+    if any(carried):
+        if draw is not None:
+            problems.add("split", f"{FILE}: split draws, but the items carry their own split: remove one of the two")
+        for row in (row for row, has in enumerate(carried) if not has and row not in problems.rows):
+            problems.item(row, "split", f"{rows.names[row]}: has no split, but other items have")
+        _check_groups(rows, problems)
+    elif draw is None and not problems.fatal:
+        problems.add(
+            "split",
+            f"there is no split: give items a split, or write split: {{query: N, validation: N}} in {FILE}",
+        )
+    kept = np.array([row for row in range(len(rows.labels)) if row not in problems.rows], np.int64)
+    labels = rows.labels[kept]
+    used: NDArray[np.bool_] = np.asarray(labels.any(0))
+    # A label that no item has; one that only bad items have is said by those.
+    for column in np.flatnonzero(~used & ~rows.labels.any(0)).tolist():
+        problems.spare("label without items", f"label {shown(rows.label_names[column])} belongs to no item")
+    if not len(kept):
+        problems.add("items", "no item is left without a problem")
+    if problems.fatal:
+        return None
+    split = _carried(rows, kept, problems) if draw is None else _drawn(rows, draw, kept, problems)
+    if split is None:
+        return None
+    names = [name for name, has in zip(rows.label_names, used, strict=True) if has]
+    groups = tuple(rows.groups[row] for row in kept)
+    return Good(kept, split, np.ascontiguousarray(labels[:, used]), names, groups if any(groups) else ())
+
+
+def _check_groups(rows: Rows, problems: Problems) -> None:
+    """A group has one side: query, validation, or the database with the training items in it."""
+    sides: dict[str, str] = {}
+    for row, (group, side) in enumerate(zip(rows.groups, rows.sides, strict=True)):
+        side = "database" if side == "train" else side
+        if group and side and sides.setdefault(group, side) != side:
+            first = sides[group]
+            problems.item(row, "group", f"{rows.names[row]}: group {shown(group)} is in {first} and in {side}")
+
+
+def _carried(rows: Rows, kept: NDArray[np.int64], problems: Problems) -> Split | None:
+    """The split that the items `kept` `(n_kept,)` carry themselves; None where a side is empty."""
+    sides = np.array([rows.sides[row] for row in kept])
+    split = Split(*(np.flatnonzero(sides == side) for side in SIDES))
+    return _without_empty_sides(split, "no item has this split", problems)
+
+
+def _drawn(rows: Rows, draw: Draw, kept: NDArray[np.int64], problems: Problems) -> Split | None:
+    """A split of the items `kept` `(n_kept,)` as dataset.yml asks for it; None where it cannot be drawn."""
+    if draw.query + draw.validation + max(draw.train, 1) > len(kept):
+        problems.add(
+            "split",
+            f"{FILE}: split asks for {draw.query + draw.validation + draw.train:,} items and at least one to train"
+            f" on, but there are {len(kept):,}",
+        )
+        return None
+    if draw.by == "item" and any(rows.groups):
+        problems.add("split", f"{FILE}: split: by item tears groups apart, but the items have groups")
+        return None
+    names = [rows.groups[row] or f"\0{row}" for row in kept]  # an item without a group is one of its own
+    numbers = draw.query, draw.validation, draw.seed, draw.train or None
+    split = stratified(names, rows.labels[kept], *numbers) if draw.stratify else by_groups(names, *numbers)
+    return _without_empty_sides(split, "smaller groups or a larger number would do", problems)
+
+
+def _without_empty_sides(split: Split, cure: str, problems: Problems) -> Split | None:
+    for side, part in zip(SIDES[:3], split.parts()[:3], strict=True):
+        if not len(part):
+            problems.add("split", f"no {side} items: {cure}")
+    return None if problems.fatal else split

@@ -1,0 +1,106 @@
+"""What is asked for of a target (`target.py`), checked at the door: the target with its changes, on its data.
+
+    cmh.reproduce → Asked → check() → Rerun → rerun.py
+
+Nothing below knows the command line. The dataset is read once on the way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from cmh import config, datasets, methods, training
+from cmh.config import INPUTS, Value
+from cmh.datasets import CachedDataset, Source
+from cmh.errors import ConfigError
+from cmh.study import target as targets
+from cmh.study.target import Target
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What somebody asks for, in plain values; only their form has been checked. None: as the target has it."""
+
+    target: str
+    method: str | None  # where a method of one's own is now
+    dataset: str | None
+    skip_bad: bool
+    split: str | None
+    settings: tuple[str, ...]  # KEY=VALUE, other than the target's
+    seeds: int | None  # run 1 … seeds
+    label: str | None
+    device: str
+    out: Path
+    compare: bool
+    fresh: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Rerun:
+    """A target with the changes that were asked for. Checked."""
+
+    target: Target
+    dataset: CachedDataset
+    device: str
+    out: Path
+    compare: bool  # with what was recorded
+    fresh: bool  # train again what is trained already
+
+
+def check(asked: Asked) -> Rerun:
+    """The target with its changes, its dataset prepared.
+
+    Raises ConfigError where the target, a change or the device cannot be used, or nothing was recorded that could be
+    compared; DatasetError where its data cannot be had; RecordError where its records cannot be read.
+    """
+    found, source = _changed(asked)
+    for note in found.notes:
+        log.warning("note: %s", note)
+    if asked.compare and not set(found.recorded) & set(found.seeds):
+        there = ", ".join(map(str, sorted(found.recorded))) or "none"
+        seeds = ", ".join(map(str, found.seeds))
+        raise ConfigError(
+            f"--check: nothing was recorded for {asked.target} with these settings and seeds {seeds};"
+            f" recorded seeds: {there}"
+        )
+    dataset = training.load(config.build(training.Run, found.run), source)
+    return Rerun(found, dataset, asked.device, asked.out, asked.compare, asked.fresh)
+
+
+def _changed(asked: Asked) -> tuple[Target, Source]:
+    """The target with the changes that were asked for, and its data as its reader sees them."""
+    found = targets.read(asked.target, method=asked.method)
+    run = dict(found.run)
+    if asked.dataset:
+        run["dataset"] = str(Path(asked.dataset).resolve()) if datasets.is_folder(asked.dataset) else asked.dataset
+    if asked.split:
+        run["split"] = asked.split
+    if asked.skip_bad:
+        run["skip_bad"] = True
+    changes = config.from_pairs(asked.settings)
+    own: dict[str, Value] = {key: changes.pop(key) for key in ("epochs", "bits", "features", *INPUTS) if key in changes}
+    module = methods.get(found.method)
+    checked = config.build(training.Run, run | own, where="run settings")
+    run |= {key: getattr(checked, key) for key in (*run, *own)}
+    values = dataclasses.asdict(config.build(module.Config, {**found.config, **changes}, where="hyperparameters"))
+    # A missing dataset is said before anything is written.
+    source = datasets.read(checked.dataset, skip_bad=checked.skip_bad, order=checked.split)
+    old, new = found.config | found.run, values | run
+    changed = [f"{key}={new[key]}" for key in new if new[key] != old.get(key) and key not in ("dataset", "skip_bad")]
+    here = {one.identity.dataset_sha256 for one in found.recorded.values() if one.identity is not None}
+    same_data = run["dataset"] == found.run["dataset"] or source.sha256 in here
+    label = asked.label if asked.label is not None else ", ".join([*filter(None, [found.label]), *changed])
+    with_changes = dataclasses.replace(
+        found,
+        run=run,
+        config=values,
+        seeds=list(range(1, asked.seeds + 1)) if asked.seeds else found.seeds,
+        selection=found.selection if same_data and not changed else "fixed",
+        recorded={} if changed else found.recorded,
+        label=label,
+    )
+    return with_changes, source

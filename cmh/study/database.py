@@ -1,0 +1,87 @@
+"""The database of a study: its address, its failures in words, and the study in it, opened to be read."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import sqlalchemy.exc
+from optuna import Study
+from optuna.trial import TrialState
+
+from cmh.config import Value
+from cmh.errors import StudyError
+
+__all__ = ["Study", "best_points", "engine_settings", "open_study", "readable_errors", "without_password"]
+
+BUSY_SECONDS = 60.0  # SQLite: how long to wait for another process that holds the database
+
+
+@contextlib.contextmanager
+def readable_errors(url: str) -> Iterator[None]:
+    """Within the block failures of the storage (no such server, locked, read-only, full) are one message.
+
+    Raises StudyError with that message.
+    """
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
+        cause: BaseException = error.__cause__ or error
+        line = (str(getattr(cause, "orig", cause)).splitlines() or [type(cause).__name__])[0]
+        if isinstance(cause, ModuleNotFoundError):
+            line += "; install the driver of that database with pip"
+        raise StudyError(f"the storage {without_password(url)} cannot be used: {line}") from error
+
+
+def without_password(url: str) -> str:
+    """A storage's address as it may be shown and kept; PostgreSQL's client takes a password from PGPASSWORD, too."""
+    try:
+        parts = sqlalchemy.engine.make_url(url)
+        return sqlalchemy.URL.create(
+            parts.drivername, parts.username, None, parts.host, parts.port, parts.database, parts.query
+        ).render_as_string(hide_password=False)
+    except sqlalchemy.exc.ArgumentError:
+        return url
+
+
+def engine_settings(url: str) -> dict[str, object]:
+    """What SQLAlchemy is told when it connects to `url`."""
+    if url.startswith("sqlite"):  # readers (a notebook, a dashboard) hold it for moments
+        return {"connect_args": {"timeout": BUSY_SECONDS}}
+    return {"pool_pre_ping": True}  # a server may restart between two writes
+
+
+def open_study(url: str, name: str) -> Study:
+    """A study as Optuna has it, to be read: writing to it raises.
+
+    Raises StudyError where the database cannot be read, or holds no such study.
+    """
+    parts = sqlalchemy.engine.make_url(url)
+    settings = engine_settings(url)
+    if parts.drivername.startswith("sqlite"):
+        if not Path(parts.database or "").is_file():
+            raise StudyError(f"the storage {parts.database} does not exist")
+        parts = parts.set(database=f"file:{parts.database}", query={"mode": "ro", "uri": "true"})
+    elif parts.drivername.startswith("postgresql"):
+        settings["connect_args"] = {"options": "-c default_transaction_read_only=on"}
+    url = parts.render_as_string(hide_password=False)
+    with readable_errors(url), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=settings, skip_table_creation=True)
+        try:
+            return optuna.load_study(study_name=name, storage=storage)
+        except KeyError:
+            raise StudyError(f"the storage {without_password(url)} holds no study {name}") from None
+
+
+def best_points(study: Study, most: int) -> list[dict[str, Value]]:
+    """The parameters of its best complete trials, best first, each set once."""
+    done = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    points: list[dict[str, Value]] = []
+    for trial in sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.number)):
+        if trial.params not in points:
+            points.append(dict(trial.params))
+    return points[:most]

@@ -1,0 +1,175 @@
+"""All studies of a command while they run: which of Ray's trials does which piece of work. Knows nothing of Ray itself.
+
+Earlier studies go first, so that no worker idles while there is any work. An error of the harness is kept here and ends
+the whole run: Ray's loop would hide it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from cmh.signals import Interrupts
+from cmh.study.node import Task
+from cmh.study.resources import Resources, fitting
+from cmh.study.session import Budget, RunningConfirmation, RunningTrial, Session, Work
+
+GRACE_SECONDS = 5.0  # after the end of a time budget, for a trial's running epoch
+COUNT_SECONDS = 5.0  # how much of a search's time a kill may lose
+ROOM_SECONDS = 5.0  # how old the count of a joined cluster's nodes may be
+
+
+@dataclasses.dataclass
+class Assignment:
+    """A piece of work that Ray has: a trial of a search, or a confirmation run."""
+
+    session: Session
+    work: RunningTrial | RunningConfirmation
+    kill: Callable[[], None] = lambda: None  # its worker, where one has started
+    heard: float | None = None  # when the worker started or reported
+
+    @property
+    def trial(self) -> RunningTrial | None:
+        """None for a confirmation run."""
+        return self.work if isinstance(self.work, RunningTrial) else None
+
+
+class Dispatcher:
+    """Hands out the studies' work, and hands reports, errors and deaths to the studies."""
+
+    def __init__(
+        self,
+        works: Sequence[Work],
+        resources: Resources,
+        budget: Budget,
+        trial_timeout: float | None,
+        interrupts: Interrupts,
+        key: str = "",
+    ) -> None:
+        self.key = key  # to the test queries, for confirmations
+        self.sessions = [Session(work, budget) for work in works]
+        self.resources, self.trial_timeout, self.interrupts = resources, trial_timeout, interrupts
+        self.assigned: dict[str, Assignment] = {}  # by Ray's trial id
+        self.error: Exception | None = None
+        self.broken: Session | None = None  # whose error that is
+        self.counted = time.monotonic()
+
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        """Ray pickles searcher, scheduler and callbacks at the start; nobody reads that, the storage is the truth."""
+        return object, ()
+
+    @contextlib.contextmanager
+    def guarded(self, session: Session) -> Iterator[None]:
+        """Within the block an error of the harness is kept: it ends the whole run."""
+        try:
+            yield
+        except Exception as error:
+            if self.error is None:
+                self.error, self.broken = error, session
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the whole run is to end now: going on would lose what a broken storage cannot write."""
+        return self.error is not None or self.interrupts.asked > 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether there will be no more work."""
+        return self.stopping or (not self.assigned and all(session.over for session in self.sessions))
+
+    def next_task(self, trial_id: str) -> Task | None:
+        """The next piece of work, for Ray's trial of that id; None where there is none now."""
+        for index, session in enumerate(self.sessions):
+            if self.stopping or len(self.assigned) >= self.room():
+                break
+            with self.guarded(session):
+                work = session.take()
+                if work is not None:
+                    self.assigned[trial_id] = Assignment(session, work)
+                    return self._task(index, work)
+        return None
+
+    def room(self) -> int:
+        """How many pieces of work may run at once; half as many around a trial that ran out of memory."""
+        if self.resources.joined and time.monotonic() - self.counted > ROOM_SECONDS:
+            self.counted = time.monotonic()
+            self.resources = dataclasses.replace(self.resources, concurrent=fitting(self.resources))
+        retried = any(one.trial is not None and one.trial.proposal.memory_retry for one in self.assigned.values())
+        if retried or any(session.store.memory_retry_waits() for session in self.sessions):
+            return max(1, self.resources.concurrent // 2)
+        return self.resources.concurrent
+
+    def _task(self, index: int, work: RunningTrial | RunningConfirmation) -> Task:
+        if isinstance(work, RunningConfirmation):
+            return {"study": index, "confirm": True, "key": self.key, "values": work.values}
+        study = self.sessions[index].work
+        folder = str((study.folder / "trials" / str(work.number)).resolve())
+        values = {**work.proposal.config, **study.run, "folder": folder}
+        return {"study": index, "confirm": False, "key": "", "values": values}
+
+    def started(self, trial_id: str, kill: Callable[[], None]) -> None:
+        """A worker has started on a piece of work; `kill` ends it."""
+        assignment = self.assigned.get(trial_id)
+        if assignment is not None:
+            assignment.kill, assignment.heard = kill, time.monotonic()
+
+    def reported(self, trial_id: str, result: Mapping[str, object]) -> bool:
+        """A worker reported; true if Ray's trial is to be stopped."""
+        assignment = self.assigned.get(trial_id)
+        if assignment is None or self.stopping:
+            return False  # the last report of an ended trial comes twice
+        assignment.heard = time.monotonic()
+        session, trial, stops = assignment.session, assignment.trial, True
+        with self.guarded(session):
+            if trial is None:
+                session.confirmed(result)
+                stops = False
+            else:
+                stops = session.reported(trial, result)
+            if trial is None or trial.number not in session.running:
+                del self.assigned[trial_id]
+            elif session.budget_is_spent():
+                session.put_back(trial)
+                del self.assigned[trial_id]
+                stops = True
+        return stops
+
+    def died(self, trial_id: str, error: str) -> None:
+        """The worker of a piece of work is gone: killed, crashed, or its node was lost."""
+        assignment = self.assigned.pop(trial_id, None)
+        if assignment is not None and not self.stopping:
+            with self.guarded(assignment.session):
+                if isinstance(assignment.work, RunningTrial):
+                    assignment.session.trial_died(assignment.work, error)
+                else:
+                    assignment.session.confirmation_died(assignment.work)
+
+    def look_at_the_clock(self) -> None:
+        """Count the time of each study; stop what hangs, and what still runs some seconds after its time budget."""
+        now = time.monotonic()
+        for session in self.sessions:
+            if session.clock is not None and now - session.clock > COUNT_SECONDS:
+                with self.guarded(session):
+                    session.count_seconds()
+        for trial_id, assignment in list(self.assigned.items()):
+            session, trial, heard = assignment.session, assignment.trial, assignment.heard
+            if trial is None:
+                continue
+            late = session.deadline is not None and now > session.deadline + GRACE_SECONDS
+            hangs = self.trial_timeout is not None and heard is not None and now - heard > self.trial_timeout
+            if not late and not hangs:
+                continue
+            del self.assigned[trial_id]
+            with self.guarded(session):
+                if late:
+                    session.put_back(trial)
+                else:
+                    session.failed(trial, "error", f"no report for {self.trial_timeout:g} s (--trial-timeout)")
+            assignment.kill()
+
+    def kill_all(self) -> None:
+        """End every worker at once: their trials stay in the storage as interrupted."""
+        while self.assigned:
+            self.assigned.popitem()[1].kill()

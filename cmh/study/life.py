@@ -1,0 +1,260 @@
+"""The life of a study: its folder is taken, its trials are searched, its winner confirmed, its outcome shown.
+
+All studies of a request live in one session of Ray. Who watches them and where an outcome is shown is the caller's to
+say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from cmh import config, files, ledger, methods, records
+from cmh.config import Value
+from cmh.errors import StudyError
+from cmh.records import Record
+from cmh.signals import Interrupts
+from cmh.study import confirm, folder, preflight, resources, tuner
+from cmh.study.confirm import Confirmed
+from cmh.study.outcome import Outcome, Scores, cost, write_winner
+from cmh.study.request import Limits, Request, StudyRequest
+from cmh.study.resources import Resources
+from cmh.study.session import Budget, View, Work
+from cmh.study.storage import Store, TrialRow, readable_errors, without_password
+
+log = logging.getLogger(__name__)
+
+
+class Screen(View, Protocol):
+    """Who watches a search, until it is closed."""
+
+    def close(self) -> None:
+        """The search has ended; called once or more."""
+
+
+Watch = Callable[[Store, int, str], Screen]  # of a store, how many trials there will be, and the name of the study
+Show = Callable[[Outcome], None]
+
+
+@contextlib.contextmanager
+def begun(study: StudyRequest) -> Iterator[None]:
+    """Within the block the study's folder is ours, and holds this study: a new one, or the one that was there.
+
+    Raises StudyError where the folder cannot be used, is in use, or holds a study of another request.
+    """
+    with folder.locked_folder(study.folder):
+        about = folder.identity(study.space, study.identity(study.base), study.fixed)
+        notes = {
+            "method_file": methods.spec(study.space.method),
+            "versions": confirm.versions(),
+            "storage": without_password(study.url),
+            **study.notes,
+        }
+        where = files.short(study.folder)
+        if folder.write_or_check(study.folder, about, notes):
+            log.info("%s: going on with the study that is there", where)
+        else:
+            for line in preflight.warnings(study):
+                log.warning("%s", line)
+        split = study.dataset.name, study.dataset.split_sha256
+        if past := ledger.openings(study.folder / ledger.OWN, split):
+            log.info(
+                "%s: its test split has been opened %d× already, last on %s; a further opening is counted, and its"
+                " records say so",
+                where,
+                len(past),
+                past[-1].get("date", "an unknown day")[:10],
+            )
+        yield
+
+
+def search(
+    request: Request, controls: Sequence[Mapping[str, Scores]], interrupts: Interrupts, *, watch: Watch, show: Show
+) -> None:
+    """Search and confirm all studies in the session of Ray that runs.
+
+    `controls` has those of each study. `show` is called with the outcome of each study as soon as that is known. Raises
+    StudyError where a storage, a disk or a study failed (after the others have ended) or no trial fits into the
+    session; KeyboardInterrupt where it was interrupted. Then the same call goes on.
+    """
+    with contextlib.ExitStack() as stack:
+        lives = []
+        for study, values in zip(request.studies, controls, strict=True):
+            with readable_errors(study.url):
+                owner = folder.read_study(study.folder).id
+                store = Store(study.url, study.folder.name, study.space, study.base, study.seed, owner)
+            name = study.folder.name if len(request.studies) > 1 else ""
+            life = Life(study, store, request, values, name, watch(store, study.limit, name), show)
+            stack.callback(life.close)
+            lives.append(life)
+        works = [life.work() for life in lives]
+        trial = _resources(works, request.limits)
+        for study in request.studies:
+            log.info(
+                "%s: %d trials of up to %d epochs, %d at once; rungs %s",
+                files.short(study.folder),
+                study.limit,
+                study.space.epochs,
+                trial.concurrent,
+                ", ".join(map(str, study.rungs)) or "none",
+            )
+        tuner.search(
+            works,
+            trial,
+            budget=Budget(request.limits.time_budget, request.limits.budget_passes),
+            trial_timeout=request.limits.trial_timeout,
+            interrupts=interrupts,
+        )
+
+
+def _resources(works: list[Work], limits: Limits) -> Resources:
+    """What a trial gets, and how many run at once; measured where `auto` was asked for."""
+    joined, gpus = limits.address is not None, limits.gpus_per_trial
+    if gpus == "auto":
+        gpus, why = resources.measured_gpus(works, limits.cpus_per_trial, joined)
+        log.info("--gpus-per-trial auto: %s", why)
+    return resources.share(limits.max_concurrent, limits.cpus_per_trial, gpus, joined)
+
+
+class Life:
+    """One study from its first trial to its outcome."""
+
+    def __init__(
+        self,
+        study: StudyRequest,
+        store: Store,
+        request: Request,
+        controls: Mapping[str, Scores],
+        name: str,
+        screen: Screen,
+        show: Show,
+    ) -> None:
+        self.study, self.store, self.seeds, self.limits = study, store, request.seeds, request.limits
+        self.controls, self.name, self.screen, self.show = controls, name, screen, show
+        self.rows: list[TrialRow] = []
+        self.best: TrialRow | None = None
+        self.opened = 0, 0  # how often the test split was, by this study and by all
+        self.records: dict[int, Record] = {}  # of the confirmation, by seed
+        self.closed = False
+
+    def work(self) -> Work:
+        """What the workers need."""
+        study = self.study
+        return Work(
+            store=self.store,
+            limit=study.limit,
+            folder=study.folder,
+            run=study.run,
+            dataset=study.dataset,
+            view=self.screen,
+            ended=self.ended,
+            tested=self.tested,
+        )
+
+    def close(self) -> None:
+        """Write `trials.csv` with what is there of the trials; once."""
+        if not self.closed:
+            self.closed = True
+            self.screen.close()
+            self.rows = self.store.rows()
+            names = list(config.params(methods.get(self.study.space.method).Config))
+            folder.write_trials(self.study.folder, self.rows, names)
+
+    def ended(self) -> list[dict[str, Value]]:
+        """The search has ended: write its files; the winner with each seed that is still to be confirmed.
+
+        Raises StudyError where no trial was completed.
+        """
+        self.close()
+        self.tell_spent_budget()
+        study, complete = self.study, [row for row in self.rows if row.state == "complete"]
+        if not complete:
+            raise _no_winner(study, self.rows)
+        best = self.best = max(complete, key=lambda row: (row.val_map_best or 0.0, -row.number))
+        spent, identity = cost(self.rows, self.store), study.identity(best.config)
+        write_winner(study, best, spent)
+        if self.seeds:
+            found = confirm.of_identity(records.read(study.folder)[0], identity)
+            self.records = {
+                seed: confirm.with_search(study.folder, found[seed], spent) for seed in self.seeds if seed in found
+            }
+        missing = [seed for seed in self.seeds if seed not in self.records]
+        if not missing:
+            self.finish(best)
+            return []
+        self.opened = ledger.open_test(
+            study.dataset.name,
+            study.dataset.split_sha256,
+            "cmh.tune",
+            identity=identity,
+            seeds=list(self.seeds),
+            folder=study.folder,
+        )
+        seeds = ", ".join(map(str, missing))
+        self.tell(f"confirming trial {best.number} with seeds {seeds}: training, then the test split")
+        if self.opened[0] > 1:
+            self.tell(f"this is opening {self.opened[0]} of this study's test split, and its records say so")
+        shared = {**best.config, **study.run}
+        folders = {seed: (study.folder / "confirm" / f"{best.number}-{seed}").resolve() for seed in missing}
+        return [{**shared, "seed": seed, "folder": str(folders[seed])} for seed in missing]
+
+    def tested(self, tested: Confirmed) -> None:
+        """A seed of the winner was trained and tested."""
+        record = confirm.write_record(
+            self.study.folder,
+            tested,
+            selection="validation",
+            search=cost(self.rows, self.store),
+            opened=self.opened,
+        )
+        seed = record.identity.seed
+        self.records[seed] = record
+        self.tell(
+            f"seed {seed}: test MAP i→t {record.test['map_i2t']:.4f}, t→i {record.test['map_t2i']:.4f},"
+            f" mean {record.test['map']:.4f}"
+        )
+        for line in confirm.audit_lines(record):
+            self.tell(f"seed {seed}: {line}")
+        if len(self.records) == len(self.seeds) and self.best is not None:
+            self.finish(self.best)
+
+    def finish(self, best: TrialRow) -> None:
+        """All is known: show it."""
+        found = [self.records[seed] for seed in sorted(self.records)]
+        self.show(Outcome(self.study, self.rows, best, self.controls, found))
+
+    def tell_spent_budget(self) -> None:
+        """Say whether the search ended because its budget was spent."""
+        seconds, passes = self.store.seconds(), sum(row.passes for row in self.rows)
+        left = self.study.limit - sum(row.failure != "moved" for row in self.rows)
+        waiting = left > 0 or any(row.state == "interrupted" for row in self.rows)
+        for option, wanted, spent in (
+            ("--time-budget", self.limits.time_budget, seconds),
+            ("--budget-passes", self.limits.budget_passes, passes),
+        ):
+            if waiting and wanted is not None and spent >= wanted:
+                self.tell(
+                    f"the search has spent its {option}: {spent:.0f} of {wanted:g}, all its starts together;"
+                    " the same command with more goes on"
+                )
+
+    def tell(self, text: str) -> None:
+        """Log a line, with the study's name where there are several."""
+        log.info("%s", f"{self.name}  {text}" if self.name else text)
+
+
+def _no_winner(study: StudyRequest, rows: Sequence[TrialRow]) -> StudyError:
+    """That no trial was completed, why, and what helps."""
+    cures = {"pruned": "more --trials", "interrupted": "a longer --time-budget or --budget-passes"}
+    counts = {state: sum(row.state == state for row in rows) for state in cures}
+    return StudyError(
+        f"{study.folder}: no trial was completed, so there is no winner; see {study.folder / 'trials.csv'}",
+        *[
+            f"trials {state}: {count}; the same command with {cures[state]} goes on"
+            for state, count in counts.items()
+            if count
+        ],
+        *[f"trial {row.number}: {row.error}" for row in rows if row.state == "failed"][:3],
+    )

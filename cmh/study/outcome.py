@@ -1,0 +1,69 @@
+"""What a search has found and what it has cost: the value that the closing table shows, and the winner's file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from cmh import methods
+from cmh.config import INPUTS
+from cmh.records import Cost, Record
+from cmh.study import folder
+from cmh.study.request import StudyRequest
+from cmh.study.storage import Store, TrialRow
+
+Scores = tuple[float | None, float | None, float | None]  # validation MAP: i→t, t→i, and their mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A study that has ended."""
+
+    study: StudyRequest
+    rows: Sequence[TrialRow]  # of all its trials
+    best: TrialRow
+    controls: Mapping[str, Scores]  # by name, in the order in which they are shown
+    records: Sequence[Record]  # of the confirmation, by seed; none where the test split stays closed
+
+
+def cost(rows: Sequence[TrialRow], store: Store) -> Cost:
+    """What the search of these trials has cost by now."""
+    return Cost(
+        trials=len(rows),
+        epochs=sum(row.spent for row in rows),
+        passes=sum(row.passes for row in rows),
+        seconds=store.seconds(),
+        device_seconds=sum(row.device_seconds or 0.0 for row in rows),
+    )
+
+
+def write_winner(study: StudyRequest, best: TrialRow, spent: Cost) -> None:
+    """`best.yml` in the study's folder: the trial `best` as an experiment file, for `cmh.reproduce`."""
+    run = study.run
+    folder.write_yaml(
+        study.folder / "best.yml",
+        {
+            "method": methods.spec(study.space.method),
+            "dataset": run["dataset"],
+            **{key: run[key] for key in ("split", "skip_bad") if run[key] not in ("torchcmh", False)},
+            "features": run["features"],
+            **({"weights": run["weights"]} if run["weights"] else {}),
+            "bits": run["bits"],
+            "epochs": study.space.epochs,
+            **{key: run[key] for key in INPUTS if key in run},
+            "seeds": [study.seed],
+            "threads": run["threads"],
+            "selection": "validation",
+            "config": best.config,
+            "search": {
+                "study": study.folder.name,
+                "trial": best.number,
+                "trials": spent.trials,
+                "epochs": spent.epochs,
+                "passes": round(spent.passes, 3),
+                "seconds": round(spent.seconds, 1),
+                "device_seconds": round(spent.device_seconds, 1),
+                "val_map": best.val_map_best,
+            },
+        },
+    )

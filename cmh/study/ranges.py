@@ -1,0 +1,78 @@
+"""What a search space is made of: ranges of hyperparameters, a schedule that prunes, points to start from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from cmh.config import Value
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Where one hyperparameter is searched; `when` names the choices under which it exists."""
+
+    name: str
+    kind: str  # float | int | choice
+    low: float = 0
+    high: float = 0
+    log: bool = False
+    choices: tuple[Value, ...] = ()
+    when: tuple[tuple[str, Value], ...] = ()
+
+    def active(self, values: Mapping[str, Value]) -> bool:
+        """Whether the parameter exists beside these values of the others."""
+        return all(values.get(key) == wanted for key, wanted in self.when)
+
+    def holds(self, value: Value) -> bool:
+        """Whether a value lies inside."""
+        if self.kind == "choice":
+            return value in self.choices
+        return not isinstance(value, (str, bool)) and self.low <= value <= self.high
+
+    def text(self) -> str:
+        """As a person would write it."""
+        if self.kind == "choice":
+            return "{" + ", ".join(map(str, self.choices)) + "}"
+        return f"[{self.low:g}, {self.high:g}]" + (" log" if self.log else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Asha:
+    """Asynchronous successive halving: of the trials at a rung, the best 1/reduction go on.
+
+    A trial is compared with those that came to the rung before it. By Ray's rule it must reach their quantile: the
+    first at a rung goes on whatever it is worth, and the next ones easily. By the strict rule, the paper's (Li et al.,
+    "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020), it must be one of the best floor(n/reduction)
+    of the n trials at the rung, itself included: the first reduction - 1 stop there. (The paper may take a stopped
+    trial up again when the rung has grown; here it stays pruned.)
+    """
+
+    first_rung: int
+    reduction: int
+    strict: bool = False
+
+    def rungs(self, epochs: int) -> list[int]:
+        """Epochs at which trials are compared."""
+        rungs, rung = [], self.first_rung
+        while rung < epochs:
+            rungs.append(rung)
+            rung *= self.reduction
+        return rungs
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """A checked search space file."""
+
+    method: str
+    ranges: tuple[Range, ...]
+    start_from: tuple[tuple[str, tuple[tuple[str, Value], ...]], ...]  # (name, full config) of the first trials
+    sampler: str
+    asha: Asha | None
+    epochs: int
+    trials: int
+
+    def starts(self) -> list[tuple[str, dict[str, Value]]]:
+        """The known-good points, in the order in which they are tried."""
+        return [(name, dict(values)) for name, values in self.start_from]

@@ -1,0 +1,131 @@
+"""What is tried next: Optuna's samplers, seeded so that a proposal depends on its trial's number and the history alone.
+
+A sampler is built anew for each trial. So a study that was killed and goes on proposes what an uninterrupted one would
+have proposed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+
+from cmh.config import Value
+from cmh.errors import StudyError
+from cmh.seeding import derive
+from cmh.study.space import Range, Space
+
+STARTUP_TRIALS = 8  # trials before TPE models the history; start points count
+
+
+class SeededSampler(BaseSampler):
+    """Builds the space's sampler anew for each trial, seeded by (study seed, trial number).
+
+    A parameter that is drawn by itself has a stream of its own name: those that a killed process has stored already
+    are not drawn again, and must not move the others.
+    """
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self.space, self.seed = space, seed
+        self._relative = _build(space, 0)
+
+    def _of(self, trial: FrozenTrial, *stream: str) -> BaseSampler:
+        return _build(self.space, derive(self.seed, "sampler", trial.number, *stream) % 2**32)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The parameters that are drawn together; and the sampler that draws them."""
+        self._relative = self._of(trial)
+        if self.space.sampler == "qmc":
+            self._relative = _Sobol(derive(self.seed, "sampler") % 2**32, self.space, trial.number)
+        return self._relative.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, object]:
+        """Values of the parameters that are drawn together."""
+        return self._relative.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> object:
+        """The value of a parameter that is drawn by itself."""
+        return self._of(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """What the sampler notes before a trial is asked for."""
+        self._of(trial).before_trial(study, trial)
+
+
+class _Sobol(optuna.samplers.QMCSampler):
+    """A Sobol sequence over all ranges of the space, whose point is the trial's number.
+
+    Optuna counts its points in the storage, where a kill skips one; and its space is what the first trial had.
+    """
+
+    def __init__(self, seed: int, space: Space, number: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            super().__init__(seed=seed, scramble=True, warn_independent_sampling=False)
+        self.space, self.number = space, number
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {item.name: distribution(item) for item in self.space.ranges}
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self.number  # Optuna has no setting for it
+
+
+def _build(space: Space, seed: int) -> BaseSampler:
+    with warnings.catch_warnings():  # multivariate TPE, GP and QMC are marked experimental
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return _SAMPLERS[space.sampler](seed)
+
+
+def _tpe(seed: int) -> BaseSampler:
+    return optuna.samplers.TPESampler(
+        seed=seed,
+        n_startup_trials=STARTUP_TRIALS,
+        multivariate=True,
+        group=True,  # conditional parameters are modelled in groups that occur together
+        constant_liar=True,
+    )
+
+
+def _cmaes(seed: int) -> BaseSampler:
+    try:
+        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+    except ImportError as error:
+        raise StudyError("search.sampler is 'cmaes', which needs the package cmaes: pip install cmaes") from error
+
+
+_SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": _tpe,
+    "cmaes": _cmaes,
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS),
+    "qmc": lambda seed: optuna.samplers.RandomSampler(seed=seed),  # what lies outside the sequence: nothing
+    "grid": lambda seed: optuna.samplers.BruteForceSampler(seed=seed),
+}
+
+
+def distribution(item: Range) -> BaseDistribution:
+    """A range of the space as Optuna has it."""
+    if item.kind == "choice":
+        return optuna.distributions.CategoricalDistribution(item.choices)
+    if item.kind == "int":
+        return optuna.distributions.IntDistribution(int(item.low), int(item.high), log=item.log)
+    return optuna.distributions.FloatDistribution(item.low, item.high, log=item.log)
+
+
+def suggest(trial: optuna.trial.Trial, item: Range) -> Value:
+    """The value that a trial has in a range: proposed now, and stored, if it has none yet."""
+    if item.kind == "choice":
+        choice: Value = trial.suggest_categorical(item.name, item.choices)  # type: ignore[assignment]  # never None
+        return choice
+    if item.kind == "int":
+        return trial.suggest_int(item.name, int(item.low), int(item.high), log=item.log)
+    return trial.suggest_float(item.name, item.low, item.high, log=item.log)

@@ -1,0 +1,83 @@
+"""The table that closes a study: the winner beside chance, the controls and the known-good points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+
+from cmh import files, ledger, records
+from cmh.board.statistics import intervals, levels
+from cmh.records import Record
+from cmh.study.outcome import Outcome, Scores
+
+KNOWN_GOOD = {"paper": "paper setting", "default": "library default"}  # origin of a trial, and its name in the table
+
+
+def table(outcome: Outcome) -> str:
+    """The outcome of a study as text.
+
+    Raises RecordError where the AP of the queries cannot be read, LedgerError where a ledger cannot be.
+    """
+    study, where = outcome.study, files.short(outcome.study.folder)
+    lines = [
+        "",
+        f"{study.space.method} on {study.dataset.name}, {study.bits} bits, {study.space.epochs} epochs;"
+        " tie-expected MAP over the whole database",
+        f"{'':<24}{'validation':^24}{'test':^32}".rstrip(),
+        f"{'':<24}{'i→t':>8}{'t→i':>8}{'mean':>8}{'i→t':>8}{'t→i':>8}{'mean':>8}".rstrip(),
+    ]
+    for name, scores in _validation(outcome):
+        lines.append(f"{name:<24}" + "".join(f"{'-' if value is None else f'{value:.4f}':>8}" for value in scores))
+    if outcome.records:
+        numbers, about = _test(outcome)
+        lines[-1] += numbers
+        lines.append(about)
+    lines += [
+        "",
+        f"every trial           {where}/trials.csv",
+        f"reproduce the winner  python -m cmh.reproduce {where}",
+        f"see the board         python -m cmh.leaderboard {files.short(study.folder.parent)}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _validation(outcome: Outcome) -> Iterator[tuple[str, Scores]]:
+    """Names and validation MAPs, the winner's last."""
+    yield from outcome.controls.items()
+    by_origin = {row.origin: row for row in outcome.rows}
+    for origin, name in KNOWN_GOOD.items():
+        if origin in by_origin:
+            row = by_origin[origin]
+            note = "" if row.state == "complete" else f" ({row.state})"
+            yield name + note, (row.val_map_i2t, row.val_map_t2i, row.val_map_best)
+    best = outcome.best
+    yield f"tuned (trial {best.number})", (best.val_map_i2t, best.val_map_t2i, best.val_map_best)
+
+
+def _test(outcome: Outcome) -> tuple[str, str]:
+    """The winner's test MAPs, which follow in its line, and the line below that says what they are."""
+    found, study = outcome.records, outcome.study
+    numbers = "".join(f"{mean(record.test[key] for record in found):>8.4f}" for key in ("map_i2t", "map_t2i", "map"))
+    half = _half_interval(study.folder, list(found))
+    split = study.dataset.name, study.dataset.split_sha256
+    opened, by_all = (  # also after these records were made
+        len(ledger.openings(file, split)) for file in (study.folder / ledger.OWN, ledger.path(*split))
+    )
+    about = (
+        f"test: mean of {len(found)} seed{'s' * (len(found) > 1)}"
+        f"{'' if half is None else ' (± half of the 95 % interval over seeds and queries)'}; test split"
+        f" opened {opened}× by this study, {by_all}× by all"
+    )
+    return numbers + ("" if half is None else f" ± {half:.4f}"), about
+
+
+def _half_interval(folder: Path, found: list[Record]) -> float | None:
+    """Half of the 95 % interval of the records' mean test MAP, from these seeds alone (a board pools what seeds change
+    over its rows); None for one seed."""
+    queries = [records.per_query(folder, record) for record in found]
+    half = intervals(levels([np.stack([(ap.i2t + ap.t2i) / 2 for ap in queries])], queries[0].groups))
+    return None if half is None else float(half[0])

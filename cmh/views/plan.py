@@ -1,0 +1,65 @@
+"""What `cmh.tune --plan` shows of a study: its rungs, its first points, and about how long it will take."""
+
+from __future__ import annotations
+
+from cmh import methods, training
+from cmh.config import Value
+from cmh.study import preflight
+from cmh.study.request import StudyRequest
+from cmh.study.space import Space
+from cmh.study.storage import Store
+
+POINTS = 5  # that are shown
+
+
+def text(study: StudyRequest) -> str:
+    """The plan of a study as text. One epoch is trained, so that the estimate is measured."""
+    space = study.space
+    lines = [
+        f"{study.folder}: {space.method} on {study.dataset.name}, {study.bits} bits,"
+        f" {study.limit} trials of {space.epochs} epochs",
+        f"rungs: {', '.join(map(str, study.rungs)) or 'none'}; sampler: {space.sampler}",
+        "first points:",
+        *_first_points(study),
+        *preflight.warnings(study),
+        _estimate(study),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _first_points(study: StudyRequest) -> list[str]:
+    """A line for each of the first trials, as the sampler would draw them if none had ended yet."""
+    store, lines = Store(None, "plan", study.space, study.base, study.seed), list[str]()
+    for _ in range(min(POINTS, study.limit)):
+        proposal = store.propose(study.limit)
+        if proposal is None:
+            break
+        searched = " ".join(f"{item.name}={_short(proposal.config[item.name])}" for item in study.space.ranges)
+        lines.append(f"  {proposal.number} ({proposal.origin}): {searched}")
+    return lines
+
+
+def _short(value: Value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _estimate(study: StudyRequest) -> str:
+    space, module = study.space, methods.get(study.space.method)
+    run, config = training.parse(module, {**study.base, **study.run, "epochs": 1, "threads": 1})
+    seconds = training.fit(module, run, config, study.dataset.search()).seconds
+    likely = likely_epochs(space, study.limit)
+    return (
+        f"estimate: about {likely:.0f} epochs (at most {study.limit * space.epochs}); one epoch of the default point"
+        f" took {seconds:.2f} s here on one thread, so about {likely * seconds / 60:.1f} CPU minutes"
+    )
+
+
+def likely_epochs(space: Space, trials: int) -> float:
+    """Epochs of a search if every rung lets exactly 1/reduction through; the start points run to the end."""
+    protected = min(len(space.start_from), trials)
+    left, done, total = float(trials - protected), 0, float(protected * space.epochs)
+    if space.asha is not None:
+        for rung in space.asha.rungs(space.epochs):
+            total += left * (rung - done)
+            left, done = left / space.asha.reduction, rung
+    return total + left * (space.epochs - done)
