@@ -1,5 +1,5 @@
-"""UCCH: Hu, Zhu, Lin, Peng, Zhao and Peng, "Unsupervised Contrastive Cross-modal Hashing", TPAMI 45(3), 2023, DOI
-10.1109/TPAMI.2022.3177356.
+"""UCCH: Hu, Zhu, Lin, Peng, Zhao and Peng, "Unsupervised Contrastive Cross-modal Hashing", TPAMI 45(3), 2023,
+DOI 10.1109/TPAMI.2022.3177356.
 
 A memory bank holds a row v_i for each of the N training pairs; its key k_i is sgn(v_i) scaled to unit length. With
 h^x_i, h^y_i the unit outputs of the image and the text net for a batch of b, UCCH minimises β L_c + (1 − β) L_r:
