@@ -15,8 +15,7 @@ from cmh.nets import encoders
 from cmh.nets.critics import adversaries, train_critic
 from cmh.nets.draws import normals
 from cmh.nets.linear import LinearMaps, ridged
-from cmh.nets.optimizers import schedule_param
-from cmh.nets.pair import Falling
+from cmh.nets.optimizers import Falling, schedule_param
 from cmh.nets.team import Team
 
 

@@ -54,8 +54,7 @@ from cmh.nets import encoders
 from cmh.nets.draws import normals
 from cmh.nets.encoders import Encoder, leaky_layers
 from cmh.nets.graph_convolution import Graph, adjacency
-from cmh.nets.optimizers import optimizer, schedule_param
-from cmh.nets.pair import Falling
+from cmh.nets.optimizers import Falling, optimizer, schedule_param
 from cmh.nets.team import Team
 from cmh.training import train
 

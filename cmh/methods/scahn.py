@@ -58,8 +58,7 @@ from cmh.config import param
 from cmh.interfaces import Batch, Batches, Setup, State
 from cmh.losses import Means, mean_nll, pairwise_nll, similar, weighted
 from cmh.nets.buffers import Buffers
-from cmh.nets.optimizers import optimizer, schedule_param
-from cmh.nets.pair import Falling
+from cmh.nets.optimizers import Falling, optimizer, schedule_param
 from cmh.nets.staged import Fusion, mlp_stages, multiscale_stages
 from cmh.nets.team import MODALITIES, Team
 from cmh.training import train

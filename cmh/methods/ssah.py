@@ -52,8 +52,7 @@ from cmh.nets import encoders
 from cmh.nets.draws import normals
 from cmh.nets.encoders import Encoder, ResponseNorm, response_layers
 from cmh.nets.multiscale import SCALES, ScaleVector
-from cmh.nets.optimizers import optimizer, schedule_param
-from cmh.nets.pair import Falling
+from cmh.nets.optimizers import Falling, optimizer, schedule_param
 from cmh.nets.team import MODALITIES, Team
 from cmh.nets.towers import mlp, start_at
 from cmh.training import train

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-import torch
 from torch import Tensor
 
 from cmh.interfaces import Batch, Batches, Setup, State
 from cmh.losses import sign
-from cmh.seeding import derive
+from cmh.nets.draws import normals
 
 Pass = Callable[[str, str, Iterator[Batch]], Mapping[str, float]]  # the net that is trained, the other one, the items
 
@@ -21,9 +20,8 @@ class Buffers:
     """
 
     def __init__(self, setup: Setup) -> None:
-        draw = torch.Generator().manual_seed(derive(setup.seed, "buffers"))
-        shape = (setup.n_train, setup.bits)
-        self.outputs = {name: torch.randn(shape, generator=draw).to(setup.device) for name in ("image", "text")}
+        F, G = normals(setup, "buffers", *2 * [(setup.n_train, setup.bits)])
+        self.outputs = {"image": F, "text": G}
         self.B = self._codes()
 
     def _codes(self) -> Tensor:

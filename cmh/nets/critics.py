@@ -11,8 +11,7 @@ from torch import Tensor, nn, optim
 from torch.nn.functional import softplus
 
 from cmh.interfaces import Setup
-from cmh.nets.optimizers import optimizer
-from cmh.nets.pair import Falling
+from cmh.nets.optimizers import Falling, optimizer
 from cmh.nets.team import Team
 
 PENALTY = 10.0  # weight of the gradient penalty: AGAH, CPAH and DADH all take the value of Gulrajani et al.
@@ -45,9 +44,9 @@ def adversaries(
     """
     team, kind = Team(setup, nets), getattr(config, "optimizer", "adam")
     others = [net for name, net in team.nets.items() if name != "image" and name not in critics]
-    decay, fall = config.weight_decay, dataclasses.replace(Falling.of(config), every=every)
-    team.add("image", optimizer(kind, team.nets["image"], lr=config.lr_image, weight_decay=decay), fall)
-    team.add("text", optimizer(kind, *others, lr=config.lr_text, weight_decay=decay), fall)
+    decay, falling = config.weight_decay, dataclasses.replace(Falling.of(config), every=every)
+    team.add("image", optimizer(kind, team.nets["image"], lr=config.lr_image, weight_decay=decay), falling)
+    team.add("text", optimizer(kind, *others, lr=config.lr_text, weight_decay=decay), falling)
     for name in critics:
         team.add(name, critic_optimizer(kind, team.nets[name], lr=config.lr_critic))
     return team

@@ -1,4 +1,4 @@
-"""What methods of more than two nets have: the nets by name, and which optimizer trains which of them."""
+"""Nets by name, and which optimizer trains which of them: what methods of any number of nets have."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cmh.interfaces import Setup, State
-from cmh.nets.optimizers import descend
-from cmh.nets.pair import Falling
+from cmh.nets.optimizers import Falling, descend
 from cmh.nets.towers import encode
 
 MODALITIES = ("image", "text")
@@ -25,20 +24,20 @@ class Team:
         self.schedules: dict[str, LRScheduler] = {}
         self._epochs = setup.epochs
 
-    def add(self, name: str, stepper: Optimizer, fall: Falling | None = None) -> None:
-        """An optimizer of some of the nets, which `step` knows by its name; without `fall` its rate stays."""
+    def add(self, name: str, stepper: Optimizer, falling: Falling | None = None) -> None:
+        """An optimizer of some of the nets, which `step` knows by its name; without `falling` its rate stays."""
         self.optimizers[name] = stepper
-        if fall is not None:
-            self.schedules[name] = fall.over(self._epochs, stepper)
+        if falling is not None:
+            self.schedules[name] = falling.over(self._epochs, stepper)
 
     def train(self, training: bool = True) -> None:
         """Put all nets into training mode, or into evaluation mode."""
         for net in self.nets.values():
             net.train(training)
 
-    def step(self, loss: Tensor, *names: str) -> None:
-        """One step of the named optimizers down the loss."""
-        descend(loss, *(self.optimizers[name] for name in names))
+    def step(self, loss: Tensor, *names: str, clip: float | None = None) -> None:
+        """One step of the named optimizers (all) down the loss; `clip`: largest norm of their nets' whole gradient."""
+        descend(loss, *(self.optimizers[name] for name in names or self.optimizers), clip=clip)
 
     def end_epoch(self) -> None:
         """Let the learning rates fall."""
