@@ -50,6 +50,7 @@ def search(where: str, known: set[str]) -> Iterator[str]:
             yield f"an array {value.shape} in memory"
     for dataset in sets.values():
         yield from given("Dataset.test()", dataset.test, known)
+        yield from given("Dataset.noted_test()", dataset.noted_test, known)
     for reference in references:
         yield from given("an ObjectRef", functools.partial(ray.get, reference, timeout=1), known)
     for handle in handles:
