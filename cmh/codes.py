@@ -34,17 +34,17 @@ _CURE_SIGN = "apply sign with sign(0) = +1, as numpy.where(outputs >= 0, 1, -1)"
 class Codes:
     """Codes of one model, or of one model after each epoch, under the names and rules of the file.
 
-    Given as ±1 or packed beside `bits`, the four are packed afterwards, labels uint8, `bits` an integer. Raises
-    RecordError that lists every broken rule.
+    Given as ±1 (of any number type) or packed beside `bits`, the four are packed afterwards, labels uint8, `bits` an
+    integer: the types below are what holds then. Raises RecordError that lists every broken rule.
     """
 
-    query_image: NDArray[Any]
-    query_text: NDArray[Any]
-    database_image: NDArray[Any]
-    database_text: NDArray[Any]
-    query_labels: NDArray[Any]
-    database_labels: NDArray[Any]
-    query_groups: NDArray[Any] | None = None
+    query_image: NDArray[np.uint8]
+    query_text: NDArray[np.uint8]
+    database_image: NDArray[np.uint8]
+    database_text: NDArray[np.uint8]
+    query_labels: NDArray[np.uint8]
+    database_labels: NDArray[np.uint8]
+    query_groups: NDArray[np.integer] | None = None
     chosen_epoch: int | None = None
     bits: int = 0  # of packed codes; 0: given as ±1
 
@@ -63,7 +63,7 @@ class Codes:
         return dataclasses.replace(self, **one, chosen_epoch=None)
 
 
-def pack(signs: NDArray[Any]) -> NDArray[np.uint8]:
+def pack(signs: NDArray[np.number]) -> NDArray[np.uint8]:
     """±1 codes `(…, n, bits)` as bytes `(…, n, ceil(bits / 8))`: bit j of an item is the (j % 8)-th from below of byte
     j // 8. Unchecked: what is not above 0 counts as -1.
     """
@@ -71,7 +71,7 @@ def pack(signs: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def write(path: Path, codes: Codes) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file, whole or not at all. Raises OSError where it cannot be written."""
     arrays = {name: value for name, value in vars(codes).items() if value is not None}
     with files.new_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
@@ -85,8 +85,8 @@ def read(path: Path) -> Codes:
     arrays = _arrays(path)
     heading = f"{path} is no file of codes"
     if missing := [name for name in (*CODES, *LABELS) if name not in arrays]:
-        held = ", ".join(sorted(arrays)) or "nothing"
-        raise RecordError(f"without {', '.join(missing)}; it holds {held}", heading=heading)
+        present = ", ".join(sorted(arrays)) or "nothing"
+        raise RecordError(f"without {', '.join(missing)}; it holds {present}", heading=heading)
     known = {field.name for field in dataclasses.fields(Codes)}
     try:
         return Codes(**{name: array for name, array in arrays.items() if name in known})
@@ -94,7 +94,7 @@ def read(path: Path) -> Codes:
         raise RecordError(*error.problems, heading=heading) from None
 
 
-def _arrays(path: Path) -> dict[str, Any]:
+def _arrays(path: Path) -> dict[str, Any]:  # whether they are what the fields of `Codes` want, that checks
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
@@ -113,41 +113,51 @@ def _arrays(path: Path) -> dict[str, Any]:
         raise RecordError(f"{path}: cannot be read as .npz ({error}); {cure}") from error
 
 
-def _checked(values: dict[str, Any]) -> dict[str, Any]:
+def _checked(values: dict[str, object]) -> dict[str, object]:
     """What a `Codes` holds, from what it was given."""
-    for name in ("bits", "chosen_epoch"):
-        number = values[name]
-        if isinstance(number, np.ndarray) and number.size == 1 and number.dtype.kind in "iu":
-            values[name] = int(number.item())
-    bits = values["bits"]
-    problems = [] if bits == 0 and isinstance(bits, int) else _checks.integer_problems("bits", bits)
-    bits = 0 if problems else bits
+    given, epoch = _whole(values["bits"]), _whole(values["chosen_epoch"])
+    problems = [] if given == 0 and isinstance(given, int) else _checks.integer_problems("bits", given)
+    bits = 0 if problems or not isinstance(given, (int, np.integer)) else int(given)
+    arrays: dict[str, NDArray[np.number]] = {}
     widths: dict[str, int] = {}
     for name in CODES:
-        found = _code_problems(name, values[name], bits)
+        codes = values[name]
+        found = _code_problems(name, codes, bits)
+        problems += found
+        if not found and isinstance(codes, np.ndarray):
+            packed = _is_packed(codes, bits)
+            widths[name] = bits if packed else codes.shape[-1]
+            arrays[name] = codes if packed else pack(codes)
+    for name in LABELS:
+        found = _checks.label_problems(name, values[name])
         problems += found
         if not found:
-            packed = _is_packed(values[name], bits)
-            widths[name] = bits if packed else values[name].shape[-1]
-            values[name] = values[name] if packed else pack(values[name])
-    for name in LABELS:
-        problems += _checks.label_problems(name, values[name])
+            arrays[name] = _checks.to_numpy(values[name]).astype(np.uint8, copy=False)
     if not problems and len(set(widths.values())) > 1:
         each = ", ".join(f"{name} {width}" for name, width in widths.items())
         problems.append(f"codes differ in bits: {each}; were they made by models of one code length?")
     if not problems:
-        problems = _shape_problems(values) + _optional_problems(values, values["query_image"].shape)
+        shape = arrays["query_image"].shape
+        problems = _shape_problems(arrays)
+        problems += _group_problems(values["query_groups"], shape) + _epoch_problems(epoch, shape)
     if problems:
         raise RecordError(*problems)
-    values |= {name: values[name].astype(np.uint8, copy=False) for name in LABELS}
-    return {**values, "bits": widths["query_image"]}
+    return {**values, **arrays, "chosen_epoch": epoch, "bits": widths["query_image"]}
 
 
-def _is_packed(codes: NDArray[Any], bits: int) -> bool:
+def _whole(value: object) -> object:
+    """An integer that a file holds as an array; anything else as it is."""
+    if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "iu":
+        return int(value.item())
+    return value
+
+
+def _is_packed(codes: NDArray[np.number], bits: int) -> bool:
+    """Whether `(…, n, width)` is what `pack` makes of codes of that many bits."""
     return bits > 0 and codes.dtype == np.uint8 and codes.shape[-1] == -(-bits // 8)
 
 
-def _code_problems(name: str, codes: Any, bits: int) -> list[str]:
+def _code_problems(name: str, codes: object, bits: int) -> list[str]:
     """What is wrong with one of the four arrays."""
     if not isinstance(codes, np.ndarray) or codes.dtype.kind not in "iuf":
         kind = f"type {codes.dtype}" if isinstance(codes, np.ndarray) else f"type {type(codes).__name__}"
@@ -167,8 +177,8 @@ def _code_problems(name: str, codes: Any, bits: int) -> list[str]:
     return []
 
 
-def _cure(codes: Any, wrong: NDArray[np.bool_], bits: int) -> str:
-    """What codes that are not ±1 may have been meant as."""
+def _cure(codes: NDArray[np.number], wrong: NDArray[np.bool_], bits: int) -> str:
+    """What codes `(…, n, bits)` that are not ±1 where `wrong` says so may have been meant as."""
     if np.isnan(codes).any():
         return f"hold nan {_place(np.isnan(codes))}, which has no sign; has the training diverged?"
     if np.isin(codes, (0, 1)).all():
@@ -182,14 +192,15 @@ def _cure(codes: Any, wrong: NDArray[np.bool_], bits: int) -> str:
 
 
 def _place(bad: NDArray[np.bool_]) -> str:
+    """The first true cell of `(n, bits)` or `(epochs, n, bits)`, in words."""
     *epoch, row, column = np.argwhere(bad)[0]
     return f"({f'epoch {epoch[0] + 1}, ' if epoch else ''}row {row}, column {column})"
 
 
-def _shape_problems(values: dict[str, Any]) -> list[str]:
-    """What does not go together."""
+def _shape_problems(arrays: dict[str, NDArray[np.number]]) -> list[str]:
+    """What does not go together; the shapes are those of the file."""
     problems = []
-    shapes = {name: values[name].shape for name in (*CODES, *LABELS)}
+    shapes = {name: array.shape for name, array in arrays.items()}
     for name, other, axis, what, cure in (
         *((name, "query_image", 0, "epochs", "all four need the same axis of epochs") for name in CODES[1:]),
         ("query_text", "query_image", -2, "items", "both must hold the same items in the same order"),
@@ -205,13 +216,17 @@ def _shape_problems(values: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _optional_problems(values: dict[str, Any], shape: tuple[int, ...]) -> list[str]:
-    problems = []
-    groups = values["query_groups"]
-    if groups is not None and (groups.dtype.kind not in "iu" or groups.shape != (shape[-2],)):
-        problems.append(f"query_groups must be integers of shape ({shape[-2]},), one for each query")
-    epoch, epochs = values["chosen_epoch"], shape[0] if len(shape) == 3 else 0
-    if epoch is not None and (not isinstance(epoch, int) or not 1 <= epoch <= epochs):
-        axis = f"the file holds {epochs}" if epochs else "the file has no axis of epochs"
-        problems.append(f"chosen_epoch is {epoch!r}, but must be one epoch, counted from 1; {axis}")
-    return problems
+def _group_problems(groups: object, shape: tuple[int, ...]) -> list[str]:
+    """`shape`: of the queries' codes."""
+    if groups is None:
+        return []
+    fine = isinstance(groups, np.ndarray) and groups.dtype.kind in "iu" and groups.shape == (shape[-2],)
+    return [] if fine else [f"query_groups must be integers of shape ({shape[-2]},), one for each query"]
+
+
+def _epoch_problems(epoch: object, shape: tuple[int, ...]) -> list[str]:
+    epochs = shape[0] if len(shape) == 3 else 0
+    if epoch is None or (isinstance(epoch, int) and 1 <= epoch <= epochs):
+        return []
+    axis = f"the file holds {epochs}" if epochs else "the file has no axis of epochs"
+    return [f"chosen_epoch is {epoch!r}, but must be one epoch, counted from 1; {axis}"]

@@ -32,6 +32,18 @@ def guarded(work: Callable[[], int]) -> int:
             return 1
 
 
+def end_interrupted() -> NoReturn:
+    """End the process now: the second interrupt. What was written is whole, so that nothing is lost by it."""
+    os.write(2, b"\ninterrupted again: ended at once; the same command goes on from here\n")
+    os._exit(130)
+
+
+def end_at_once(reason: str) -> NoReturn:
+    """End the process now, from whichever thread. What was written is whole, so that nothing is lost by it."""
+    os.write(2, f"\nerror: {reason}\n".encode())
+    os._exit(2)
+
+
 @contextlib.contextmanager
 def messages_shown() -> Iterator[None]:
     """While the block runs, what cmh logs (from INFO on) stands on stderr, each message once, and nowhere else.
@@ -61,18 +73,6 @@ class _Terminal(logging.Handler):
         from tqdm import tqdm  # late: most starts of a command say nothing
 
         tqdm.write(self.format(record), file=sys.stderr)
-
-
-def end_interrupted() -> NoReturn:
-    """End the process now: the second interrupt. What was written is whole, so that nothing is lost by it."""
-    os.write(2, b"\ninterrupted again: ended at once; the same command goes on from here\n")
-    os._exit(130)
-
-
-def end_at_once(reason: str) -> NoReturn:
-    """End the process now, from whichever thread. What was written is whole, so that nothing is lost by it."""
-    os.write(2, f"\nerror: {reason}\n".encode())
-    os._exit(2)
 
 
 def whole(low: int) -> Callable[[str], int]:

@@ -49,7 +49,8 @@ def append_line(path: Path, line: str) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
 
-    If `path` has come to exist meanwhile (another process was first), ours is dropped.
+    If `path` has come to exist meanwhile (another process was first), ours is dropped. Raises OSError where it cannot
+    be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))

@@ -26,7 +26,6 @@ import os
 import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from cmh.config import Value
 
@@ -76,7 +75,7 @@ class Identity:
     device: str  # cpu, or the name of the GPU
     torch: str
 
-    def without(self, *left_out: str) -> dict[str, Any]:
+    def without(self, *left_out: str) -> dict[str, object]:
         """The fields and values that are not left out."""
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in left_out}
 
@@ -90,7 +89,7 @@ class Identity:
         return differences(self.without(*left_out), other.without(*left_out))
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def differences(there: Mapping[str, object], here: Mapping[str, object]) -> list[str]:
     """One line for each key whose values differ, nested mappings key by key."""
     lines = []
     for key in dict.fromkeys([*there, *here]):

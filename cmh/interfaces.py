@@ -112,7 +112,7 @@ class MethodModule(Protocol):
     """A file of `cmh/methods`. `EPOCHS` may say how many epochs a closed form can use."""
 
     __name__: str
-    __file__: str
+    __file__: str | None
     TITLE: str
     YEAR: int
     KIND: str  # supervised | unsupervised | shallow

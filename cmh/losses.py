@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,12 @@ class Means:
     def values(self) -> dict[str, float]:
         """The means, converted once."""
         return {name: float(total / self._n_steps) for name, total in self._sums.items()}
+
+
+def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Σ weight · term over scalar terms, and the terms without weights or gradient. What has no weight counts once."""
+    total = torch.stack([weights.get(name, 1) * term for name, term in terms.items()]).sum()
+    return total, {name: term.detach() for name, term in terms.items()}
 
 
 def similar(labels: Tensor, others: Tensor) -> Tensor:
@@ -111,16 +117,24 @@ def mean_nll(codes: Tensor, others: Tensor, similar: Tensor, scale: float) -> Te
     return value
 
 
+class _Saved(Protocol):
+    """What torch gives an autograd function to remember tensors by."""
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor, ...]: ...
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
 class _MeanNll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, codes: Tensor, others: Tensor, similar: Tensor, scale: float) -> Tensor:
+    def forward(ctx: _Saved, codes: Tensor, others: Tensor, similar: Tensor, scale: float) -> Tensor:
         theta = scale * codes @ others.T  # ([M,] b, N)
         ctx.save_for_backward((torch.sigmoid(theta) - similar) @ others * (scale / theta.numel()))
         return pairwise_nll(theta, similar).mean()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: _Saved, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return upstream * gradient, None, None, None
 

@@ -12,7 +12,6 @@ import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,11 @@ from numpy.typing import NDArray
 _MEMBER = struct.Struct("<4x2xHH4xI4xIHH")
 
 
-def read(path: Path) -> Mapping[str, NDArray[Any]]:
-    """The arrays of a file by name. Raises what NumPy raises where they cannot be read; nothing is unpickled."""
+def read(path: Path) -> Mapping[str, NDArray[np.generic]]:
+    """The arrays of a file by name, each in its own shape. Nothing is unpickled.
+
+    Raises what NumPy raises where they cannot be read.
+    """
     try:
         if arrays := _plain(path.read_bytes()):
             return arrays
@@ -33,9 +35,9 @@ def read(path: Path) -> Mapping[str, NDArray[Any]]:
         return {name: archive[name] for name in archive.files}
 
 
-def _plain(data: bytes) -> Mapping[str, NDArray[Any]] | None:
+def _plain(data: bytes) -> Mapping[str, NDArray[np.generic]] | None:
     """The arrays of a file that holds them as they are; None where anything is otherwise."""
-    at, arrays = 0, dict[str, NDArray[Any]]()
+    at, arrays = 0, dict[str, NDArray[np.generic]]()
     while data[at : at + 4] == b"PK\3\4":  # a member; the list of them that follows the last repeats what is known
         flags, packed, crc, size, name_size, extra_size = _MEMBER.unpack_from(data, at)
         name_end = at + _MEMBER.size + name_size
@@ -56,6 +58,6 @@ def _plain(data: bytes) -> Mapping[str, NDArray[Any]] | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _header(text: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _header(text: bytes) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
     """Shape, order and kind of an array, from the length and header of its file."""
     return np.lib.format.read_array_header_1_0(io.BytesIO(text))

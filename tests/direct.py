@@ -9,6 +9,7 @@ import torch
 
 from cmh import methods, training
 from cmh.datasets import Arrays
+from cmh.training.batches import Items, Passes
 from tests.test_methods import small
 from tests.test_training import tiny
 
@@ -41,9 +42,7 @@ def built(
 
     def epoch(number: int) -> dict[str, float]:
         torch.manual_seed(number)
-        terms: dict[str, float] = method.epoch(
-            training.batches.Passes(image, text, config.batch_size, run.seed, number, device)
-        )
+        terms: dict[str, float] = method.epoch(Passes(Items(image, text, device), config.batch_size, run.seed, number))
         return terms
 
     return method, epoch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +11,11 @@ from torch import Tensor, nn
 
 from cmh import methods, training
 from cmh.config import param
+from cmh.interfaces import Batches, State
 from cmh.losses import pairwise_nll, similar
 from cmh.methods import _template
 from cmh.nets.optimizers import optimizer
-from cmh.training import Batch, Run, Setup
+from cmh.training import Run, Setup
 from tests.test_methods import small
 
 CPU = torch.device("cpu")
@@ -33,7 +33,21 @@ def config(cls: type = _template.Config, **values: Any) -> Any:
 
 
 class Sound(_template.Method):
-    """The template's method."""
+    """The template's method, which can be overridden where the template gives its pair's methods as they are."""
+
+    def __init__(self, config: Any, setup: Setup) -> None:
+        super().__init__(config, setup)
+        for name in ("encode_image", "encode_text", "state"):
+            vars(self).pop(name, None)
+
+    def encode_image(self, features: Tensor) -> Tensor:
+        return self.pair.encode_image(features)
+
+    def encode_text(self, features: Tensor) -> Tensor:
+        return self.pair.encode_text(features)
+
+    def state(self) -> State:
+        return self.pair.state()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,16 +66,17 @@ class Made(_template.Method):
     def __init__(self, config: Any, setup: Setup) -> None:
         super().__init__(config, setup)
         self.proxies = nn.Linear(setup.bits, 3)
+        self.optimizers = dict(self.pair.optimizers)
         self.more(config)
 
     def more(self, config: Any) -> None:
         self.optimizers["proxies"] = optimizer("adam", self.proxies, lr=1e-2)
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         sums: dict[str, Tensor] = {}
         for n_steps, batch in enumerate(batches(), start=1):  # noqa: B007
             labels = self.labels[batch.index]
-            f, g = self.nets["image"](batch.image), self.nets["text"](batch.text)
+            f, g = self.pair.nets["image"](batch.image), self.pair.nets["text"](batch.text)
             pairs = pairwise_nll(0.5 * f @ g.T, similar(labels, labels)).mean()
             extra = self.second(f, g, labels)
             self.step(pairs + 0.5 * extra)
@@ -70,11 +85,11 @@ class Made(_template.Method):
         return {term: float(value) / n_steps for term, value in sums.items()}
 
     def step(self, loss: Tensor) -> None:
-        for it in self.optimizers.values():
-            it.zero_grad()
+        for stepper in self.optimizers.values():
+            stepper.zero_grad()
         loss.backward()
-        for it in self.optimizers.values():
-            it.step()
+        for stepper in self.optimizers.values():
+            stepper.step()
 
     def second(self, f: Tensor, g: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.mse_loss(self.proxies(f), labels)

@@ -65,7 +65,7 @@ def test_golden_loss(case: str) -> None:
         image_critic(leaves["sT"]),
         golden.tensor("L")[INDEX],
         golden.tensor("CM"),
-        **{name: expected["hyper"][name] for name in WEIGHTS},
+        agah.Config(**{name: expected["hyper"][name] for name in WEIGHTS}),
     )
     loss.backward()
     assert float(loss.detach()) == pytest.approx(expected["total"], rel=1e-8)
@@ -150,7 +150,7 @@ def test_step_loss_equals_loops(b: int, bits: int, n_labels: int, seed: int) -> 
             terms["quantisation"] += sum((x - (1 if x >= 0 else -1)) ** 2 for x in codes[i])
     terms["adversary"] = -sum(fooled[0]) / b - sum(fooled[1]) / b
     arrays = (image, text, *classes, *fooled, labels, code_map)
-    loss, found = agah.step_loss(*map(torch.from_numpy, arrays), **weights)
+    loss, found = agah.step_loss(*map(torch.from_numpy, arrays), agah.Config(**weights))
     S = similar(torch.from_numpy(labels), torch.from_numpy(labels))
     codes_pair = torch.from_numpy(image), torch.from_numpy(text)
     terms["triplets_image"] = float(cosine_triplets(*codes_pair, S, margin=0.5))  # equals loops: test_triplets.py
@@ -172,7 +172,15 @@ def test_limits_are_finite(labels: torch.Tensor, value: float, bits: int, dtype:
     critic = torch.full((4,), 1e4, dtype=dtype)
     map_ = torch.ones(3, bits, dtype=dtype)
     loss, terms = agah.step_loss(
-        image, text, classes, classes, critic, critic, labels.to(dtype), map_, **dict.fromkeys(WEIGHTS, 1.0)
+        image,
+        text,
+        classes,
+        classes,
+        critic,
+        critic,
+        labels.to(dtype),
+        map_,
+        agah.Config(**dict.fromkeys(WEIGHTS, 1.0)),
     )
     loss.backward()
     assert bool(torch.isfinite(loss))
@@ -238,7 +246,7 @@ def test_maps_are_those_of_the_pass() -> None:
         expected = slow_code_map(method.code_map, U, V, method.labels)
     epoch(1)
     with torch.no_grad():
-        image, text = (method._features(name, method.nets[name](x)) for name, x in both.items())
+        image, text = (method._scaled(method.team.nets[name](x)) for name, x in both.items())
     assert torch.equal(method.code_map, expected)
     assert torch.allclose(method.feature_map, normalize(method.labels.T @ (image + text)), atol=1e-5)
 
@@ -247,7 +255,7 @@ def test_maps_are_those_of_the_pass() -> None:
 def test_features_have_the_length_of_the_configuration(norm: float) -> None:
     method, _ = built("agah", feature_norm=norm)
     with torch.no_grad():
-        found = method._features("text", method.nets["text"](method.setup.text))
+        found = method._scaled(method.team.nets["text"](method.setup.text))
     assert torch.allclose(found.norm(dim=1), torch.tensor(norm), atol=1e-5)
 
 
@@ -255,7 +263,7 @@ def test_the_norm_of_features_carries_no_gradient() -> None:
     """As in the code: a feature is a multiple of the net's output, and the multiple is a constant."""
     method, _ = built("agah", feature_norm=0.5)
     outputs = torch.tensor([[3.0, 4.0]], requires_grad=True)
-    method._features("image", outputs).sum().backward()
+    method._scaled(outputs).sum().backward()
     assert outputs.grad is not None
     assert outputs.grad.tolist() == [[pytest.approx(0.1), pytest.approx(0.1)]]
 
@@ -263,26 +271,26 @@ def test_the_norm_of_features_carries_no_gradient() -> None:
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 def test_beta_alone_trains_the_class_heads(beta: float) -> None:
     method, epoch = built("agah", beta=beta, weight_decay=0.0)
-    before = method.nets["image_classes"].weight.clone()
+    before = method.team.nets["image_classes"].weight.clone()
     epoch(1)
-    assert torch.equal(before, method.nets["image_classes"].weight) == (beta == 0)
+    assert torch.equal(before, method.team.nets["image_classes"].weight) == (beta == 0)
 
 
 def test_each_modality_is_drawn_to_the_other_ones_critic(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the adversarial term alone, features move and hash layers do not."""
     real = agah.step_loss
 
-    def only_critics(*arguments: torch.Tensor, **weights: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        _, terms = real(*arguments, **weights)
+    def only_critics(*arguments: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        _, terms = real(*arguments)
         return -arguments[4].mean() - arguments[5].mean(), terms
 
     monkeypatch.setattr(agah, "step_loss", only_critics)
     method, epoch = built("agah", weight_decay=0.0)
-    before = {name: [p.clone() for p in net.parameters()] for name, net in method.nets.items()}
+    before = {name: [p.clone() for p in net.parameters()] for name, net in method.team.nets.items()}
     epoch(1)
     moved = {
         name
-        for name, net in method.nets.items()
+        for name, net in method.team.nets.items()
         if any(not torch.equal(old, new) for old, new in zip(before[name], net.parameters(), strict=True))
     }
     assert moved == {"image", "text", "image_critic", "text_critic"}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cmh import audits, datasets, methods, training
 from cmh.audits.part import Trial, few, trainable
-from cmh.audits.parts import _Seen
+from cmh.audits.parts import _Training
 from cmh.datasets import Arrays
 from cmh.errors import DatasetError
 from tests.made_up import CPU, RUN, Made, Weights, config, module, point
@@ -36,7 +36,7 @@ def test_shipped_methods_pass_both_audits(name: str) -> None:
 def test_terms_are_traced_and_the_trace_changes_nothing(name: str) -> None:
     """Every term of the 14 deep methods is traced; closed forms have nothing to trace."""
     run, config = point(name)
-    seen = _Seen(methods.get(name), run, config, tiny())
+    seen = _Training(methods.get(name), run, config, tiny())
     assert [term.traced for term in seen.terms.values()] == [name in DEEP] * len(seen.terms)
     assert name not in DEEP or len(seen.terms) >= 3
     trial = seen._trial()
@@ -57,7 +57,7 @@ def test_a_network_that_is_trained_along_is_audited_from_pixels(features: str, d
     run, config = training.parse(dcmh, values)
     assert audits.dead(dcmh, run, config, data) == []
     (finding,) = audits.dead(dcmh, dataclasses.replace(run, lr_backbone=0.0), config, data)
-    assert finding.startswith("parameters nets.image.backbone.network.")
+    assert finding.startswith("parameters pair.nets.image.backbone.network.")
     assert finding.endswith(" more never change (in 3 epochs)")
     ends = {"gamma": (0.1, 10.0), "lr_decay": (0.5, 0.9)}
     assert [line.split("`")[1] for line in audits.idle_hyperparameters(dcmh, run, config, data, ends)] == ["lr_decay"]

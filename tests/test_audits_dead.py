@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,10 +10,10 @@ from torch import Tensor, nn
 
 from cmh import audits
 from cmh.audits.trace import Term, Trace
+from cmh.interfaces import Batches
 from cmh.losses import pairwise_nll, similar
 from cmh.nets.optimizers import optimizer
 from cmh.nets.towers import mlp
-from cmh.training import Batch
 from tests.made_up import RUN, Made, Sound, Weights, config, module
 from tests.test_training import tiny
 
@@ -56,10 +55,10 @@ class Forgotten(Made):
 class Critic(Made):
     """The extra term deceives a critic, which learns from detached codes: alive by design."""
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         terms: dict[str, float] = {}
         for batch in batches():
-            f, g = self.nets["image"](batch.image).detach(), self.nets["text"](batch.text).detach()
+            f, g = (self.pair.output(name, batch).detach() for name in ("image", "text"))
             loss = (self.proxies(f)[:, 0] - self.proxies(g)[:, 0]).mean().exp()
             self.optimizers["proxies"].zero_grad()
             loss.backward()
@@ -79,7 +78,7 @@ class LabelNet(Made):
         self.optimizers["target"] = optimizer("adam", self.target_net, lr=1e-2)
         self.targets = torch.zeros(len(self.labels), 8)
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         sums = []
         for batch in batches():
             codes = self.target_net(self.labels[batch.index])
@@ -105,7 +104,7 @@ class Inactive(Made):
 class Monitored(Made):
     """Reports a number that no loss has."""
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         terms = super().epoch(batches)
         with torch.no_grad():
             return {**terms, "norm": float(self.proxies.weight.norm()), "fixed": 1.0}
@@ -126,10 +125,11 @@ class ByHand(Made):
             return upstream * 2 * x / x.numel()
 
     def step(self, loss: Tensor) -> None:
-        parameters = [it for net in (*self.nets.values(), self.proxies) for it in net.parameters()]
+        nets = (*self.pair.nets.values(), self.proxies)
+        parameters = [parameter for net in nets for parameter in net.parameters()]
         with torch.no_grad():
-            for it, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                it -= 0.01 * gradient
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                parameter -= 0.01 * gradient
 
     def second(self, f: Tensor, g: Tensor, labels: Tensor) -> Tensor:
         return self.Square.apply(self.proxies(f) - labels)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cmh import audits
 from cmh.audits.part import Trial
+from cmh.interfaces import State
 from cmh.training import Setup
 from tests.made_up import CPU, RUN, Sound, config, module
 from tests.test_training import tiny
@@ -75,8 +76,8 @@ class Averaging(Sound):
             self.mean = 0.5 * self.mean + 0.5 * outputs.mean(0)
         return codes
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "mean": self.mean}
+    def state(self) -> State:
+        return {**super().state(), "mean": self.mean}
 
 
 class Counting(Sound):
@@ -88,8 +89,8 @@ class Counting(Sound):
         self.n_encoded += len(features)
         return super().encode_text(features)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "n_encoded": self.n_encoded, "kept": self.kept}
+    def state(self) -> State:
+        return {**super().state(), "n_encoded": torch.tensor(self.n_encoded), "kept": torch.tensor(self.kept)}
 
 
 class Training(Sound):
@@ -175,7 +176,7 @@ def test_pixels_go_to_the_image_encoder() -> None:
         def encode_text(self, inputs: Tensor) -> Tensor:
             return inputs
 
-        def state_dict(self) -> dict[str, Any]:
+        def state(self) -> State:
             return {}
 
     found = audits.leak(OfPixels(), dataclasses.replace(items, pixels=pixels), CPU, from_pixels=True)

@@ -17,6 +17,7 @@ from cmh import methods, training
 from cmh.datasets import Arrays, SearchData
 from cmh.losses import sign
 from cmh.methods.cca_itq import Config, Method, directions, quantise
+from cmh.training.batches import Batch, Items
 from tests.test_training import tiny
 
 Array = NDArray[Any]
@@ -141,7 +142,7 @@ def built(data: SearchData, size: int, bits: int = 8) -> tuple[Method, Any]:
 
     def batches() -> Iterator[training.Batch]:
         for index in torch.arange(len(image)).split(size):
-            yield training.Batch(index, image, text, device)
+            yield Batch(index, Items(image, text, device))
 
     return Method(Config(), setup), batches
 

@@ -14,7 +14,7 @@ from torch.nn.functional import relu
 
 from cmh import methods, training
 from cmh.losses import evenness, similar
-from cmh.methods.chn import agreement, quantisation, step_loss
+from cmh.methods.chn import Config, agreement, quantisation, step_loss
 from tests import golden
 from tests.test_training import tiny
 
@@ -31,6 +31,11 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     labels = golden.tensor("L")
     S = similar(labels[torch.from_numpy(golden.batch())], labels)
     return golden.tensor("f").requires_grad_(), golden.tensor("G"), S
+
+
+def config(delta: float, lambda_quantisation: float, balanced: bool = False) -> Config:
+    kind = "balanced" if balanced else "none"
+    return Config(delta=delta, lambda_quantisation=lambda_quantisation, class_weights=kind)
 
 
 def test_every_case_of_the_file_is_covered_or_left_out() -> None:
@@ -70,7 +75,7 @@ def test_parts_of_the_reference() -> None:
     total.backward()
     golden.assert_gradient(f.grad, expected["grads"]["f"])
     f2, _, _ = inputs()
-    _, parts = step_loss(f2, G, S, delta=margin, lambda_quantisation=1)
+    _, parts = step_loss(f2, G, S, config(margin, 1))
     assert float(parts["correlation"]) == pytest.approx(float(hinge.detach().square().mean()), rel=1e-12)
 
 
@@ -100,9 +105,7 @@ def test_step_loss_equals_loops(
     for codes in (u, v):
         for row in codes:
             quantised += max(0, delta - sum(abs(row)) / math.sqrt(sum(row**2)) / math.sqrt(bits)) / len(codes)
-    total, parts = step_loss(
-        *map(torch.from_numpy, (u, v, S)), delta=delta, lambda_quantisation=weight, balanced=balanced
-    )
+    total, parts = step_loss(*map(torch.from_numpy, (u, v, S)), config(delta, weight, balanced))
     assert float(parts["correlation"]) == pytest.approx(correlation, rel=1e-9, abs=1e-12)
     assert float(parts["quantisation"]) == pytest.approx(quantised, rel=1e-9, abs=1e-12)
     assert float(total) == pytest.approx(correlation + weight * quantised, rel=1e-9, abs=1e-12)
@@ -114,9 +117,7 @@ def test_step_loss_equals_loops(
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["none similar", "all similar"])
 def test_limits_are_finite(share: float, value: float, bits: int, dtype: torch.dtype) -> None:
     u, v = (torch.full((3, bits), size, dtype=dtype, requires_grad=True) for size in (value, abs(value)))
-    loss, parts = step_loss(
-        u, v, torch.full((3, 3), share, dtype=dtype), delta=0.8, lambda_quantisation=1, balanced=True
-    )
+    loss, parts = step_loss(u, v, torch.full((3, 3), share, dtype=dtype), config(0.8, 1, balanced=True))
     loss.backward()
     assert torch.isfinite(loss)
     assert all(bool(torch.isfinite(part)) and not part.requires_grad for part in parts.values())
@@ -131,7 +132,7 @@ def test_a_sure_pair_is_left_alone() -> None:
     v = torch.tensor([[1.0, 1.0, 1.0]])
     for vectors, share in ((v, 1.0), (-v, 0.0)):
         u.grad = None
-        loss, parts = step_loss(u, vectors, torch.tensor([[share]]), delta=0.8, lambda_quantisation=1)
+        loss, parts = step_loss(u, vectors, torch.tensor([[share]]), config(0.8, 1))
         loss.backward()
         assert {float(part) for part in parts.values()} == {0.0}
         assert float(loss.detach()) == 0
@@ -150,7 +151,7 @@ def test_gradients() -> None:
     draw = torch.Generator().manual_seed(3)
     u, v = (torch.randn(3, 4, generator=draw, dtype=torch.float64).requires_grad_() for _ in range(2))
     S = torch.eye(3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda a, b: step_loss(a, b, S, delta=0.8, lambda_quantisation=0.3)[0], (u, v))
+    assert torch.autograd.gradcheck(lambda a, b: step_loss(a, b, S, config(0.8, 0.3))[0], (u, v))
 
 
 def test_outputs_are_bounded_and_both_nets_learn() -> None:
@@ -164,5 +165,5 @@ def test_outputs_are_bounded_and_both_nets_learn() -> None:
     for name, features in (("image", tiny().train.image), ("text", tiny().train.text)):
         outputs = getattr(method, f"encode_{name}")(torch.from_numpy(features)).detach()
         assert float(outputs.abs().max()) <= 1
-        pairs = zip(method.nets[name].parameters(), start.nets[name].parameters(), strict=True)
+        pairs = zip(method.pair.nets[name].parameters(), start.pair.nets[name].parameters(), strict=True)
         assert all(not torch.allclose(now, before, atol=1e-6) for now, before in pairs)

@@ -12,8 +12,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -160,6 +162,14 @@ def test_the_readmes_scripts_are_sound() -> None:
     assert len(mine) == 2
     for script in mine:
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)  # noqa: S607
+
+
+def test_a_server_that_dies_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = SimpleNamespace(dead_processes=lambda: [("log_monitor", None), ("gcs_server", None)])
+    monkeypatch.setattr(cluster.ray._private.worker, "_global_node", node)
+    said: list[str] = []
+    cluster._watch_servers(threading.Event(), said.append)
+    assert said == ["Ray's GCS server has died (killed, or out of memory); the same command goes on from here"]
 
 
 class Machine:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cmh import methods, training
 from cmh.losses import cosines, pair_weights, similar
-from cmh.methods.cmhh import NEAREST, distances, focal, quantisation, step_loss
+from cmh.methods.cmhh import NEAREST, Config, distances, focal, quantisation, step_loss
 from tests import golden
 from tests.test_training import tiny
 
@@ -24,6 +24,11 @@ VARIANT = (
     "variant: Euclidean distance, constant class weight, |sign(h) - h| for quantisation; not the loss of the paper"
 )
 LEFT_OUT = {"image_torchcmh_variant": VARIANT, "text_torchcmh_variant": VARIANT}
+
+
+def config(beta: float, gamma: float, lambda_quantisation: float, *, balanced: bool) -> Config:
+    kind = "balanced" if balanced else "none"
+    return Config(beta=beta, gamma=gamma, lambda_quantisation=lambda_quantisation, class_weights=kind)
 
 
 def test_every_case_of_the_file_is_covered_or_left_out() -> None:
@@ -54,7 +59,7 @@ def test_reference() -> None:
     S = similar(labels[torch.from_numpy(golden.batch())], labels)
     f, G = golden.tensor("f").requires_grad_(), golden.tensor("G")
     assert expected["hyper"]["class weight"] == 1
-    loss, parts = step_loss(f, G, S, beta=beta, gamma=gamma, lambda_quantisation=1, balanced=False)
+    loss, parts = step_loss(f, G, S, config(beta, gamma, 1, balanced=False))
     total = loss - quantisation(G, beta=beta)
     assert total.dtype == torch.float64
     assert float(parts["focal"]) == pytest.approx(expected["terms"]["focal mean"], rel=1e-8)
@@ -97,9 +102,7 @@ def test_step_loss_equals_loops(
             cost = (1 - p) ** gamma * far if S[i, j] else -(p**gamma) * math.log(-math.expm1(-far))
             loss += cost * (b * m / n_similar if balanced and S[i, j] else 1) / (b * m)
     quantised = sum(beta * distance(abs(row), ones) / len(codes) for codes in (h, o) for row in codes)
-    total, parts = step_loss(
-        *map(torch.from_numpy, (h, o, S)), beta=beta, gamma=gamma, lambda_quantisation=weight, balanced=balanced
-    )
+    total, parts = step_loss(*map(torch.from_numpy, (h, o, S)), config(beta, gamma, weight, balanced=balanced))
     assert float(parts["focal"]) == pytest.approx(loss, rel=1e-8, abs=1e-12)
     assert float(parts["quantisation"]) == pytest.approx(quantised, rel=1e-8, abs=1e-12)
     assert float(total) == pytest.approx(loss + weight * quantised, rel=1e-8, abs=1e-12)
@@ -113,7 +116,7 @@ def test_step_loss_equals_loops(
 def test_limits_are_finite(gamma: float, share: float, value: float, bits: int, dtype: torch.dtype) -> None:
     h, o = (torch.full((3, bits), size, dtype=dtype, requires_grad=True) for size in (value, abs(value)))
     S = torch.full((3, 3), share, dtype=dtype)
-    loss, parts = step_loss(h, o, S, beta=10, gamma=gamma, lambda_quantisation=1, balanced=True)
+    loss, parts = step_loss(h, o, S, config(10, gamma, 1, balanced=True))
     loss.backward()
     assert torch.isfinite(loss)
     assert all(bool(torch.isfinite(part)) and not part.requires_grad for part in parts.values())
@@ -166,10 +169,7 @@ def test_gradients() -> None:
     S = torch.eye(3, dtype=torch.float64)
     for gamma in (0.7, 2):
         assert torch.autograd.gradcheck(
-            lambda a, b, gamma=gamma: step_loss(a, b, S, beta=0.5, gamma=gamma, lambda_quantisation=0.3, balanced=True)[
-                0
-            ],
-            (h, o),
+            lambda a, b, gamma=gamma: step_loss(a, b, S, config(0.5, gamma, 0.3, balanced=True))[0], (h, o)
         )
 
 
@@ -184,5 +184,5 @@ def test_outputs_are_bounded_and_both_nets_learn() -> None:
     for name, features in (("image", tiny().train.image), ("text", tiny().train.text)):
         outputs = getattr(method, f"encode_{name}")(torch.from_numpy(features)).detach()
         assert float(outputs.abs().max()) <= 1
-        pairs = zip(method.nets[name].parameters(), start.nets[name].parameters(), strict=True)
+        pairs = zip(method.pair.nets[name].parameters(), start.pair.nets[name].parameters(), strict=True)
         assert all(not torch.allclose(now, before, atol=1e-6) for now, before in pairs)

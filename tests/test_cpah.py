@@ -52,9 +52,7 @@ def test_golden_loss(case: str) -> None:
         torch.logit(leaves["pI"]),
         torch.logit(leaves["pT"]),
         golden.tensor("L")[INDEX],
-        alpha=hyper["alpha"],
-        beta=hyper["beta"],
-        adversary=hyper["adversarial weight"],
+        cpah.Config(alpha=hyper["alpha"], beta=hyper["beta"], adversary=hyper["adversarial weight"]),
     )
     loss.backward()
     assert float(loss.detach()) == pytest.approx(expected["total"], rel=1e-8)
@@ -114,7 +112,7 @@ def test_step_loss_equals_loops(b: int, bits: int, n_labels: int, seed: int) -> 
         expected["quantisation"] += sum((B[i, k] - h[i, k]) ** 2 for k in range(bits) for h in (image, text))
     weights = dict(zip(WEIGHTS, (0.3, 0.6, 7.0), strict=True))
     arrays = (image, text, B, fooled, parts, *predicted, labels)
-    loss, terms = cpah.step_loss(*map(torch.from_numpy, arrays), **weights)
+    loss, terms = cpah.step_loss(*map(torch.from_numpy, arrays), cpah.Config(**weights))
     assert {name: float(term) for name, term in terms.items()} == pytest.approx(expected, rel=1e-9)
     total = 7.0 * expected["adversary"] + 0.3 * (expected["consistency"] + expected["labels"])
     assert float(loss) == pytest.approx(total + expected["nll"] + 0.6 * expected["quantisation"], rel=1e-9)
@@ -138,7 +136,7 @@ def test_limits_are_finite(labels: torch.Tensor, value: float, bits: int, dtype:
         logits[:4],
         logits[4:8],
         labels.to(dtype),
-        **dict.fromkeys(WEIGHTS, 1.0),
+        cpah.Config(**dict.fromkeys(WEIGHTS, 1.0)),
     )
     loss.backward()
     assert bool(torch.isfinite(loss))
@@ -156,8 +154,9 @@ def test_b_is_that_of_the_pass() -> None:
     codes = []
     with torch.no_grad():
         for name in cpah.MODALITIES:  # still in training mode: one batch, so its statistics are those of the set
-            r = method.nets[name](getattr(method.setup, name).float())
-            codes.append(method.nets[f"{name}_hash"](r * method.nets[f"{name}_mask"](r)))
+            r = method.team.nets[name](getattr(method.setup, name).float())
+            mask = torch.sigmoid(method.team.nets[f"{name}_common"].mask(r))
+            codes.append(method.team.nets[f"{name}_hash"](r * mask))
     sure = (codes[0] + codes[1]).abs() > 1e-4
     assert torch.equal(method.B[sure], sign(codes[0] + codes[1])[sure])
     assert not torch.equal(method.B, start)
@@ -167,7 +166,7 @@ def test_codes_go_through_the_mask() -> None:
     method, x = fit("cpah", epochs=1).method, torch.from_numpy(tiny().train.image)
     before = method.encode_image(x)
     with torch.no_grad():
-        method.nets["image_mask"][0].bias.fill_(-50)  # nothing is common
+        method.team.nets["image_common"].mask.bias.fill_(-50)  # nothing is common
     after = method.encode_image(x)
     assert not torch.allclose(before, after)
     assert torch.allclose(after, after[:1].expand_as(after), atol=1e-4)
@@ -176,9 +175,9 @@ def test_codes_go_through_the_mask() -> None:
 def test_the_classifier_of_parts_is_trained() -> None:
     """Unlike the port's: its weights move, and it tells the parts apart."""
     method, epoch = built("cpah", alpha=10.0, lr_image=1e-2, lr_text=1e-2, epochs=15)
-    before = method.nets["consistency"][0].weight.clone()
+    before = method.team.nets["consistency"][0].weight.clone()
     first = epoch(1)["consistency"]
-    assert not torch.equal(before, method.nets["consistency"][0].weight)
+    assert not torch.equal(before, method.team.nets["consistency"][0].weight)
     for number in range(2, 16):
         last = epoch(number)["consistency"]
     assert last < 0.6 * first
@@ -198,8 +197,7 @@ def test_only_texts_are_drawn_to_the_other_side() -> None:
         image,
         image,
         image.detach().sign().relu(),
-        adversary=1.0,
-        **loss_weights,
+        cpah.Config(adversary=1.0, **loss_weights),
     )
     loss.backward()
     assert image.grad is not None
@@ -212,10 +210,13 @@ def test_the_critic_is_no_part_of_the_nets_step() -> None:
     """Its weights change by its own optimizer only."""
     method = fit("cpah", epochs=1, lr_critic=1e-30).method
     owned = [
-        id(p) for name in cpah.MODALITIES for group in method.optimizers[name].param_groups for p in group["params"]
+        id(p)
+        for name in cpah.MODALITIES
+        for group in method.team.optimizers[name].param_groups
+        for p in group["params"]
     ]
-    assert not set(owned) & {id(parameter) for parameter in method.nets["critic"].parameters()}
-    others = [p for name, net in method.nets.items() if name != "critic" for p in net.parameters()]
+    assert not set(owned) & {id(parameter) for parameter in method.team.nets["critic"].parameters()}
+    others = [p for name, net in method.team.nets.items() if name != "critic" for p in net.parameters()]
     assert sorted(owned) == sorted(map(id, others))
 
 
@@ -223,8 +224,8 @@ def test_a_lone_item_is_learned_from() -> None:
     """A batch of one item: batch normalisation has nothing to normalise with, but steps are taken and B is written."""
     train = tiny().train
     method, epoch = built("cpah", items=Arrays(train.image[:1], train.text[:1], train.labels[:1]), bits=64)
-    weight, B = method.nets["image"][0].weight.clone(), method.B.clone()
+    weight, B = method.team.nets["image"][0].weight.clone(), method.B.clone()
     epoch(1)
-    assert not torch.equal(method.nets["image"][0].weight, weight)
+    assert not torch.equal(method.team.nets["image"][0].weight, weight)
     assert not torch.equal(method.B, B)
-    assert torch.equal(method.nets["image"][1].running_mean, torch.zeros(16))
+    assert torch.equal(method.team.nets["image"][1].running_mean, torch.zeros(16))

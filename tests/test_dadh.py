@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -52,11 +54,13 @@ def test_golden_loss(case: str) -> None:
         discriminator(golden.tensor("DW1"), golden.tensor("DW2"), leaves["sT"]),
         discriminator(golden.tensor("HW1"), golden.tensor("HW2"), again),
         golden.tensor("L")[INDEX],
-        alpha=hyper["alpha"],
-        beta=hyper[EFFECTIVE] - 0.1,
-        gamma=hyper["gamma"],
-        margin=hyper["margin"],
-        weighted=hyper["alpha"] == 10,  # what turns the weights on in the code
+        dadh.Config(
+            alpha=hyper["alpha"],
+            beta=hyper[EFFECTIVE] - 0.1,
+            gamma=hyper["gamma"],
+            margin=hyper["margin"],
+            weighted=hyper["alpha"] == 10,  # what turns the weights on in the code
+        ),
     )
     loss.backward()
     assert float(loss.detach()) == pytest.approx(expected["total"], rel=1e-8)
@@ -146,11 +150,7 @@ def test_step_loss_equals_loops(b: int, bits: int, seed: int, weighted: bool) ->
     }
     loss, terms = dadh.step_loss(
         *map(torch.from_numpy, (image, text, B, feature, code, labels)),
-        alpha=alpha,
-        beta=beta,
-        gamma=gamma,
-        margin=margin,
-        weighted=weighted,
+        dadh.Config(alpha=alpha, beta=beta, gamma=gamma, margin=margin, weighted=weighted),
     )
     assert {name: float(term) for name, term in terms.items()} == pytest.approx(expected, rel=1e-9, abs=1e-9)
     factors = (alpha, alpha, beta + 0.1, beta + 0.1, gamma, gamma)
@@ -166,8 +166,8 @@ def test_limits_are_finite(labels: torch.Tensor, value: float, bits: int, dtype:
     image = torch.full((4, bits), value, dtype=dtype, requires_grad=True)
     text = torch.full((4, bits), -value, dtype=dtype, requires_grad=True)
     critic = torch.full((4,), -1e4, dtype=dtype, requires_grad=True)
-    weights = {"alpha": 10.0, "beta": 1.0, "gamma": 1.0, "margin": 0.4, "weighted": True}
-    loss, terms = dadh.step_loss(image, text, sign(image.detach()), critic, critic, labels.to(dtype), **weights)  # type: ignore[arg-type]
+    config = dadh.Config(alpha=10.0, beta=1.0, gamma=1.0, margin=0.4, weighted=True)
+    loss, terms = dadh.step_loss(image, text, sign(image.detach()), critic, critic, labels.to(dtype), config)
     loss.backward()
     assert bool(torch.isfinite(loss))
     assert all(bool(torch.isfinite(term)) for term in terms.values())
@@ -206,7 +206,7 @@ def test_b_is_that_of_the_pass() -> None:
     epoch(1)
     with torch.no_grad():  # still in training mode: one batch, so its statistics are those of the set
         H = sum(
-            method.nets[f"{name}_hash"](method.nets[name](getattr(method.setup, name).float()))
+            method.team.nets[f"{name}_hash"](method.team.nets[name](getattr(method.setup, name).float()))
             for name in dadh.MODALITIES
         )
     sure = H.abs() > 1e-2
@@ -217,17 +217,17 @@ def test_the_adversary_of_codes_trains_the_texts_hash_layer_alone(monkeypatch: p
     """Every other term is cut off: of all nets but the discriminators only that layer moves."""
     real = dadh.step_loss
 
-    def only_codes(*arguments: torch.Tensor, **more: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        _, terms = real(*arguments, **more)  # type: ignore[arg-type]
+    def only_codes(*arguments: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        _, terms = real(*arguments)
         return nn.functional.softplus(-arguments[4]).mean(), terms
 
     monkeypatch.setattr(dadh, "step_loss", only_codes)
     method, epoch = built("dadh", weight_decay=0.0)
-    before = {name: [p.clone() for p in net.parameters()] for name, net in method.nets.items()}
+    before = {name: [p.clone() for p in net.parameters()] for name, net in method.team.nets.items()}
     epoch(1)
     moved = {
         name
-        for name, net in method.nets.items()
+        for name, net in method.team.nets.items()
         if any(not torch.equal(old, new) for old, new in zip(before[name], net.parameters(), strict=True))
     }
     assert moved == {"text_hash", "feature_critic", "hash_critic"}
@@ -237,7 +237,7 @@ def test_statistics_move_once_a_step() -> None:
     method, epoch = built("dadh")
     epoch(1)
     for name in dadh.MODALITIES:
-        counts = [int(m.num_batches_tracked) for m in method.nets[name].modules() if isinstance(m, nn.BatchNorm1d)]
+        counts = [int(m.num_batches_tracked) for m in method.team.nets[name].modules() if isinstance(m, nn.BatchNorm1d)]
         assert counts == [4, 4, 4]  # 120 items, 32 a batch, three layers
 
 
@@ -245,15 +245,17 @@ def test_a_lone_item_is_learned_from() -> None:
     """A batch of one item: batch normalisation has nothing to normalise with, but steps are taken."""
     train = tiny().train
     method, epoch = built("dadh", items=Arrays(train.image[:1], train.text[:1], train.labels[:1]), bits=64)
-    weight = method.nets["image_hash"][0].weight.clone()
+    weight = method.team.nets["image_hash"][0].weight.clone()
     epoch(1)
-    assert not torch.equal(method.nets["image_hash"][0].weight, weight)
-    assert torch.equal(method.nets["image"][1].running_mean, torch.zeros_like(method.nets["image"][1].running_mean))
+    assert not torch.equal(method.team.nets["image_hash"][0].weight, weight)
+    assert torch.equal(
+        method.team.nets["image"][1].running_mean, torch.zeros_like(method.team.nets["image"][1].running_mean)
+    )
 
 
 def test_dropout_is_in_the_towers_and_off_at_encoding() -> None:
     method, epoch = built("dadh", dropout=0.5)
     epoch(1)
-    assert sum(isinstance(m, nn.Dropout) for m in method.nets["text"].modules()) == 3
+    assert sum(isinstance(m, nn.Dropout) for m in method.team.nets["text"].modules()) == 3
     text = torch.from_numpy(tiny().train.text)
     assert torch.equal(method.encode_text(text), method.encode_text(text))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cmh import cache, datasets
-from cmh.datasets import clipart, split
+from cmh.datasets import clipart, loading, split
 from cmh.errors import DatasetError
 from cmh.features import backbones, labelwords, text
 
@@ -92,6 +92,13 @@ def test_a_trials_data_hold_no_test_query(own_cache: Path) -> None:
     test = dataset.test()
     assert set(test.query.image[:, 0].astype(int).tolist()) == query
     assert len(test.database.image) == 3086
+
+
+def test_what_was_read_is_not_read_again(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = datasets.read("clipart")
+    whole = datasets.load("clipart", progress=False)
+    monkeypatch.setattr(loading, "read", None)
+    assert datasets.load("clipart", progress=False, source=source) == whole
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "meta"])

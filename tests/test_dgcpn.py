@@ -19,6 +19,7 @@ from cmh import methods, training
 from cmh.losses import sign
 from cmh.methods import dgcpn
 from cmh.methods.dgcpn import Config, Graph, Method, binary_loss, coherence_loss, joint_similarity, neighbours
+from cmh.training.batches import Batch, Items
 from tests import golden
 from tests.test_training import tiny
 
@@ -265,7 +266,7 @@ def built(**more: Any) -> tuple[Method, Callable[[], Iterator[training.Batch]]]:
         image_net=lambda head: head,
     )
     order = torch.arange(len(image)).split(50)
-    return Method(config, setup), lambda: (training.Batch(index, image, text, CPU) for index in order)
+    return Method(config, setup), lambda: (Batch(index, Items(image, text, CPU)) for index in order)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
@@ -274,25 +275,25 @@ def test_an_epoch_makes_the_three_steps_of_the_code(kind: str) -> None:
     method, batches = built(optimizer=kind, lr_image=0.1, lr_text=0.05)
     theirs = copy.deepcopy(method)
     terms = method.epoch(batches)
-    image, text = theirs.nets["image"], theirs.nets["text"]
+    image, text = theirs.pair.nets["image"], theirs.pair.nets["text"]
     config, losses = theirs.config, []
     weights = (config.pair_target, config.distance_weight, config.coherence_weight)
     for batch in batches():
         S = theirs.graph.similarity(batch.index, a2=config.a2, scale=config.scale)
         loss = coherence_loss(image(batch.image), text(batch.text), S, *weights)[0]
         losses.append(float(loss.detach()))
-        for it in theirs.optimizers.values():
+        for it in theirs.pair.optimizers.values():
             it.zero_grad()
         loss.backward()
-        for it in theirs.optimizers.values():
+        for it in theirs.pair.optimizers.values():
             it.step()
         F, G = image(batch.image), text(batch.text)
         for name, codes in (("image", (F, sign(G).detach())), ("text", (sign(F).detach(), G))):
-            theirs.optimizers[name].zero_grad()
+            theirs.pair.optimizers[name].zero_grad()
             coherence_loss(*codes, S, *weights)[0].backward()
-            theirs.optimizers[name].step()
-    for name, net in method.nets.items():
-        for ours, other in zip(net.parameters(), theirs.nets[name].parameters(), strict=True):
+            theirs.pair.optimizers[name].step()
+    for name, net in method.pair.nets.items():
+        for ours, other in zip(net.parameters(), theirs.pair.nets[name].parameters(), strict=True):
             assert torch.allclose(ours, other, atol=1e-6)
     assert terms["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     parts = terms["pair"] + terms["text_text"] + terms["image_text"] + terms["image_image"] + terms["coherence"]
@@ -317,7 +318,7 @@ def test_a_long_graph_is_not_remembered_and_changes_nothing(monkeypatch: pytest.
 
 def test_the_text_nets_last_weights_are_wide_at_first() -> None:
     wide, plain = (built(text_std=std, hidden_text=512)[0] for std in (0.3, 0.0))
-    found = [float(list(method.nets["text"].parameters())[-2].detach().std()) for method in (wide, plain)]
+    found = [float(list(method.pair.nets["text"].parameters())[-2].detach().std()) for method in (wide, plain)]
     assert found[0] == pytest.approx(0.3, rel=0.1)
     assert found[1] < 0.05
 

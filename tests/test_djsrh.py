@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from cmh.config import build, paper
 from cmh.methods.djsrh import Config, Method, joint_semantics, step_loss
-from cmh.training import Batch, Setup
+from cmh.nets import state as states
+from cmh.training import Setup
+from cmh.training.batches import Batch, Items
 from tests import golden
 
 CASES = golden.cases("DJSRH")
@@ -168,7 +170,7 @@ def method(**values: Any) -> tuple[Method, Setup]:
 
 
 def one_batch(setup: Setup) -> list[Batch]:
-    return [Batch(torch.arange(10), setup.image, setup.text, setup.device)]
+    return [Batch(torch.arange(10), Items(setup.image, setup.text, setup.device))]
 
 
 def test_tanh_gets_steeper_with_the_epochs() -> None:
@@ -178,8 +180,8 @@ def test_tanh_gets_steeper_with_the_epochs() -> None:
     S = joint_semantics(setup.image, setup.text, beta=0.9, eta=0.4, mu=1.5)
     for epoch in range(5):
         if epoch == 3:
-            saved, (still, _) = still.state_dict(), method(lr_image=1e-30, lr_text=1e-30)
-            still.load_state_dict(saved)
+            saved, (still, _) = states.save(still.state()), method(lr_image=1e-30, lr_text=1e-30)
+            states.load(still.state(), saved)
         alpha = math.sqrt(epoch + 1)
         expected, _ = step_loss(torch.tanh(alpha * image), torch.tanh(alpha * text), S, lambda1=0.1, lambda2=0.1)
         assert still.epoch(lambda: iter(one_batch(setup)))["loss"] == pytest.approx(float(expected), rel=1e-5)

@@ -27,7 +27,7 @@ from cmh.study import database, storage, tuner
 from cmh.study.dispatcher import Dispatcher
 from cmh.study.resources import Resources, gpu_share
 from cmh.study.rungs import Rungs
-from cmh.study.session import Budget, RunningTrial, Session, Work
+from cmh.study.session import Budget, RunningConfirmation, RunningTrial, Session, Work
 from cmh.study.space import Asha, Range, Space
 from cmh.study.storage import Proposal, Store, TrialRow
 
@@ -394,6 +394,26 @@ def test_a_worker_killed_for_memory_counts_as_out_of_memory() -> None:
             trial, "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory"
         )
     assert [(row.state, row.failure) for row in state.store.rows()] == [("failed", "oom")]
+
+
+def test_a_confirmation_whose_worker_dies_is_run_again_twice() -> None:
+    one = session(Store(None, "s", space(asha=None), BASE, seed=3), 0)
+    runs: list[dict[str, Any]] = [{"seed": 1, "folder": "a"}, {"seed": 2, "folder": "b"}]
+    state = Session(dataclasses.replace(one.work, ended=lambda: runs), Budget())
+    for number in (0, 1, 0, 0):
+        work = state.take()
+        assert isinstance(work, RunningConfirmation)
+        assert work.values["folder"] == "ab"[number]
+        if number:
+            state.confirmed({"failed": "error", "reason": "ValueError: broke"})
+        else:
+            state.confirmation_died(work)
+    assert state.take() is None
+    assert state.over
+    assert state.problems == [
+        "the confirmation failed: ValueError: broke",
+        "the confirmation failed: its worker died three times; the same command goes on",
+    ]
 
 
 def spent(url: str) -> float:

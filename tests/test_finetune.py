@@ -76,7 +76,7 @@ def test_training_along_improves_over_the_first_epoch(clipart: SearchData) -> No
 def test_only_what_is_trained_along_changes(clipart: SearchData) -> None:
     def weights(**more: Any) -> torch.Tensor:
         data = dataclasses.replace(clipart, train=clipart.train.rows(slice(64)))
-        net = fit(data, epochs=1, **more).method.nets["image"]
+        net = fit(data, epochs=1, **more).method.pair.nets["image"]
         return nn.utils.parameters_to_vector(net.backbone.parameters())
 
     start = nn.utils.parameters_to_vector(backbones.build("conv4").parameters())
@@ -89,7 +89,7 @@ class _KilledError(Exception):
 
 
 def test_going_on_is_exact(clipart: SearchData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("cmh.training.fitting.CHECKPOINT_SECONDS", 0)
     data = dataclasses.replace(clipart, train=clipart.train.rows(slice(100)))
     more = {"epochs": 2, "rotate": 0.5, "hflip": 0.5, "vflip": 0.2, "erase": 0.2}
 
@@ -114,9 +114,15 @@ def test_every_deep_method_trains_from_pixels(name: str, clipart: SearchData) ->
 
 
 def _modules(method: Any) -> list[nn.Module]:
+    """All nets of a method and of the parts that it has."""
     found: list[Any] = list(vars(method).values())
     for value in found:
-        found += value.values() if isinstance(value, dict) else value.children() if isinstance(value, nn.Module) else []
+        if isinstance(value, dict):
+            found += value.values()
+        elif isinstance(value, nn.Module):
+            found += value.children()
+        elif type(value).__module__.startswith("cmh.nets."):
+            found += vars(value).values()
     return [value for value in found if isinstance(value, nn.Module)]
 
 
@@ -172,6 +178,17 @@ def test_pictures_change_each_on_its_own(n: int, seed: int, kind: str) -> None:
             "vflip": [was, was.flip(1)],
         }[kind]
         assert any(torch.equal(one, each) for each in allowed)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("side", [1, 2, 3, 33, 64, 127, 224])
+def test_a_turn_moves_pixels_and_computes_none(side: int, dtype: torch.dtype) -> None:
+    picture = torch.randint(0, 256, (1, 3, side, side), generator=torch.Generator().manual_seed(0)).to(dtype)
+    found = augment.turn_and_flip(picture.expand(9, -1, -1, -1), torch.Generator(), rotate=1, hflip=0, vflip=0)
+    turns = [torch.rot90(picture[0], quarter, (1, 2)) for quarter in (1, 2, 3)]
+    seen = [[torch.equal(one, turn) for turn in turns] for one in found]
+    assert all(any(one) for one in seen)
+    assert side == 1 or all(any(turn) for turn in zip(*seen, strict=True))
 
 
 @pytest.mark.parametrize(("kind", "ways"), [("rotate", 4), ("hflip", 2), ("vflip", 2)])
@@ -278,6 +295,6 @@ def test_checkpointing_changes_no_training(clipart: SearchData) -> None:
     data = dataclasses.replace(clipart, train=clipart.train.rows(slice(100)))
     fits = [fit(data, epochs=2, batch_size=50, checkpointing=on) for on in (False, True)]
     assert numbers(fits[0]) == numbers(fits[1])
-    states = [[value for net in _modules(it.method) for value in net.state_dict().values()] for it in fits]
+    states = [[value for net in _modules(one.method) for value in net.state_dict().values()] for one in fits]
     assert len(states[0]) > 20
     assert all(torch.equal(*pair) for pair in zip(*states, strict=True))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cmh import config as configs
 from cmh.losses import sign, similar
 from cmh.methods import gch
+from cmh.nets.graph_convolution import adjacency, graph_codes
 from tests import golden
 from tests.direct import built
 
@@ -82,8 +83,8 @@ def test_golden_graph_net() -> None:
 
 def test_golden_graph_input_and_adjacency() -> None:
     expected = CASES["graph_input_and_adjacency"]
-    A, x = gch.adjacency(golden.tensor("L")[INDEX]), gch.fuse(golden.tensor("sI"), golden.tensor("sT"))
-    codes = gch.graph_codes(x, A, golden.tensor("W1"), golden.tensor("W2"))
+    A, x = adjacency(golden.tensor("L")[INDEX]), gch.fuse(golden.tensor("sI"), golden.tensor("sT"))
+    codes = graph_codes(x, A, golden.tensor("W1"), golden.tensor("W2"))
     labels = torch.sigmoid(codes @ golden.tensor("W3"))
     found = {"adj": A, "GCN_in": x, "graph_code": codes, "graph_label": labels}
     for name, value in found.items():
@@ -124,7 +125,7 @@ def test_adjacency_and_input_equal_loops(b: int, seed: int) -> None:
     labels = (rng.random((b, 3)) < 0.5).astype(float)
     image, text = np.abs(rng.standard_normal((b, 4))), np.abs(rng.standard_normal((b, 4)))
     shared = [[sum(labels[i] * labels[j]) for j in range(b)] for i in range(b)]
-    A = gch.adjacency(torch.from_numpy(labels))
+    A = adjacency(torch.from_numpy(labels))
     largest = max(sum(text[i] * image[j]) for i in range(b) for j in range(b))
     x = gch.fuse(torch.from_numpy(image), torch.from_numpy(text))
     for i in range(b):
@@ -160,7 +161,7 @@ def test_limits_are_finite(alike: bool, value: float, bits: int, dtype: torch.dt
     S, H = similar(labels, labels), torch.ones(3, bits, dtype=dtype)
     features = torch.zeros(3, 4, dtype=dtype, requires_grad=True)
     weights = torch.ones(4, bits, dtype=dtype)
-    beacon = gch.graph_codes(gch.fuse(features, features), gch.adjacency(labels), weights[:, :1].repeat(1, 4), weights)
+    beacon = graph_codes(gch.fuse(features, features), adjacency(labels), weights[:, :1].repeat(1, 4), weights)
     terms = [
         *gch.label_terms(codes, labels, H, S, labels, form).values(),
         *gch.graph_terms(codes, codes[:, :1].repeat(1, 2), S, labels, form).values(),
@@ -182,8 +183,10 @@ def test_each_stage_trains_its_own_net_only(form: str) -> None:
         wanted |= {"text_codes": "text", "image_codes": "image"}
     assert {stage: net for stage, net, _, _ in method.stages} == wanted
     for stage, net in wanted.items():
-        steppers = {id(parameter) for group in method.optimizers[stage].param_groups for parameter in group["params"]}
-        assert steppers == {id(parameter) for parameter in method.nets[net].parameters()}
+        steppers = {
+            id(parameter) for group in method.team.optimizers[stage].param_groups for parameter in group["params"]
+        }
+        assert steppers == {id(parameter) for parameter in method.team.nets[net].parameters()}
     terms = epoch(1)
     assert set(terms) >= {"label_pairs", "graph_labels", "image_beacon_beacon"}
     assert ("image_codes_codes" in terms) == (form == "released")
@@ -200,7 +203,7 @@ def test_the_buffer_holds_the_label_nets_codes() -> None:
 def test_passes_are_counted() -> None:
     method, epoch = built("gch", passes_label=3, passes_codes=2, passes_graph=4, passes_beacon=1)
     epoch(1)
-    steps = {stage: int(next(iter(it.state.values()))["step"]) for stage, it in method.optimizers.items()}
+    steps = {stage: int(next(iter(it.state.values()))["step"]) for stage, it in method.team.optimizers.items()}
     one = -(-120 // 32)
     assert steps["label"] == 3 * one
     assert steps["text_codes"] == steps["image_codes"] == 2 * one

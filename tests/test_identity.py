@@ -136,12 +136,19 @@ def hashes(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 NOTHING = {
-    "a comment of a loss file": ("losses.py", "    return", "    # why it is so\n    return"),
+    "a comment of a loss file": ("losses.py", "\n    return", "\n    # why it is so\n    return"),
     "a docstring of a loss file": ("losses.py", '"""', '"""In other words. '),
     "empty lines": ("losses.py", "\n\n\ndef", "\n\n\n\ndef"),
     "a comment of the method": ("methods/dcmh.py", "class Method:", "class Method:  # the method"),
     "a message of a reader": ("datasets/coco.py", "DatasetError(", "DatasetError('other', "),
     "how records are written": ("records.py", "SCHEMA = 2", "SCHEMA = 3"),
+    "where a checkpoint lies": ("training/checkpoint.py", 'NAME = "checkpoint.pt"', 'NAME = "state.pt"'),
+    "what a checkpoint must hold": ("training/checkpoint.py", "    if not complete:", "    if complete is None:"),
+    "how a curve is written": ("training/run_folder.py", "first: bool) -> None:", "first: bool = False) -> None:"),
+    "how a run is named": ("training/identify.py", "def _code(", "def _hash("),
+    "what a trial dies of": ("training/trainable.py", 'return "oom", line', 'return "memory", line'),
+    "how a device is called": ("training/device.py", "thread{'s'", "core{'s'"),
+    "which names a package gives": ("training/__init__.py", '    "threads",\n', ""),
 }
 
 
@@ -156,7 +163,17 @@ CHANGED: dict[str, tuple[str, str, str, Any]] = {
     "a loss": ("losses.py", "softplus(theta) - similar", "softplus(theta) + similar", "pairwise_nll"),
     "a critic": ("nets/critics.py", "of_real, of_fake = -softplus", "of_real, of_fake = softplus", "critic_loss"),
     "the sign": ("losses.py", "values >= 0", "values > 0", "all"),
-    "the trainer": ("training.py", "order = torch.randperm(", "order = 1 - torch.randperm(", "all"),
+    "the order of items": ("training/batches.py", "order = torch.randperm(", "order = 1 - torch.randperm(", "all"),
+    "the stream of an augmentation": ("training/batches.py", '"augment", what', 'what, "augment"', "all"),
+    "the probability of a turn": ("nets/augment.py", "generator=draw) < prob", "generator=draw) <= prob", "all"),
+    "the weights' seed": ("training/fitting.py", '"weights"', '"start"', "all"),
+    "the choice of an epoch": ("training/fitting.py", "not val_map > last.", "not val_map >= last.", "all"),
+    "what is kept of the best epoch": ("training/device.py", ".to(device, copy=copy)", ".to(device)", "all"),
+    "what is set before a run": ("training/device.py", "benchmark = False", "benchmark = True", "all"),
+    "how an epoch is validated": ("training/evaluation.py", "i2t, t2i = (", "t2i, i2t = (", "all"),
+    "how codes are tested": ("training/evaluation.py", "radius=2", "radius=3", "all"),
+    "a run's default": ("training/run.py", "erase: float = param(0.0", "erase: float = param(0.1", "all"),
+    "what a closed form trains": ("training/run.py", "int(min(run.epochs", "int(max(run.epochs", "all"),
     "the metric": ("metrics/_kernel.py", "[:, 0]", "[:, -1]", "all"),
 }
 

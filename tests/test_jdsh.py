@@ -13,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmh.config import build, paper
-from cmh.methods.jdsh import BINS, Config, Method, distribution, joint_similarity, reweighted, step_loss
-from cmh.training import Batch, Setup
+from cmh.methods.jdsh import Config, Method, joint_similarity, reweighted, step_loss
+from cmh.nets import state as states
+from cmh.nets.distribution import BINS, distribution
+from cmh.training import Setup
+from cmh.training.batches import Batch, Items
 from tests import golden
 
 CASES = golden.cases("JDSH")
@@ -24,7 +27,7 @@ LEFT_OUT: dict[str, str] = {}  # case → reason; none is
 def similarity(hyper: dict[str, Any]) -> torch.Tensor:
     rows = golden.batch()
     image, text = golden.tensor("XI")[rows], golden.tensor("XT")[rows]
-    return joint_similarity(image, text, alpha=hyper["alpha"], beta=hyper["beta"], lamb=hyper["lamb"])
+    return joint_similarity(image, text, Config(alpha=hyper["alpha"], beta=hyper["beta"], lamb=hyper["lamb"]))
 
 
 def target(hyper: dict[str, Any]) -> torch.Tensor:
@@ -38,7 +41,7 @@ def target(hyper: dict[str, Any]) -> torch.Tensor:
         "high": hyper["MAX"],
     }
     options = {"l1": hyper["L1"], "l2": hyper["L2"], "k_left": hyper["ALPHA"], "k_right": hyper["BETA"]}
-    return hyper["mu"] * reweighted(similarity(hyper), shape, **options)
+    return hyper["mu"] * reweighted(similarity(hyper), shape, Config(**options))
 
 
 def test_every_case_of_the_file_is_covered() -> None:
@@ -103,7 +106,7 @@ def test_equals_loops(m: int, bits: int, seed: int, intra: float) -> None:
             for i in range(m)
         ]
     )
-    found = joint_similarity(torch.from_numpy(image), torch.from_numpy(text), alpha=0.5, beta=0.2, lamb=0.4)
+    found = joint_similarity(torch.from_numpy(image), torch.from_numpy(text), Config(alpha=0.5, beta=0.2, lamb=0.4))
     assert found.numpy() == pytest.approx(S, rel=1e-9, abs=1e-9)
     assert torch.allclose(found, found.T, atol=1e-12)
 
@@ -136,7 +139,7 @@ def test_reweighted_equals_loops(seed: int, k_left: float, k_right: float) -> No
         elif value > -0.3 + k_right * 0.15:
             factor = 1 + 0.4 * math.exp(value - 0.8)
         expected.append(factor * value)
-    found = reweighted(torch.from_numpy(S), shape, l1=0.7, l2=0.4, k_left=k_left, k_right=k_right)
+    found = reweighted(torch.from_numpy(S), shape, Config(l1=0.7, l2=0.4, k_left=k_left, k_right=k_right))
     assert found.flatten().tolist() == pytest.approx(expected, rel=1e-12)
 
 
@@ -147,10 +150,10 @@ def test_reweighted_equals_loops(seed: int, k_left: float, k_right: float) -> No
 @pytest.mark.parametrize("features", ["alike", "orthogonal", "empty"])
 def test_limits_are_finite(features: str, hidden: float, bits: int, m: int, dtype: torch.dtype) -> None:
     rows = {"alike": torch.ones(m, 4), "orthogonal": torch.eye(m, 4), "empty": torch.zeros(m, 4)}[features].to(dtype)
-    S = joint_similarity(rows, rows, alpha=0.5, beta=0.1, lamb=0.4)
+    S = joint_similarity(rows, rows, Config(alpha=0.5, beta=0.1, lamb=0.4))
     shape = distribution(lambda: iter([S.repeat(2, 2)]), 1.0)
     assert all(bool(torch.isfinite(value)) for value in shape.values())
-    S = reweighted(S, shape, l1=0.1, l2=0.2, k_left=2, k_right=4)
+    S = reweighted(S, shape, Config(l1=0.1, l2=0.2, k_left=2, k_right=4))
     assert S.dtype == dtype
     outputs = torch.full((m, bits), hidden, dtype=dtype, requires_grad=True)
     loss, terms = step_loss(torch.tanh(outputs), torch.tanh(-outputs), S, intra=0.1)
@@ -206,7 +209,7 @@ def test_constant_similarities_have_no_tails() -> None:
     """With one value only, no entry is far from the mode."""
     shape = distribution(blocks_of(np.full(40, -0.5), 5), 1.0)
     S = torch.full((3, 3), -0.5)
-    assert torch.equal(reweighted(S, shape, l1=1, l2=1, k_left=2, k_right=4), S)
+    assert torch.equal(reweighted(S, shape, Config(l1=1, l2=1, k_left=2, k_right=4)), S)
 
 
 def method(**values: Any) -> tuple[Method, Setup]:
@@ -232,13 +235,13 @@ def method(**values: Any) -> tuple[Method, Setup]:
 
 
 def one_batch(setup: Setup) -> list[Batch]:
-    return [Batch(torch.arange(40), setup.image, setup.text, setup.device)]
+    return [Batch(torch.arange(40), Items(setup.image, setup.text, setup.device))]
 
 
 def test_the_constants_are_those_of_the_data() -> None:
     """They come from all training items before the first step, and change with data and weights of S only."""
     fitted, setup = method(batch_size=40)
-    S = joint_similarity(setup.image, setup.text, alpha=0.5, beta=0.1, lamb=0.4)
+    S = joint_similarity(setup.image, setup.text, Config(alpha=0.5, beta=0.1, lamb=0.4))
     entries = S[~torch.eye(40, dtype=torch.bool)]
     assert float(fitted.shape["low"]) == pytest.approx(float(entries.min()), rel=1e-5)
     assert float(fitted.shape["high"]) == pytest.approx(float(entries.max()), rel=1e-5)
@@ -251,10 +254,10 @@ def test_the_constants_are_those_of_the_data() -> None:
 
 def test_the_constants_are_part_of_the_state() -> None:
     fitted, _ = method()
-    saved = fitted.state_dict()
+    saved = states.save(fitted.state())
     saved["shape"]["mode"] = torch.tensor(0.125)
     fresh, _ = method()
-    fresh.load_state_dict(saved)
+    states.load(fresh.state(), saved)
     assert float(fresh.shape["mode"]) == 0.125
 
 
@@ -262,12 +265,12 @@ def test_an_epoch_trains_on_the_reweighted_similarity() -> None:
     """Both nets, √(epoch + 1) in tanh, μ and DSDW in S."""
     still, setup = method(lr_image=1e-30, lr_text=1e-30, batch_size=40)
     image, text = still.encode_image(setup.image).detach(), still.encode_text(setup.text).detach()
-    S = joint_similarity(setup.image, setup.text, alpha=0.5, beta=0.1, lamb=0.4)
-    S = 1.4 * reweighted(S, still.shape, l1=0.1, l2=0.2, k_left=2, k_right=4)
+    S = joint_similarity(setup.image, setup.text, Config(alpha=0.5, beta=0.1, lamb=0.4))
+    S = 1.4 * reweighted(S, still.shape, Config(l1=0.1, l2=0.2, k_left=2, k_right=4))
     for epoch in range(5):
         if epoch == 3:
-            saved, (still, _) = still.state_dict(), method(lr_image=1e-30, lr_text=1e-30, batch_size=40)
-            still.load_state_dict(saved)
+            saved, (still, _) = states.save(still.state()), method(lr_image=1e-30, lr_text=1e-30, batch_size=40)
+            states.load(still.state(), saved)
         alpha = math.sqrt(epoch + 1)
         expected, _ = step_loss(torch.tanh(alpha * image), torch.tanh(alpha * text), S, intra=0.1)
         assert still.epoch(lambda: iter(one_batch(setup)))["loss"] == pytest.approx(float(expected), rel=1e-5)

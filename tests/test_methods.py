@@ -74,7 +74,28 @@ def test_the_module_says_what_it_is(name: str) -> None:
     assert (module.KIND == "supervised") == module.LABELS or module.KIND == "shallow"
     assert module.TITLE
     assert 1900 < module.YEAR < 2100
-    assert {"epoch", "encode_image", "encode_text", "state_dict", "load_state_dict"} <= set(dir(module.Method))
+
+
+def test_mypy_holds_every_method_to_the_protocol(tmp_path: Path) -> None:
+    """And one that lacks an encoder does not pass."""
+    root = Path(__file__).parent.parent
+    template = (root / "cmh" / "methods" / "_template.py").read_text()
+    broken = template.replace("self.encode_image, self.encode_text, self.state =", "self.encode_image, _, self.state =")
+    assert broken != template
+    (tmp_path / "broken.py").write_text(broken)
+    (tmp_path / "check.py").write_text(
+        "import broken\n"
+        "from cmh.interfaces import MethodModule\n"
+        f"from cmh.methods import _template, {', '.join(NAMES)}\n"
+        f"modules: list[MethodModule] = [_template, {', '.join(NAMES)}]\n"
+        "no_method: MethodModule = broken\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--show-absolute-path", str(tmp_path / "check.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    errors = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert len(errors) == 1, done.stdout + done.stderr
+    assert errors[0].startswith(f"{tmp_path / 'check.py'}:5: error: Incompatible types in assignment")
+    assert "def Method(config: Config, setup: Setup) -> Method" in done.stdout
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -123,7 +144,7 @@ class _KilledError(Exception):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_going_on_from_a_checkpoint_is_exact(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("cmh.training.fitting.CHECKPOINT_SECONDS", 0)
     after = 2 if not hasattr(methods.get(name), "EPOCHS") else 1
 
     def killer(epoch: training.Epoch, _save: Any) -> None:
@@ -214,7 +235,7 @@ def _batch(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_trainable_runs_alone(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Here:
         @staticmethod
@@ -222,9 +243,10 @@ def test_the_trainable_runs_alone(
             return tiny()
 
     monkeypatch.setattr(datasets, "load", lambda *_, **__: Here)
+    caplog.set_level("INFO", logger="cmh")
     methods.get(name).trainable({**small(name), "epochs": 1, "bits": 4, "threads": 1, "folder": str(tmp_path)})
     assert {"config.json", "curve.csv", "checkpoint.pt"} <= {path.name for path in tmp_path.iterdir()}
-    assert "epoch 1: val_map" in capsys.readouterr().err
+    assert "epoch 1: val_map" in caplog.text
 
 
 @pytest.fixture(autouse=True)

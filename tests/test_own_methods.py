@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cmh import config, methods, reproduce
+from cmh import config, methods, reproduce, training
 from cmh.errors import ConfigError
 from cmh.methods.__main__ import main
 from cmh.study import space as spaces
@@ -123,6 +123,28 @@ def test_a_file_of_the_same_name_elsewhere_is_loaded_anew(here: Path) -> None:
     assert methods.get("mine") is second
 
 
+def test_a_field_with_a_run_settings_name_is_warned_of(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["new", "mine"]) == 0
+    methods.get("mine.py")
+    assert caplog.messages == []
+    fields = '    epochs: int = param(50, "of mine")\n    features: str = param("", "of mine")\n    quantisation: float'
+    (here / "other.py").write_text((here / "mine.py").read_text().replace("    quantisation: float", fields))
+    methods.get("other.py")
+    methods.get("other.py")  # said once
+    before = f"method {here / 'other.py'}: the field"
+    why = (
+        "of Config has a run setting's name; a value for one would be given to both,"
+        " and without a value each has its own default:"
+    )
+    assert caplog.messages == [
+        f"{before} `epochs` {why} rename it, or leave it out and take `setup.epochs`",
+        f"{before} `features` {why} rename it",
+    ]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    run, settings = training.parse(methods.get("other.py"), {})
+    assert (run.epochs, config.defaults(type(settings))["epochs"]) == (30, 50)
+
+
 @pytest.mark.ray
 def test_a_search_of_a_method_of_ones_own_with_slow_epochs(here: Path) -> None:
     """Workers load the file by its path; a pruned trial is still in its epoch when its worker gets the next one."""
@@ -130,7 +152,7 @@ def test_a_search_of_a_method_of_ones_own_with_slow_epochs(here: Path) -> None:
     text = (here / "mine.py").read_text()
     # In Ray's workers only; without Ray there is nothing to wait for.
     pause = "        if 'ray' in __import__('sys').modules:\n            __import__('time').sleep(2.5)\n"
-    slow = text.replace("        total, n_steps =", pause + "        total, n_steps =")
+    slow = text.replace("        return self.pair.one_pass", pause + "        return self.pair.one_pass")
     assert slow != text
     (here / "mine.py").write_text(slow)
     space = (

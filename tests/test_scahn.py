@@ -14,8 +14,10 @@ from torch import Tensor
 from cmh import training
 from cmh.losses import sign
 from cmh.methods import scahn
-from cmh.methods.scahn import fuse, in_pairs, step_terms, total, truncate
-from cmh.training import Batch
+from cmh.methods.scahn import Config, in_pairs, step_terms, total, truncate
+from cmh.nets.multiscale import ScaleMap
+from cmh.nets.staged import fuse, multiscale_stages
+from cmh.training.batches import Batch, Items
 from tests import golden
 from tests.test_losses import softplus
 from tests.test_training import tiny
@@ -48,7 +50,7 @@ def step(case: str) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
     terms = step_terms(codes, buffer, golden.tensor(others), B, labels[INDEX], labels, scale)
     weights = {"intra": hyper["lambda"], "pair": hyper["gamma"], "quantisation": hyper["beta"]}
     weighted = {TERMS[name]: weights.get(name, 1) * term for name, term in terms.items()}
-    return weighted, total(terms, **weights), leaves
+    return weighted, total(terms, Config(**weights))[0], leaves
 
 
 def test_every_case_of_the_file_is_covered() -> None:
@@ -105,8 +107,12 @@ def test_terms_equal_loops(n: int, b: int, bits: int, seed: int, scale: float) -
 
 
 def test_total_weighs_each_term() -> None:
-    terms = dict(zip(TERMS, torch.eye(4).double(), strict=True))
-    assert total(terms, intra=0.3, pair=0.5, quantisation=0.7).tolist() == pytest.approx([1, 0.3, 0.5, 0.7])
+    terms = {name: torch.ones((), dtype=torch.float64, requires_grad=True) for name in TERMS}
+    loss, plain = total(terms, Config(intra=0.3, pair=0.5, quantisation=0.7))
+    shares = torch.autograd.grad(loss, list(terms.values()))
+    assert [float(share) for share in shares] == pytest.approx([1, 0.3, 0.5, 0.7])
+    assert float(loss.detach()) == pytest.approx(2.5)
+    assert {name: float(term) for name, term in plain.items()} == dict.fromkeys(TERMS, 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -118,7 +124,7 @@ def test_limits_are_finite(alike: bool, value: float, bits: int, dtype: torch.dt
     buffer = torch.full((4, bits), abs(value), dtype=dtype)
     labels = torch.ones(4, 2, dtype=dtype) if alike else torch.zeros(4, 2, dtype=dtype)
     terms = step_terms(codes, -buffer, buffer, sign(codes[-1].detach()), labels[:3], labels, 32)
-    loss = total(terms, intra=1, pair=1, quantisation=1)
+    loss, _ = total(terms, Config(intra=1, pair=1, quantisation=1))
     loss.backward()
     assert loss.dtype == dtype
     assert all(bool(torch.isfinite(term)) for term in terms.values())
@@ -161,15 +167,15 @@ def test_a_step_trains_the_fusion_and_the_buffers_hold_the_fused_code() -> None:
     before = {name: fusion.weight.detach().clone() for name, fusion in built.fusions.items()}
     features, labels = (torch.from_numpy(getattr(tiny().train, name)) for name in ("image", "text"))
     rows = torch.split(torch.arange(len(features)), 16)
-    built.epoch(lambda: (Batch(index, features, labels, torch.device("cpu")) for index in rows))
+    built.epoch(lambda: (Batch(index, Items(features, labels, torch.device("cpu"))) for index in rows))
     assert all(not torch.equal(fusion.weight, before[name]) for name, fusion in built.fusions.items())
-    assert all(bool((buffer.abs() <= 1).all()) for buffer in built.buffers.values())
-    assert torch.equal(built.B, sign(built.buffers["image"] + built.buffers["text"]))
+    assert all(bool((buffer.abs() <= 1).all()) for buffer in built.buffers.outputs.values())
+    assert torch.equal(built.buffers.B, sign(built.buffers.outputs["image"] + built.buffers.outputs["text"]))
 
 
 @pytest.mark.parametrize("n_text", [5, 12, 49, 60])
 def test_the_published_text_net_takes_vectors_of_any_length(n_text: int) -> None:
-    net = scahn.multiscale_stages(n_text, 7)
+    net = multiscale_stages(n_text, 7)
     layers = net(torch.rand(3, n_text))
     assert layers.shape == (4, 3, 7)
     assert bool((layers.abs() <= 1).all())
@@ -177,7 +183,7 @@ def test_the_published_text_net_takes_vectors_of_any_length(n_text: int) -> None
 
 
 def test_a_pooled_copy_holds_the_means_of_its_windows() -> None:
-    scales = scahn.MultiScale(60)
+    scales = ScaleMap()
     for convolution in scales.convolutions:
         torch.nn.init.ones_(convolution.weight)
         torch.nn.init.zeros_(convolution.bias)

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from cmh.losses import sign, similar
 from cmh.methods import ssah
+from cmh.nets.encoders import ResponseNorm
+from cmh.nets.multiscale import SCALES, ScaleVector
 from tests import golden
 from tests.direct import built
 
@@ -22,6 +24,7 @@ LEFT_OUT = dict.fromkeys(
     ("monitor_calc_labnet_loss", "monitor_calc_loss_image"),
     "what the code prints over all items; nothing is trained by it",
 )
+PAIRS = {True: "squared", False: "nll"}
 INDEX = torch.from_numpy(golden.batch())
 TERMS = {
     "feature_pairs": "Loss_pair_Fea",
@@ -63,8 +66,7 @@ def test_golden_net(name: str) -> None:
         S,
         sign(codes.detach()),
         labels[INDEX],
-        **weights(f"{name}_net"),
-        squared=True,
+        ssah.Config(**weights(f"{name}_net"), pairs="squared"),
     )
     found = {TERMS[term]: float(value) for term, value in terms.items()}
     if name != "label":
@@ -109,7 +111,7 @@ def test_net_loss_equals_loops(b: int, n: int, seed: int, squared: bool) -> None
         expected["quantisation"] += half * float(((B[i] - codes[i]) ** 2).sum())
         expected["labels"] += half * float(((predicted[i] - labels[i]) ** 2).sum())
     arrays = map(torch.from_numpy, (codes, features, predicted, H, F, S, B, labels))
-    total, terms = ssah.net_loss(*arrays, alpha=0.3, gamma=0.5, eta=0.7, beta=1.1, squared=squared)
+    total, terms = ssah.net_loss(*arrays, ssah.Config(alpha=0.3, gamma=0.5, eta=0.7, beta=1.1, pairs=PAIRS[squared]))
     assert {name: float(term) for name, term in terms.items()} == pytest.approx(expected, rel=1e-9)
     by_hand = sum(w * expected[name] for name, w in zip(expected, (0.3, 0.5, 0.7, 1.1), strict=True))
     assert float(total) == pytest.approx(by_hand, rel=1e-9)
@@ -148,8 +150,7 @@ def test_limits_are_finite(alike: bool, value: float, bits: int, dtype: torch.dt
         similar(labels[:3], labels),
         sign(codes.detach()),
         labels[:3],
-        **dict.fromkeys(("alpha", "gamma", "eta", "beta"), 1.0),
-        squared=squared,
+        ssah.Config(**dict.fromkeys(("alpha", "gamma", "eta", "beta"), 1.0), pairs=PAIRS[squared]),
     )
     logits = torch.tensor([1e4, -1e4, 0.0], dtype=dtype, requires_grad=True)
     (total + ssah.adversarial_loss(logits) + ssah.discriminator_loss(*[logits] * 4)).backward()
@@ -162,7 +163,7 @@ def test_limits_are_finite(alike: bool, value: float, bits: int, dtype: torch.dt
 def snapshot(method: Any) -> dict[str, torch.Tensor]:
     return {
         name: torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
-        for name, net in method.nets.items()
+        for name, net in method.team.nets.items()
     }
 
 
@@ -173,7 +174,7 @@ def test_the_adversary_teaches_the_nets_and_is_taught_apart() -> None:
     terms = epoch(1)
     after = snapshot(method)
     assert torch.equal(before["label"], after["label"])
-    assert all(not torch.equal(before[name], after[name]) for name in ("image", "text", "discriminator"))
+    assert all(not torch.equal(before[name], after[name]) for name in ("image", "text", "image_judge", "text_judge"))
     assert {"image_deceit", "text_deceit", "discriminator_loss"} <= set(terms)
     assert "label_deceit" not in terms
     still, epoch = built("ssah", alpha=0, gamma=0, eta=0, beta=0, delta=0)
@@ -196,16 +197,16 @@ def test_passes_are_counted() -> None:
     wanted = {"label": 3, "discriminator": 2, "image": 1, "text": 4}
     method, epoch = built("ssah", **{f"passes_{name}": count for name, count in wanted.items()})
     epoch(1)
-    steps = {name: int(next(iter(it.state.values()))["step"]) for name, it in method.optimizers.items()}
+    steps = {name: int(next(iter(it.state.values()))["step"]) for name, it in method.team.optimizers.items()}
     assert steps == {name: count * -(-120 // 32) for name, count in wanted.items()}
 
 
 @pytest.mark.parametrize("n_words", [3, 12, 60, 101])
 def test_scales_are_averages_of_words(n_words: int) -> None:
     x = torch.rand(2, n_words)
-    scales = ssah.MultiScale()(x).view(2, 6, n_words)
+    scales = ScaleVector()(x).view(2, 6, n_words)
     assert torch.equal(scales[:, 0], x)
-    for row, scale in enumerate(ssah.SCALES, start=1):
+    for row, scale in enumerate(SCALES, start=1):
         window = min(scale, n_words)
         first = x[:, :window].mean(1)
         assert scales[:, row].amax() <= x.amax() + 1e-6
@@ -215,7 +216,7 @@ def test_scales_are_averages_of_words(n_words: int) -> None:
 
 def test_response_norm_is_tensorflows() -> None:
     x = torch.randn(2, 7, dtype=torch.float64)
-    found = ssah.ResponseNorm()(x)
+    found = ResponseNorm()(x)
     for i in range(7):
         around = x[:, max(0, i - 2) : i + 3].square().sum(1)
         assert torch.allclose(found[:, i], x[:, i] / (2 + 1e-4 * around) ** 0.75)

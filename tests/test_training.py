@@ -5,19 +5,24 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from cmh import datasets, methods, training
+from cmh import datasets, interfaces, methods, training
 from cmh.datasets import Arrays, SearchData
 from cmh.errors import CheckpointError, ConfigError, DatasetError, NotFiniteError
+from cmh.nets import state as states
+from cmh.training.batches import Items, Passes
 
 VARIANTS = {
     "dcmh-adam": (
@@ -104,7 +109,7 @@ def killer(after: int) -> Callable[[training.Epoch, Any], None]:
 def test_going_on_from_a_checkpoint_is_exact(
     variant: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("cmh.training.fitting.CHECKPOINT_SECONDS", 0)
     with pytest.raises(_KilledError):
         fit(variant, folder=tmp_path, report=killer(after))
     seen: list[int] = []
@@ -211,7 +216,7 @@ def test_a_device_that_is_not_there() -> None:
 def test_a_pass_visits_every_item_once(size: int) -> None:
     device, train = torch.device("cpu"), tiny().train
     image, text = torch.from_numpy(train.image), torch.from_numpy(train.text)
-    passes = training.batches.Passes(image, text, size, 0, 1, device)
+    passes = Passes(Items(image, text, device), size, 0, 1)
     orders = []
     for _ in range(2):
         batches = list(passes())
@@ -221,7 +226,7 @@ def test_a_pass_visits_every_item_once(size: int) -> None:
         orders.append(torch.cat([batch.index for batch in batches]).tolist())
         assert sorted(orders[-1]) == list(range(120))
     assert orders[0] != orders[1]
-    assert passes.items == 240
+    assert passes.n_seen == 240
 
 
 @pytest.mark.parametrize("n_labels", [1, 3])
@@ -244,6 +249,52 @@ def test_chance_is_its_closed_form(n_labels: int) -> None:
 def test_it_learns(variant: str) -> None:
     assert fit(variant, epochs=30).best.val_map > 0.65
     assert training.chance(tiny()) < 0.45
+
+
+def test_what_a_run_alone_says_is_logged_and_can_be_silenced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cmh.training.trainable.load", lambda run: SimpleNamespace(search=tiny))
+    settings = {"bits": 8, "threads": 1}
+    with caplog.at_level("INFO", logger="cmh.training"):
+        methods.get("ridge").trainable(settings)
+    assert [record.name.startswith("cmh.training") for record in caplog.records] == [True]
+    assert re.fullmatch(
+        r"epoch 1: val_map \d\.\d{4} \(i2t \d\.\d{4}, t2i \d\.\d{4}\), best \d\.\d{4}", caplog.records[0].getMessage()
+    )
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="cmh.training"):
+        methods.get("ridge").trainable(settings)
+    assert caplog.records == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_state_comes_back_in_its_layout() -> None:
+    by_columns, whole = torch.arange(6.0).view(3, 2).T.clone(), torch.zeros(4, 5)
+    saved = states.save({"matrix": by_columns, "part": torch.ones(4, 3), "number": torch.tensor(2.5)})
+    live = {"matrix": torch.zeros(2, 3), "part": whole[:, :3], "number": torch.tensor(0)}
+    kept = dict(live)
+    states.load(live, saved)
+    assert torch.equal(kept["matrix"], by_columns)
+    assert kept["matrix"].stride() == by_columns.stride() == (1, 2)
+    assert kept["matrix"].data_ptr() != by_columns.data_ptr()
+    assert torch.equal(whole.sum(0), torch.tensor([4.0, 4, 4, 0, 0]))  # still a part of the whole
+    assert kept["number"] == 2
+
+
+def test_results_travel_between_processes() -> None:
+    fitted = fit("ridge")
+    test = interfaces.TestData(tiny().validation_query, tiny().train, np.zeros(30, np.int64))
+    tested = training.score(fitted.method, test, fitted.device, False)
+    assert pickle.loads(pickle.dumps(fitted.curve)) == fitted.curve  # noqa: S301  # written in this line
+    assert pickle.loads(pickle.dumps(fitted.identity)) == fitted.identity  # noqa: S301
+    assert pickle.loads(pickle.dumps(tested)).metrics == tested.metrics  # noqa: S301
+
+
+def test_ray_is_not_loaded_for_a_run_alone() -> None:
+    code = "import sys, cmh.training; print([name for name in ('ray', 'optuna') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_an_unknown_method_names_the_likely_one() -> None:

@@ -18,6 +18,8 @@ from cmh import methods, training
 from cmh.losses import sign
 from cmh.methods import ucch
 from cmh.methods.ucch import Method, batch_dictionary, contrast, occurrences, ranking, renewed, step_loss
+from cmh.nets.pair import Pair
+from cmh.training.batches import Batch, Items
 from tests import golden
 from tests.test_training import tiny
 
@@ -186,7 +188,7 @@ def built(**more: Any) -> tuple[Method, Callable[[], Iterator[training.Batch]]]:
         image_net=lambda head: head,
     )
     order = torch.arange(len(image)).split(50)
-    return Method(config, setup), lambda: (training.Batch(index, image, text, CPU) for index in order)
+    return Method(config, setup), lambda: (Batch(index, Items(image, text, CPU)) for index in order)
 
 
 def codes(method: Method, batches: Callable[[], Iterator[training.Batch]]) -> tuple[Tensor, Tensor]:
@@ -254,13 +256,13 @@ def test_negatives_are_drawn_from_all_items_with_replacement() -> None:
 def test_the_gradient_of_both_nets_is_clipped_together(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def spy(method: Method, loss: Tensor) -> None:
-        step(method, loss)
-        gradients = [p.grad.flatten() for net in method.nets.values() for p in net.parameters() if p.grad is not None]
+    def spy(pair: Pair, loss: Tensor, *, clip: float) -> None:
+        step(pair, loss, clip=clip)
+        gradients = [p.grad.flatten() for net in pair.nets.values() for p in net.parameters() if p.grad is not None]
         seen.append(float(torch.cat(gradients).norm()))
 
-    step = Method._step
-    monkeypatch.setattr(Method, "_step", spy)
+    step = Pair.step
+    monkeypatch.setattr(Pair, "step", spy)
     for clip in (1e-3, 1e6):
         method, batches = built(clip=clip)
         method.epoch(batches)

@@ -28,10 +28,11 @@ def leak(method: Method, items: Arrays, device: torch.device, *, from_pixels: bo
 
     Parameters
     ----------
-    method: what `encode_image` and `encode_text` belong to. items: any, some 100 for all queries; the rows taken hang
-    on their number alone. from_pixels: whether `encode_image` takes `items.pixels` in place of `items.image`.
+    method: what `encode_image` and `encode_text` belong to. items: any, some 100 for all queries; which rows are taken
+    depends on their number alone. from_pixels: whether `encode_image` takes `items.pixels` in place of `items.image`.
 
     Returns findings. A method that has some is no longer what it was: what it remembers is of the audit's items.
+    Raises what the method raises for several items; that it cannot encode one alone is a finding.
     """
     encoders = {name: _Encoder(method, name, items, device, from_pixels) for name in MODALITIES}
     before = _copied(states.save(method.state()))
@@ -46,11 +47,14 @@ def leak(method: Method, items: Arrays, device: torch.device, *, from_pixels: bo
 
 
 class _Encoder:
-    """Codes of one modality for rows of the items."""
+    """Outputs of one modality's encoder for rows of the items.
+
+    `queries` are the rows that are encoded alone, `first` and `second` two choices of other rows beside them.
+    """
 
     def __init__(self, method: Method, name: str, items: Arrays, device: torch.device, from_pixels: bool) -> None:
         self.name, self.device, pixels = name, device, from_pixels and name == "image"
-        self.encode: Callable[[Tensor], Tensor] = getattr(method, f"encode_{name}")
+        self.encode: Callable[[Tensor], Tensor] = method.encode_image if name == "image" else method.encode_text
         inputs = items.pixels if pixels else items.image if name == "image" else items.text
         assert inputs is not None  # whoever takes pixels has loaded them
         self.inputs: NDArray[np.generic] = inputs
@@ -63,24 +67,24 @@ class _Encoder:
         self.first, self.second = rest[: 2 * wanted : 2], rest[1 : 2 * wanted : 2][: wanted // 2 + 1]
 
     def __call__(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
-        """Outputs `(n, bits)`."""
+        """Outputs `(n, bits)` of n rows."""
         with torch.inference_mode():
             inputs = torch.from_numpy(np.ascontiguousarray(self.inputs[np.asarray(rows)]))
             return self.encode(inputs.to(self.device, self.dtype)).float().cpu().clone()
 
     def alone(self) -> Tensor:
-        """The queries one by one."""
+        """Outputs `(n, bits)` of the queries, encoded one by one."""
         return torch.cat([self([row]) for row in self.queries])
 
     def among(self, mates: NDArray[np.int64]) -> Tensor:
-        """The queries in reversed order in the midst of others."""
+        """Outputs `(n, bits)` of the queries, encoded in reversed order in the midst of other rows `(m,)`."""
         half = len(mates) // 2
         outputs = self(np.concatenate([mates[:half], self.queries[::-1], mates[half:]]))
         return outputs[half : half + len(self.queries)].flip(0)
 
     def changed(self, one: Tensor, two: Tensor) -> float:
-        """The share of bits that differ for sure; a NaN, as of the deviation of one item alone, is another than any
-        number.
+        """The share of bits that differ for sure between two outputs `(n, bits)`; a NaN, as of the deviation of one
+        item alone, is another than any number.
         """
         tolerance = self.share * one.square().nanmean(0).nan_to_num().sqrt()
         sure = (one.abs() > tolerance) | (two.abs() > tolerance) | (one.isnan() != two.isnan())

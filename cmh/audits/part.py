@@ -11,50 +11,49 @@ import torch
 from torch import Tensor, nn
 
 from cmh import training
-from cmh.interfaces import Arrays, Config, Method, MethodModule, SearchData
+from cmh.interfaces import Arrays, Config, Floats, Method, MethodModule, SearchData
 from cmh.training import Run
 
 EPOCHS = 3  # so that schedules and what follows a first epoch show
 
 
 class Trial:
-    """A method on `n` training items in batches of `batch_size`, trained epoch by epoch as `training.fit` does."""
+    """A method on `n` training items in batches of `batch_size` (all at once), trained epoch by epoch as `training.fit`
+    does.
+
+    Raises ConfigError where the device cannot be used or the backbone cannot be trained along.
+    """
 
     def __init__(
         self, module: MethodModule, run: Run, config: Config, data: SearchData, *, n: int, batch_size: int | None = None
     ) -> None:
-        part = few(data.train, n)
+        self.items = few(data.train, n)
         if hasattr(config, "batch_size"):
-            config = dataclasses.replace(config, batch_size=batch_size or len(part.labels))
+            config = dataclasses.replace(config, batch_size=batch_size or len(self.items.labels))
         # Runs are compared bit for bit, which a CPU is good for, and fast enough for so few features.
         run = dataclasses.replace(run, epochs=EPOCHS, folder="", device=run.device if run.finetune else "cpu")
         self.device, _ = training.prepare(run)
         self.from_pixels = run.finetune
-        self.items = part
-        self.method, self.begin = training.build(
-            module, run, config, dataclasses.replace(data, train=part), self.device
-        )
-        self.epochs = min(EPOCHS, getattr(module, "EPOCHS", EPOCHS))
+        data = dataclasses.replace(data, train=self.items)
+        self.method, self.begin = training.build(module, run, config, data, self.device)
+        self.epochs = training.n_epochs(module, run)
 
     def epoch(self, number: int) -> dict[str, float]:
-        """Train the n-th epoch, from 1 on."""
-        terms: dict[str, float] = self.method.epoch(self.begin(number))
-        return terms
+        """Train the n-th epoch, from 1 on; its loss terms by name."""
+        return self.method.epoch(self.begin(number))
 
     def outputs(self) -> tuple[Tensor, Tensor]:
-        """What the codes of all items are the signs of: images, texts."""
+        """What the codes of all items are the signs of: images, texts; `(n, bits)` each."""
         with torch.no_grad():
-            return self._encode("image"), self._encode("text")
+            images = self._features(self.items.image)
+            if self.from_pixels:
+                assert self.items.pixels is not None  # training.build has read them
+                images = torch.from_numpy(self.items.pixels).to(self.device)
+            texts = self._features(self.items.text)
+            return self.method.encode_image(images).clone(), self.method.encode_text(texts).clone()
 
-    def _encode(self, name: str) -> Tensor:
-        if name == "image" and self.from_pixels:
-            assert self.items.pixels is not None  # training.build has read them
-            inputs = torch.from_numpy(self.items.pixels).to(self.device)
-        else:
-            features = self.items.image if name == "image" else self.items.text
-            inputs = torch.from_numpy(np.asarray(features)).to(self.device, torch.float32)
-        outputs: Tensor = getattr(self.method, f"encode_{name}")(inputs)
-        return outputs.clone()
+    def _features(self, features: Floats) -> Tensor:
+        return torch.from_numpy(np.asarray(features)).to(self.device, torch.float32)
 
 
 def few(items: Arrays, n: int) -> Arrays:
@@ -77,21 +76,31 @@ def few(items: Arrays, n: int) -> Arrays:
 
 def trainable(method: Method) -> dict[str, Tensor]:
     """Tensors with `requires_grad` that can be reached from a method's attributes, by their path, each once."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    for path, tensor in _walk(method, "", set()):
-        found.setdefault(id(tensor), (path, tensor))
-    return dict(found.values())
+    return {path: tensor for path, (_, tensor) in _found(method).items()}
 
 
-def _walk(value: object, path: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+def owners(method: Method) -> dict[str, str]:
+    """By the same paths, the path of the net, or of the attribute, that each tensor belongs to."""
+    return {path: owner for path, (owner, _) in _found(method).items()}
+
+
+def _found(method: Method) -> dict[str, tuple[str, Tensor]]:
+    found: dict[int, tuple[str, str, Tensor]] = {}
+    for path, owner, tensor in _walk(method, "", set()):
+        found.setdefault(id(tensor), (path, owner, tensor))
+    return {path: (owner, tensor) for path, owner, tensor in found.values()}
+
+
+def _walk(value: object, path: str, seen: set[int]) -> Iterator[tuple[str, str, Tensor]]:
+    """(path, path of its owner, tensor) of all in a value, which may lead to itself."""
     if id(value) in seen:
         return
     seen.add(id(value))
     if isinstance(value, Tensor):
         if value.requires_grad and value.is_leaf:
-            yield path, value
+            yield path, path.rpartition(".")[0] or path, value
     elif isinstance(value, nn.Module):
-        yield from ((_inside(path, name), one) for name, one in value.named_parameters() if one.requires_grad)
+        yield from ((_inside(path, name), path, one) for name, one in value.named_parameters() if one.requires_grad)
     elif isinstance(value, dict):
         for name, part in value.items():
             yield from _walk(part, _inside(path, name), seen)

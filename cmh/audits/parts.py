@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cmh import datasets
-from cmh.audits.part import EPOCHS, Trial, trainable
+from cmh.audits.part import EPOCHS, Trial, owners, trainable
 from cmh.audits.trace import Term, Touched, Trace
 from cmh.interfaces import Config, MethodModule, SearchData
 from cmh.training import Run
@@ -26,11 +26,12 @@ def dead(module: MethodModule, run: Run, config: Config, data: SearchData) -> li
     through another term, or through what a method stores. A parameter is dead where it has the same values after all
     epochs. What follows a closed form has neither and passes.
 
-    Returns findings; raises what the method raises.
+    Returns findings. Raises what the method raises, and ConfigError where the device cannot be used or the backbone
+    cannot be trained along.
     """
-    trial = _Seen(module, run, config, data)
+    training = _Training(module, run, config, data)
     findings = []
-    for name, term in trial.terms.items():
+    for name, term in training.terms.items():
         if not term.traced or (term.zero and not term.reached):
             continue  # not found, or never at work on these items
         if term.constant and not term.reached:
@@ -39,32 +40,36 @@ def dead(module: MethodModule, run: Run, config: Config, data: SearchData) -> li
             findings.append(f"loss term `{name}` has no gradient on any parameter")
         elif not term.trained:
             findings.append(f"loss term `{name}` is reported, but no backward pass goes through it")
-        elif not term.reached & trial.encoders and not trial.moves_codes(term.reached):
+        elif not term.reached & training.encoders and not training.moves_codes(term.reached):
             findings.append(
                 f"loss term `{name}` has no gradient on the image or the text encoder, and what it trains"
                 f" ({_listed(sorted(term.reached))}) changes no code"
             )
-    return findings + _still(trial.still)
+    return findings + _never_change(training.unchanged)
 
 
-class _Seen:
-    """One audited training: its `terms`, and names of the `encoders`' parameters and of those that stood `still`."""
+class _Training:
+    """One audited training: its `terms`, the names of the `encoders`' parameters, and of each parameter that is
+    `unchanged` at the end the net that it is of.
+    """
 
     def __init__(self, module: MethodModule, run: Run, config: Config, data: SearchData) -> None:
         self._arguments = module, run, config, data
         trial = self._trial()
         parameters = trainable(trial.method)
-        before = {name: it.detach().clone() for name, it in parameters.items()}
+        before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         with Touched() as touched:
             trial.outputs()
-        self.encoders = {name for name, it in parameters.items() if id(it) in touched.leaves}
+        self.encoders = {name for name, parameter in parameters.items() if id(parameter) in touched.leaves}
         self.terms: dict[str, Term] = {}
         for number in range(1, trial.epochs + 1):
             unknown = any(term.traced and not term.reached for term in self.terms.values())
             with Trace(parameters, measure=number == 1 or unknown) as trace:
                 reported = trial.epoch(number)
             trace.terms(reported, self.terms)
-        self.still = [name for name, it in parameters.items() if torch.equal(before[name], it.detach())]
+        unchanged = [name for name, parameter in parameters.items() if torch.equal(before[name], parameter.detach())]
+        nets = owners(trial.method)
+        self.unchanged = {name: nets[name] for name in unchanged}
         self._outputs = trial.outputs()
         self._moved: dict[frozenset[str], bool] = {}
 
@@ -90,25 +95,23 @@ class _Seen:
 
 
 def _move(parameters: Mapping[str, Tensor], names: frozenset[str], distance: float) -> None:
-    """Random steps, as long as the parameters are on average times `distance`."""
+    """Random steps, in place, as long as the parameters are on average times `distance`."""
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name in sorted(names):
-            it = parameters[name]
-            noise = torch.randn(it.shape, generator=draw).to(it)
-            it += distance * noise * (it.abs().mean() + 0.1)
+            parameter = parameters[name]
+            noise = torch.randn(parameter.shape, generator=draw).to(parameter)
+            parameter += distance * noise * (parameter.abs().mean() + 0.1)
 
 
-def _still(names: list[str]) -> list[str]:
-    """One finding for each net."""
+def _never_change(net_of: Mapping[str, str]) -> list[str]:
+    """One finding for each net, of its parameters by name."""
     nets: dict[str, list[str]] = {}
-    for name in names:
-        parts = name.split(".")
-        nets.setdefault(".".join(parts[: 2 if len(parts) > 2 else 1]), []).append(name)
+    for name, net in net_of.items():
+        nets.setdefault(net, []).append(name)
     return [
-        f"parameter{'s' * (len(all_of) > 1)} {_listed(all_of)} never change{'s' * (len(all_of) == 1)}"
-        f" (in {EPOCHS} epochs)"
-        for all_of in nets.values()
+        f"parameter{'s' * (len(names) > 1)} {_listed(names)} never change{'s' * (len(names) == 1)} (in {EPOCHS} epochs)"
+        for names in nets.values()
     ]
 
 

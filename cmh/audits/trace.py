@@ -11,10 +11,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import ParamSpec, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -23,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 ADDING = {"add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__rsub__", "stack", "cat", "sum"}
 READING = {"__float__", "item", "tolist", "numpy", "__array__"}
 VECTOR = 64  # terms that may stand in one tensor
+Given = ParamSpec("Given")
 
 
 @dataclasses.dataclass(eq=False)
@@ -48,7 +48,7 @@ class Term:
 class Trace(TorchFunctionMode):
     """Active as a context around `epoch`; `terms` then says what is known of each reported term.
 
-    Gradients on the `parameters` are only computed with `measure`: it takes a backward pass for each scalar.
+    Gradients on the `parameters` (by name) are only computed with `measure`: it takes a backward pass for each scalar.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], *, measure: bool = True) -> None:
@@ -61,13 +61,8 @@ class Trace(TorchFunctionMode):
         self._backward = torch.autograd.backward
 
     def __enter__(self) -> Self:
-        def watched(tensors: Any, *args: Any, **kwargs: Any) -> None:
-            with torch._C.DisableTorchFunction():
-                self._before_backward(list(_tensors(tensors)))
-            self._backward(tensors, *args, **kwargs)
-
         # A backward pass is no tensor operation; Tensor.backward looks this function up, too.
-        torch.autograd.backward = watched
+        torch.autograd.backward = self._watched(self._backward)
         super().__enter__()  # type: ignore[no-untyped-call]  # torch has no types here
         return self
 
@@ -77,14 +72,28 @@ class Trace(TorchFunctionMode):
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]  # torch has no types here
         torch.autograd.backward = self._backward
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def _watched(self, backward: Callable[Given, None]) -> Callable[Given, None]:
+        def watched(*args: Given.args, **kwargs: Given.kwargs) -> None:
+            with torch._C.DisableTorchFunction():
+                self._before_backward(list(_tensors((args[:1], kwargs.get("tensors")))))
+            backward(*args, **kwargs)
+
+        return watched
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         """Run the operation and take note."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if func is torch.autograd.grad:
             self._before_backward(list(_tensors((args[:1], kwargs.get("outputs")))))
         output = func(*args, **kwargs)
-        if name in READING:
+        if name in READING and isinstance(args[0], Tensor):
             self._note_numbers(args[0], output)
         elif name != "__get__":
             self._note(name, list(_tensors((args, kwargs))), output)
@@ -137,10 +146,10 @@ class Trace(TorchFunctionMode):
             known = self._graded[id(tensor)] = tensor, Origin(tensor.grad_fn)
         return known[1]
 
-    def _note_numbers(self, tensor: Tensor, output: npt.ArrayLike) -> None:
+    def _note_numbers(self, tensor: Tensor, output: object) -> None:
         origins = self._of(tensor)
         if origins:
-            self._read += [(float(number), origins) for number in np.ravel(output)]
+            self._read += [(float(number), origins) for number in np.asarray(output).ravel()]
 
     def _before_backward(self, roots: list[Tensor]) -> None:
         for root in roots:
@@ -165,7 +174,7 @@ class Trace(TorchFunctionMode):
                 )
         except RuntimeError:  # its graph has been used up by an earlier backward pass: what it leads to is all there is
             leaves = {id(getattr(node, "variable", None)) for node in _walk([tensor.grad_fn])}
-            return {name for name, tensor in self._parameters.items() if id(tensor) in leaves}
+            return {name for name, parameter in self._parameters.items() if id(parameter) in leaves}
         found = zip(self._parameters, gradients, strict=True)
         return {name for name, gradient in found if gradient is not None and bool(gradient.ne(0).any())}
 
@@ -177,11 +186,16 @@ class Touched(TorchFunctionMode):
         super().__init__()
         self.leaves: set[int] = set()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         """Take note and run the operation."""
         self.leaves |= {id(one) for one in _tensors((args, kwargs)) if one.is_leaf and one.requires_grad}
-        run: Callable[..., Any] = func
-        return run(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
 
 def _tensors(values: object) -> Iterator[Tensor]:

@@ -39,7 +39,8 @@ def idle_hyperparameters(
     config: the values of all others. ends: two legal values by name. given: values of others under which a
     hyperparameter exists (its conditions), by its name.
 
-    Returns findings. Raises ConfigError for values that the method's Config refuses.
+    Returns findings. Raises ConfigError for values that the method's Config refuses, where the device cannot be used,
+    and where the backbone cannot be trained along.
     """
     findings = []
     for name, (low, high) in ends.items():
@@ -67,7 +68,9 @@ def _same(module: MethodModule, run: Run, built: list[Config], data: SearchData)
 def _outputs(
     module: MethodModule, run: Run, config: Config, data: SearchData
 ) -> Iterator[tuple[Tensor, Tensor] | None]:
-    """Outputs after each epoch; None where a value makes training impossible, which is an effect."""
+    """Outputs `(n, bits)` of images and texts after each epoch; None where a value makes training impossible, which
+    is an effect.
+    """
     n = ITEMS_FROM_PIXELS if run.finetune else ITEMS
     try:
         trial = Trial(module, run, config, data, n=n, batch_size=-(-n // BATCHES))

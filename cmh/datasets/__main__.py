@@ -66,6 +66,7 @@ def _run(arguments: argparse.Namespace) -> int:
         weights=arguments.weights,
         skip_bad=arguments.skip_bad,
         order=arguments.split,
+        source=source,
     )
     _say(f"arrays: {dataset.folder}")
     return 0

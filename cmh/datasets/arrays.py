@@ -40,18 +40,18 @@ class Given:
         return tuple(self.rows.shape)
 
     def blocks(self) -> Iterator[NDArray[np.generic]]:
-        """All rows in their order, ROWS at a time."""
+        """All rows in their order, ROWS at a time: `(at most ROWS, …)` each."""
         for start in range(0, self.shape[0], ROWS):
             yield np.asarray(self.rows[start : start + ROWS])
             _release(self.rows)
 
     def whole(self) -> NDArray[np.generic]:
-        """Everything in memory: for labels, not for features."""
+        """All rows `(n, …)` in memory: for labels, not for features."""
         return np.asarray(self.rows[:])
 
 
 class Chosen:
-    """Rows `kept` of an array in another number type, as the cache gathers them."""
+    """Rows `kept` `(n_kept,)` of an array `(n, …)` in another number type, as the cache gathers them."""
 
     def __init__(self, rows: RowArray, kept: NDArray[np.int64], dtype: np.dtype[np.generic]) -> None:
         self._rows, self._kept, self.dtype = rows, kept, dtype
@@ -149,6 +149,7 @@ def _release(rows: RowArray) -> None:
 
 
 def _numpy(path: Path, name: str, where: str) -> NDArray[np.generic]:
+    """An array `(n, …)` of a `.npy` file or `.npz` member: mapped where its bytes lie, else unpacked into the cache."""
     if path.suffix.lower() == ".npy":
         with path.open("rb") as file:
             shape, order, dtype = _header(file, where)
@@ -199,6 +200,7 @@ def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtyp
 def _mapped(
     path: Path, where: str, offset: int, shape: tuple[int, ...], order: bool, dtype: np.dtype[np.generic], room: int
 ) -> NDArray[np.generic]:
+    """The array of this shape whose bytes begin at `offset`, of which `room` are there."""
     needed = dtype.itemsize
     for side in shape:
         needed *= side
@@ -225,6 +227,7 @@ def _zip(path: Path) -> zipfile.ZipFile:
 
 
 def _member_blocks(path: Path, name: str, where: str) -> Iterator[NDArray[np.generic]]:
+    """Rows `(at most cache.ROWS_AT_ONCE, d)` of a compressed member, front to back."""
     with _zip(path) as archive, archive.open(f"{name}.npy") as member:
         shape, _, dtype = _header(member, where)
         width, many = dtype.itemsize * shape[1], cache.ROWS_AT_ONCE
@@ -237,6 +240,7 @@ def _member_blocks(path: Path, name: str, where: str) -> Iterator[NDArray[np.gen
 
 
 def _inflated(path: Path, name: str, where: str) -> NDArray[np.generic]:
+    """A compressed member whole in memory, in its own shape."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             whole: NDArray[np.generic] = arrays[name]
@@ -252,7 +256,7 @@ def unpacked(
     dtype: np.dtype[np.generic],
     blocks: Callable[[], Iterator[NDArray[np.generic]]],
 ) -> NDArray[np.generic]:
-    """The array as a plain file in the cache, written once from `blocks()` of rows.
+    """The array `(n, d)` as a plain file in the cache, written once from `blocks()` of its rows.
 
     Raises DatasetError where the blocks cannot be read.
     """

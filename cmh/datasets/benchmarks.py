@@ -13,12 +13,12 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cmh.datasets import arrays, mat, scan
 from cmh.datasets.facts import Facts
@@ -129,10 +129,10 @@ def read(
         for path in paths:
             yield path.read_bytes()
 
-    def text() -> Any:
+    def text() -> arrays.Chosen:
         # The vocabulary of captions is of the training rows; the whole split numbers all rows.
         known = dataclasses.replace(whole, train=whole.train[np.isin(whole.train, kept)])
-        rows: Any = parts.text(known)
+        rows = parts.text(known)
         return arrays.Chosen(rows, kept, rows.dtype)
 
     notes = list(parts.notes)
@@ -152,7 +152,7 @@ def read(
         files=paths,
         pictures_sha256=pictures_sha256,
         digests=tuple(seen[row].digest for row in kept),
-        words=None if words is None else functools.partial(_some, words, kept),
+        words=None if words is None else functools.partial(_words, words, kept),
         skipped=tuple(problem.text for problem in problems.found),
         n_skipped=len(seen) - len(kept),
         notes=tuple(notes),
@@ -160,7 +160,8 @@ def read(
     )
 
 
-def _some(words: Any, kept: Any) -> list[Sequence[str]]:
+def _words(words: Callable[[], Sequence[Sequence[str]]], kept: NDArray[np.int64]) -> list[Sequence[str]]:
+    """Of the items `kept` `(n_kept,)` alone."""
     every = words()
     return [every[row] for row in kept]
 
@@ -290,7 +291,8 @@ def _matrices(facts: Facts, root: Path) -> Parts:
     )
 
 
-def _tags(path: Path, variable: str) -> Any:
+def _tags(path: Path, variable: str) -> arrays.Chosen:
+    """The tag matrix `(n, n_tags)`. Raises DatasetError where a value is not finite."""
     given = arrays.numbers(path, variable)
     looked = arrays.inspect(given)
     if looked.not_finite:

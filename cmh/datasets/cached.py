@@ -84,7 +84,7 @@ def locked() -> Iterator[None]:
 
 
 def _map(path: Path, _kind: type[Kind]) -> NDArray[Kind]:
-    """A file's array; for mypy of the number type that it was written with (features may be float16 as well)."""
+    """The array `(n, …)` of a file; the number type is for mypy (features may be float16 as well)."""
     try:
         # Copy-on-write: nobody can change the file, and torch takes the array without a copy or a warning.
         array: NDArray[Kind] = np.load(path, mmap_mode="c", allow_pickle=False)

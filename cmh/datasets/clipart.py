@@ -37,7 +37,10 @@ VERSION = 3  # of how texts and split are made
 
 
 def read() -> Source:
-    """Items, labels and split; pictures and texts when they are asked for."""
+    """Items, labels and split; pictures and texts when they are asked for.
+
+    Raises DatasetError where the archive is damaged.
+    """
     try:
         raw = ARCHIVE.read_bytes()
         archive = zipfile.ZipFile(io.BytesIO(raw))

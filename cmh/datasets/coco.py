@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,19 @@ from cmh.errors import DatasetError
 from cmh.features import text
 
 PARTS = ("train", "val")
+
+Notes = Mapping[
+    str, list[Mapping[str, str | int]]
+]  # a file as it should be: whatever is otherwise fails when it is read
+Found = TypeVar("Found")
+
+
+class Instances(TypedDict):
+    """What is needed of an instances file; numbers of categories and photos as texts, as JSON has keys."""
+
+    categories: dict[str, str]  # number → name
+    images: list[tuple[int, str]]  # number, file
+    objects: dict[str, list[int]]  # photo → different categories
 
 
 def missing(root: Path, facts: Facts) -> list[str]:
@@ -43,8 +57,8 @@ def read(root: Path, facts: Facts) -> Parts:
     n_all = 0
     for part in PARTS:
         try:
-            about = _read(root / "annotations" / f"instances_{part}{year}.json", "instances")
-            said = _read(root / "annotations" / f"captions_{part}{year}.json", "captions")
+            about = _read(root / "annotations" / f"instances_{part}{year}.json", "instances", _instances)
+            said = _read(root / "annotations" / f"captions_{part}{year}.json", "captions", _captions)
         except DatasetError as error:
             problems += error.problems
             continue
@@ -84,30 +98,29 @@ def read(root: Path, facts: Facts) -> Parts:
     )
 
 
-def _read(path: Path, kind: str) -> dict[str, Any]:
+def _read(path: Path, kind: str, needed: Callable[[Notes], Found]) -> Found:
     """What is needed of a file, remembered: the whole has hundreds of megabytes."""
 
-    def compute() -> dict[str, Any]:
+    def compute() -> Found:
         try:
             # Each annotation shrinks as soon as it is read: outlines would take gigabytes.
             with path.open(encoding="utf-8") as file:
                 document = json.load(file, object_hook=_shrink)
-            return _instances(document) if kind == "instances" else _captions(document)
+            return needed(document)
         except (ValueError, RecursionError) as error:
             raise DatasetError(f"{path}: is no JSON ({error})") from error
         except (KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{path}: is no {kind} file of COCO ({type(error).__name__}: {error})") from error
 
-    found: dict[str, Any] = scan.remembered(path, f"coco {kind}", compute)
-    return found
+    return scan.remembered(path, f"coco {kind}", compute)
 
 
-def _shrink(value: dict[str, Any]) -> dict[str, Any]:
+def _shrink(value: dict[str, object]) -> dict[str, object]:
     wanted = ("id", "image_id", "category_id", "caption", "file_name", "name", "images", "annotations", "categories")
     return {key: value[key] for key in wanted if key in value}
 
 
-def _instances(document: dict[str, Any]) -> dict[str, Any]:
+def _instances(document: Notes) -> Instances:
     objects: dict[str, list[int]] = {}
     for note in document["annotations"]:
         some = objects.setdefault(str(int(note["image_id"])), [])
@@ -115,12 +128,13 @@ def _instances(document: dict[str, Any]) -> dict[str, Any]:
             some.append(int(note["category_id"]))
     return {
         "categories": {str(int(one["id"])): str(one["name"]) for one in document["categories"]},
-        "images": [[int(one["id"]), str(one["file_name"])] for one in document["images"]],
+        "images": [(int(one["id"]), str(one["file_name"])) for one in document["images"]],
         "objects": objects,
     }
 
 
-def _captions(document: dict[str, Any]) -> dict[str, Any]:
+def _captions(document: Notes) -> dict[str, dict[str, list[str]]]:
+    """Under `captions`: photo → its captions."""
     captions: dict[str, list[str]] = {}
     for note in document["annotations"]:
         captions.setdefault(str(int(note["image_id"])), []).append(str(note["caption"]))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cmh import cache, files
 from cmh.config import unknown
-from cmh.datasets import benchmarks, clipart, own, scan
 from cmh.datasets.cached import CachedDataset
 from cmh.datasets.catalogue import NAMES, ORDERS, is_folder
 from cmh.datasets.facts import FACTS
@@ -18,13 +18,16 @@ from cmh.datasets.source import Source
 from cmh.errors import DatasetError
 from cmh.features import backbones, extraction
 
+if TYPE_CHECKING:
+    from cmh.datasets.scan import Signature
+
 log = logging.getLogger(__name__)
 
 DEFAULT_FEATURES = "efficientnet-lite0"
 ARRAYS_VERSION = 2  # of which arrays an entry holds
 
 # The dataset that this process read last, with what it was asked for: a worker trains many trials on one.
-_LAST: dict[tuple[str, str, bool, str], tuple[Source, list[scan.Signature | None]]] = {}
+_LAST: dict[tuple[str, str, bool, str], tuple[Source, list[Signature | None]]] = {}
 
 
 def load(
@@ -99,6 +102,8 @@ def read(name: str, *, skip_bad: bool = False, order: str = "torchcmh", progress
     Every picture is looked at once, and again only after it has changed. Raises DatasetError that names everything
     that is wrong.
     """
+    from cmh.datasets import benchmarks, clipart, own, scan  # late: `--help` needs none of the readers
+
     if order not in ORDERS:
         raise DatasetError(f"split {unknown(order, ORDERS)}")
     if name not in FACTS and order != "torchcmh":

@@ -8,12 +8,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmh.errors import DatasetError
+
+if TYPE_CHECKING:
+    import h5py
+    from scipy.sparse import csc_array, csc_matrix
 
 NUMBERS: tuple[str, ...] = ("double", "single", "logical", "sparse", "int8", "int16", "int32", "int64")
 NUMBERS += tuple(f"u{kind}" for kind in NUMBERS[4:])
@@ -23,11 +27,11 @@ TEXTS = ("cell", "char")
 class Transposed:
     """A variable of a 7.3 file, which holds it column by column: rows are read when they are asked for."""
 
-    def __init__(self, path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
         self._path, self._name, self.shape, self.dtype = path, name, shape, dtype
 
-    def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
-        """All rows in their order, `rows` at a time."""
+    def blocks(self, rows: int) -> Iterator[NDArray[np.generic]]:
+        """All rows in their order, `(at most rows, …)` at a time. Raises DatasetError for a damaged file."""
         with _hdf5(self._path) as file:
             for start in range(0, self.shape[0], rows):
                 yield np.asarray(file[self._name][..., start : start + rows].T)
@@ -46,8 +50,11 @@ def variables(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         raise DatasetError(f"{path}: cannot be read as a MATLAB file ({_line(error)})") from error
 
 
-def numbers(path: Path, name: str) -> Any:
-    """A numeric variable: an array, a SciPy sparse matrix, or `Transposed` for 7.3."""
+def numbers(path: Path, name: str) -> NDArray[np.generic] | csc_matrix | csc_array | Transposed:
+    """A numeric variable `(rows, …)`: an array, a SciPy sparse matrix, or `Transposed` for 7.3.
+
+    Raises DatasetError for what is not there, holds no real numbers, or is damaged.
+    """
     shape, _ = _checked(path, name, NUMBERS, "numbers")
     if _is_hdf5(path):
         with _hdf5(path) as file:
@@ -62,7 +69,10 @@ def numbers(path: Path, name: str) -> Any:
 
 
 def texts(path: Path, name: str) -> list[tuple[str, ...]]:
-    """A cell or char variable, a tuple of texts a row."""
+    """A cell or char variable, a tuple of texts a row.
+
+    Raises DatasetError for what is not there, holds something else, or is damaged.
+    """
     shape, kind = _checked(path, name, TEXTS, "texts")
     if _is_hdf5(path):
         return _texts_of_hdf5(path, name, kind)
@@ -93,11 +103,12 @@ def _checked(path: Path, name: str, kinds: tuple[str, ...], what: str) -> tuple[
     return shape, kind
 
 
-def _load(path: Path, name: str) -> Any:
+def _load(path: Path, name: str) -> NDArray[np.generic] | csc_matrix | csc_array:
     from scipy.io import loadmat
 
     try:
-        return loadmat(path, variable_names=[name])[name]
+        value: NDArray[np.generic] | csc_matrix | csc_array = loadmat(path, variable_names=[name])[name]
+        return value
     except Exception as error:  # SciPy raises many kinds for damaged files
         raise DatasetError(f"{path}: {name} cannot be read ({_line(error)})") from error
 
@@ -112,7 +123,7 @@ def _is_hdf5(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _hdf5(path: Path) -> Iterator[Any]:
+def _hdf5(path: Path) -> Iterator[h5py.File]:
     import h5py
 
     try:
@@ -124,7 +135,7 @@ def _hdf5(path: Path) -> Iterator[Any]:
         raise DatasetError(f"{path}: cannot be read as a MATLAB 7.3 file ({_line(error)})") from error
 
 
-def _described(file: Any, name: str) -> tuple[tuple[int, ...], str]:
+def _described(file: h5py.File, name: str) -> tuple[tuple[int, ...], str]:
     import h5py
 
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -146,7 +157,7 @@ def _described(file: Any, name: str) -> tuple[tuple[int, ...], str]:
 def _texts_of_hdf5(path: Path, name: str, kind: str) -> list[tuple[str, ...]]:
     import h5py
 
-    def text(codes: Any) -> str:
+    def text(codes: h5py.Dataset) -> str:
         values = np.asarray(codes)
         if values.dtype.kind != "u":
             raise DatasetError(f"{path}: {name} holds cells that are no texts")

@@ -87,7 +87,7 @@ def read(root: Path, facts: Facts) -> Parts:
 
 
 def _digits(raw: bytes, file: Path) -> NDArray[np.uint8]:
-    """The 0s and 1s of a text that holds nothing else beside space."""
+    """The 0s and 1s `(n,)` of a text that holds nothing else beside space."""
     codes = np.frombuffer(raw, np.uint8)
     digit = (codes == ord("0")) | (codes == ord("1"))
     if not (digit | (codes <= ord(" "))).all():
@@ -97,7 +97,7 @@ def _digits(raw: bytes, file: Path) -> NDArray[np.uint8]:
 
 
 def _rows(file: Path, n: int, width: int) -> Iterator[NDArray[np.uint8]]:
-    """Blocks of rows of a text matrix, as the cache asks for them."""
+    """The rows of a text matrix `(n, width)`, in blocks of at most `cache.ROWS_AT_ONCE`."""
     left, done = np.zeros(0, np.uint8), 0
     with file.open("rb") as handle:
         while done < n:

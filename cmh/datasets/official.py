@@ -6,11 +6,11 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmh.cache import RowArray
 from cmh.datasets.split import Split
 
 
@@ -20,10 +20,10 @@ class Parts:
 
     n_all: int  # before items without labels or text were left out
     pictures: Sequence[str]
-    labels: NDArray[np.uint8]
+    labels: NDArray[np.uint8]  # (n, c)
     label_names: Sequence[str]
     n_tags: int | None  # None: depends on the split
-    text: Callable[[Split], Any]
+    text: Callable[[Split], RowArray]  # (n, d_text)
     digest: str  # of what `text` is made from
     words: Callable[[], Sequence[Sequence[str]]] | None = None
     notes: tuple[str, ...] = ()

@@ -67,7 +67,7 @@ class Problems:
                 yield f"… and {count - SHOWN:,} more: {kind}"
 
     def stop(self, where: str, *, skip_bad: bool = False) -> None:
-        """Raise DatasetError with every problem, unless there is none or all can be left out as asked."""
+        """Raises DatasetError with every problem, unless there is none or all can be left out as asked."""
         if not self.found or (skip_bad and not self.fatal):
             return
         counts = ", ".join(f"{kind} {count:,}" for kind, count in self.counts().items())

@@ -34,14 +34,14 @@ class Split:
         return digest.hexdigest()
 
     def only(self, kept: Index) -> Split:
-        """The same split of rows `kept` (ascending) alone, numbered anew."""
+        """The same split of the rows `kept` `(n_kept,)` (ascending) alone, numbered anew."""
         place = np.full(max((int(rows.max(initial=-1)) for rows in self.parts()), default=-1) + 1, -1, np.int64)
         inside = kept[kept < len(place)]
         place[inside] = np.arange(len(inside))
         return Split(*(place[rows][place[rows] >= 0] for rows in self.parts()))
 
     def parts(self) -> tuple[Index, Index, Index, Index]:
-        """The four lists."""
+        """The four sides, `(n_side,)` each."""
         return self.query, self.validation, self.train, self.other
 
 
@@ -95,22 +95,22 @@ def stratified(
     sizes = np.array([len(rows) for rows in members.values()], np.int64)
     of_size = np.ceil(np.log2(sizes)).astype(np.int64)
     # What a group brings of each label, of its class of sizes, and of the squared sizes.
-    held = np.zeros((len(members), labels.shape[1] + int(of_size.max(initial=0)) + 2))
+    brings = np.zeros((len(members), labels.shape[1] + int(of_size.max(initial=0)) + 2))
     for number, rows in enumerate(members.values()):
-        held[number, : labels.shape[1]] = labels[rows].sum(0, dtype=np.int64)
-        held[number, labels.shape[1] + of_size[number]] = len(rows)
-    held[:, -1] = sizes**2
+        brings[number, : labels.shape[1]] = labels[rows].sum(0, dtype=np.int64)
+        brings[number, labels.shape[1] + of_size[number]] = len(rows)
+    brings[:, -1] = sizes**2
     room = np.array([n_query, n_validation, len(groups) if n_train is None else n_train, 0])
     room[2] = max(0, min(room[2], len(groups) - room[:2].sum()))
     room[3] = max(0, len(groups) - room.sum())
-    wanted = np.outer(room / max(1, len(groups)), held.sum(0)) + 1e-9  # side × label or class; never 0
+    wanted = np.outer(room / max(1, len(groups)), brings.sum(0)) + 1e-9  # side × label or class; never 0
     there = np.zeros_like(wanted)
     rest = 2 if n_train is None else 3
     parts: list[list[int]] = [[], [], [], []]
     order = np.random.default_rng(derive(seed, "stratified split")).permutation(len(members))
     names = list(members)
     for number in order[np.argsort(-sizes[order], kind="stable")].tolist():
-        more = held[number]
+        more = brings[number]
         change = (more * (more + 2 * (there - wanted)) / wanted).sum(1)
         fits = np.flatnonzero(room >= sizes[number])
         side = int(fits[np.argmin(change[fits])]) if len(fits) else rest

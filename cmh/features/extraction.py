@@ -127,6 +127,7 @@ def _gather(
     what: str,
     progress: bool,
 ) -> None:
+    """Fill the arrays from where the last start came to. Batches are `(b, …)`."""
     from tqdm import tqdm
 
     n, row = source.n_items, gathered.done

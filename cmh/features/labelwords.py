@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +79,7 @@ def by_stem(words: Iterable[str], labels: Iterable[str]) -> set[str]:
 
 def by_precision(
     documents: Sequence[Collection[str]],
-    labels: NDArray[Any],
+    labels: NDArray[np.uint8],
     *,
     min_items: int = MIN_ITEMS,
     precision: float = PRECISION,
@@ -121,10 +120,13 @@ def by_precision(
 def telling(
     documents: Sequence[Sequence[str]],
     label_names: Iterable[str],
-    labels: NDArray[Any],
+    labels: NDArray[np.uint8],
     train: NDArray[np.int64],
 ) -> set[str]:
-    """Words to leave out of `documents`: by stem, and by precision in the rows `train`, in either number."""
+    """Words to leave out of `documents`: by stem, and by precision in the rows `train` `(n_train,)`, in either number.
+
+    `labels` `(n, c)` are of all documents.
+    """
     words = {word for document in documents for word in document}
     names = {singular(one.word) for one in by_precision([documents[row] for row in train], labels[train])}
     return by_stem(words, label_names) | {word for word in words if singular(word) in names}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -65,7 +65,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _as_rgb(picture: Any) -> Image:
+def _as_rgb(picture: Image) -> Image:
     from PIL import Image
 
     rgb_picture: Image.Image

@@ -131,6 +131,7 @@ def sparse_bag(
 
 
 def _tfidf(matrix: csr_matrix, train: NDArray[np.int64] | None) -> csr_matrix:
+    """tf-idf of counts `(n, n_words)`; the document frequencies are those of the rows `train` (None: of all)."""
     from scipy.sparse import csr_matrix, diags_array
 
     known = matrix[train] if train is not None else matrix
@@ -161,6 +162,7 @@ def embeddings(
 
 
 def _clip_encoder(weights: str) -> tuple[Callable[[list[str]], NDArray[np.float32]], int]:
+    """What turns n texts into vectors `(n, 512)`, and that dimension."""
     import torch
 
     from cmh.nets.backbones import clip
@@ -180,6 +182,7 @@ def _clip_encoder(weights: str) -> tuple[Callable[[list[str]], NDArray[np.float3
 
 
 def _encoder() -> tuple[Callable[[list[str]], NDArray[np.float32]], int]:
+    """What turns n texts into vectors `(n, 384)`, and that dimension."""
     import os
 
     try:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
+import logging
 import pkgutil
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import TypeGuard
 
 from cmh.config import unknown
 from cmh.errors import ConfigError
-from cmh.interfaces import MethodModule
+from cmh.interfaces import MethodModule, Setup
+
+log = logging.getLogger(__name__)
 
 PARTS = ("TITLE", "YEAR", "KIND", "LABELS", "SOURCE", "Config", "Method", "trainable")  # of a method's module
 
@@ -26,7 +30,8 @@ def get(name: str) -> MethodModule:
     """The module of a method: `Config`, `Method`, `trainable`, and what `cmh.methods NAME` prints.
 
     `name` is a method of cmh or the path of a Python file (`mine.py`), which is known by its file's name from then on.
-    Raises ConfigError for what is neither, and for a file that is no method.
+    A field of its Config that has a run setting's name is warned of. Raises ConfigError for a name that is neither,
+    and for a file that is no method.
     """
     if name.endswith(".py"):
         return _from_file(Path(name))
@@ -38,8 +43,15 @@ def get(name: str) -> MethodModule:
 
 
 def _checked(module: ModuleType) -> MethodModule:
-    """A module that has all PARTS: mypy has seen those of cmh, `_from_file` looks at one's own."""
-    return cast(MethodModule, module)
+    """The module as the method that it is. Raises ConfigError that names the parts it lacks."""
+    if not _is_method(module):
+        missing = ", ".join(part for part in PARTS if not hasattr(module, part))
+        raise ConfigError(f"method {module.__file__}: has no {missing}; see `python -m cmh.methods new NAME`")
+    return module
+
+
+def _is_method(module: ModuleType) -> TypeGuard[MethodModule]:
+    return all(hasattr(module, part) for part in PARTS)
 
 
 def short(module: MethodModule) -> str:
@@ -69,13 +81,28 @@ def _from_file(path: Path) -> MethodModule:
     sys.modules[name] = module  # before it runs: its dataclasses and `train(__name__, …)` look it up
     try:
         found.loader.exec_module(module)
-        missing = [part for part in PARTS if not hasattr(module, part)]
-        if missing:
-            raise ConfigError(f"method {path}: has no {', '.join(missing)}; see `python -m cmh.methods new NAME`")
+        method = _checked(module)
     except ConfigError:
         del sys.modules[name]
         raise
     except Exception as error:  # whatever a user's file raises while it is read
         del sys.modules[name]
         raise ConfigError(f"method {path}: cannot be imported ({type(error).__name__}: {error})") from error
-    return _checked(module)
+    _warn_of_run_settings(method)
+    return method
+
+
+def _warn_of_run_settings(module: MethodModule) -> None:
+    from cmh.training import Run  # loads torch, as the method's file has done
+
+    runs, given = ({field.name for field in dataclasses.fields(cls)} for cls in (Run, Setup))
+    for name in getattr(module.Config, "__dataclass_fields__", {}):
+        if name in runs:
+            cure = f"rename it, or leave it out and take `setup.{name}`" if name in given else "rename it"
+            log.warning(
+                "method %s: the field `%s` of Config has a run setting's name; a value for one would be given to both,"
+                " and without a value each has its own default: %s",
+                module.__file__,
+                name,
+                cure,
+            )

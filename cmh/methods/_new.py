@@ -47,7 +47,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -62,7 +61,7 @@ def data() -> datasets.SearchData:
     return dataclasses.replace(whole, train=whole.train.rows(slice(800)))
 
 
-def fit(**more: Any) -> training.Fitted:
+def fit(**more: object) -> training.Fitted:
     run, config = training.parse(METHOD, {{"bits": 16, "epochs": 4, "threads": 1, **more}})
     return training.fit(METHOD, run, config, data())
 

@@ -16,18 +16,16 @@ Differences from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cmh.config import param
-from cmh.interfaces import State
+from cmh.interfaces import Batch, Batches, Setup
 from cmh.losses import pairwise_nll, similar
-from cmh.nets.optimizers import optimizer, schedule
-from cmh.nets.towers import encode, mlp
-from cmh.training import Batch, Setup, train
+from cmh.nets.pair import Falling, Pair
+from cmh.nets.towers import mlp
+from cmh.training import train
 
 TITLE = "Title of the paper"
 YEAR = 2026
@@ -49,57 +47,31 @@ class Config:
 
 
 class Method:
-    """What the trainer drives. Everything that the next epoch depends on is in `state_dict`."""
+    """What the trainer drives. It has a pair of nets with their optimizers; whatever else it keeps from one epoch to
+    the next belongs into `state`: `def state(self) -> State: return {**self.pair.state(), "buffer": self.buffer}`.
+    """
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        assert setup.labels is not None  # LABELS is True
-        self.config, self.labels = config, setup.labels
-        image = setup.image_net(mlp(setup.image_dim, config.hidden_image, setup.bits))
+        self.config, self.labels = config, setup.known_labels
+        image = mlp(setup.image_dim, config.hidden_image, setup.bits)
         text = mlp(setup.text_dim, config.hidden_text, setup.bits)
-        self.nets = {"image": image.to(setup.device), "text": text.to(setup.device)}
-        self.optimizers = {
-            "image": optimizer("adam", self.nets["image"], lr=config.lr_image),
-            "text": optimizer("adam", self.nets["text"], lr=config.lr_text),
-        }
-        self.schedules = {name: schedule(it, "linear", setup.epochs, end=0.01) for name, it in self.optimizers.items()}
+        self.pair = Pair(setup, config, image, text, falling=Falling("linear", end=0.01))
+        self.encode_image, self.encode_text, self.state = self.pair.encode_image, self.pair.encode_text, self.pair.state
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
-        """One pass. Returns the mean loss."""
-        for net in self.nets.values():
-            net.train()
-        total, n_steps = torch.zeros((), device=self.labels.device), 0
-        for batch in batches():
-            labels = self.labels[batch.index]
-            f, g = self.nets["image"](batch.image), self.nets["text"](batch.text)
-            loss = step_loss(f, g, similar(labels, labels), quantisation=self.config.quantisation)
-            for stepper in self.optimizers.values():
-                stepper.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-            for stepper in self.optimizers.values():
-                stepper.step()
-            total += loss.detach()
-            n_steps += 1
-        for it in self.schedules.values():
-            it.step()
-        return {"loss": float(total) / n_steps}
+    def epoch(self, batches: Batches) -> dict[str, float]:
+        """One pass. Returns the mean loss and its terms. Other epochs are loops of their own, as in `dgcpn.py`."""
+        return self.pair.one_pass(batches, self._loss)
 
-    def encode_image(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["image"], features)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["text"], features)
-
-    def state(self) -> State:
-        """Everything that the next epoch depends on."""
-        return {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
+    def _loss(self, batch: Batch, f: Tensor, g: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        labels = self.labels[batch.index]
+        return step_loss(f, g, similar(labels, labels), self.config)
 
 
-def step_loss(f: Tensor, g: Tensor, similar: Tensor, *, quantisation: float) -> Tensor:
-    """J of a batch: `f`, `g` `(b, K)` with gradient, `similar` S `(b, b)`."""
-    pairs = pairwise_nll(0.5 * f @ g.T, similar).mean()
-    return pairs + quantisation * ((1 - f.abs()).square().mean() + (1 - g.abs()).square().mean())
+def step_loss(f: Tensor, g: Tensor, S: Tensor, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    """J of a batch and its two terms: `f`, `g` `(b, K)` with gradient, S `(b, b)`."""
+    pairs = pairwise_nll(0.5 * f @ g.T, S).mean()
+    quantisation = (1 - f.abs()).square().mean() + (1 - g.abs()).square().mean()
+    return pairs + config.quantisation * quantisation, {"pairs": pairs, "quantisation": quantisation}
 
 
 def trainable(config: dict[str, object]) -> None:

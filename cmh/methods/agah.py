@@ -44,7 +44,6 @@ Differences from the paper and from the first author's code (WendellGul/AGAH @a4
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -52,20 +51,19 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from cmh.config import param
-from cmh.interfaces import State
-from cmh.losses import cosine_triplets, evenness, sign, similar
-from cmh.nets.critics import critic_loss, critic_optimizer
-from cmh.nets.optimizers import descend, optimizer, schedule
-from cmh.nets.towers import encode, layers, mlp
-from cmh.seeding import derive
-from cmh.training import Batch, Setup, train
+from cmh.interfaces import Batches, Setup, State
+from cmh.losses import Means, cosine_triplets, evenness, sign, similar, weighted
+from cmh.nets.critics import adversaries, train_critic
+from cmh.nets.draws import normals
+from cmh.nets.team import MODALITIES
+from cmh.nets.towers import layers, mlp
+from cmh.training import train
 
 TITLE = "Adversary Guided Asymmetric Hashing"
 YEAR = 2019
 KIND = "supervised"
 LABELS = True
 SOURCE = "DOI 10.1145/3323873.3325045"
-MODALITIES = ("image", "text")
 
 
 @dataclass(frozen=True)
@@ -107,9 +105,8 @@ class Method:
     """AGAH as the trainer drives it. `code_map` is M `(C, K)`, `feature_map` is F_map `(C, E)`."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        assert setup.labels is not None  # LABELS is True
-        self.config, self.setup, self.labels = config, setup, setup.labels
-        n_labels, width = setup.labels.shape[1], config.hidden
+        self.config, self.setup, self.labels = config, setup, setup.known_labels
+        n_labels, width = self.labels.shape[1], config.hidden
         image = layers(setup.image_dim, [config.hidden_image, width])
         text = layers(setup.text_dim, [config.hidden_text, config.hidden_text // 2, width])
         nets = {"image": setup.image_net(image), "text": text}
@@ -117,79 +114,55 @@ class Method:
             nets[f"{name}_hash"] = nn.Sequential(nn.Linear(width, setup.bits), nn.Tanh())
             nets[f"{name}_classes"] = nn.Linear(width, n_labels)
             nets[f"{name}_critic"] = mlp(width, [width, width // 2], 1)
-        self.nets = {name: net.to(setup.device) for name, net in nets.items()}
-        heads = [net for name, net in self.nets.items() if name.endswith(("_hash", "_classes"))]
-        decay, kind = config.weight_decay, config.optimizer
-        self.optimizers = {
-            "image": optimizer(kind, self.nets["image"], lr=config.lr_image, weight_decay=decay),
-            "text": optimizer(kind, self.nets["text"], *heads, lr=config.lr_text, weight_decay=decay),
-            "image_critic": critic_optimizer(kind, self.nets["image_critic"], lr=config.lr_critic),
-            "text_critic": critic_optimizer(kind, self.nets["text_critic"], lr=config.lr_critic),
-        }
-        falling = {"end": config.lr_end, "decay": config.lr_decay}
-        self.schedules = {
-            name: schedule(self.optimizers[name], config.schedule, setup.epochs, every=100, **falling)
-            for name in MODALITIES
-        }
-        draw = torch.Generator().manual_seed(derive(setup.seed, "maps"))
-        self.code_map = sign(torch.randn(n_labels, setup.bits, generator=draw)).to(setup.device)
-        self.feature_map = normalize(torch.randn(n_labels, width, generator=draw)).to(setup.device)
+        self.team = adversaries(setup, config, nets, ("image_critic", "text_critic"), every=100)
+        codes, features = normals(setup, "maps", (n_labels, setup.bits), (n_labels, width))
+        self.code_map, self.feature_map = sign(codes), normalize(features)
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass, then M and F_map. Returns J of a step and its terms, and the critics' losses."""
-        steps: list[dict[str, Tensor]] = []
+        nets, means = self.team.nets, Means()
         features_of_labels = torch.zeros_like(self.feature_map)
         codes_of_labels, gram = torch.zeros_like(self.code_map), self.code_map.new_zeros(2 * [self.setup.bits])
-        for net in self.nets.values():
-            net.train()
+        self.team.train()
         for batch in batches():
             Y = self.labels[batch.index]
-            features = {name: self._features(name, self.nets[name](getattr(batch, name))) for name in MODALITIES}
-            masked = {name: attend(f, self.feature_map, self.config.attention_keep) for name, f in features.items()}
-            codes = {name: self.nets[f"{name}_hash"](f) for name, f in masked.items()}
+            features = {name: self._scaled(nets[name](getattr(batch, name))) for name in MODALITIES}
+            seen = {name: attend(f, self.feature_map, self.config.attention_keep) for name, f in features.items()}
+            codes = {name: nets[f"{name}_hash"](f) for name, f in seen.items()}
             critics = {}
-            for real, fake in (MODALITIES, MODALITIES[::-1]):
-                net, mix = self.nets[f"{real}_critic"], torch.rand_like(features[real])
-                critic, _ = critic_loss(net, features[real], features[fake], mix, kind="wasserstein")
-                descend(critic, self.optimizers[f"{real}_critic"])
-                critics[f"{real}_critic"] = critic.detach()
+            for name, real, fake in (("image_critic", "image", "text"), ("text_critic", "text", "image")):
+                critics[name] = train_critic(self.team, name, features[real], features[fake], kind="wasserstein")
             loss, terms = step_loss(
                 codes["image"],
                 codes["text"],
-                self.nets["image_classes"](masked["image"]),
-                self.nets["text_classes"](masked["text"]),
-                self.nets["text_critic"](features["image"]),
-                self.nets["image_critic"](features["text"]),
+                nets["image_classes"](seen["image"]),
+                nets["text_classes"](seen["text"]),
+                nets["text_critic"](features["image"]),
+                nets["image_critic"](features["text"]),
                 Y,
                 self.code_map,
-                alpha=self.config.alpha,
-                beta=self.config.beta,
-                gamma=self.config.gamma,
-                eta=self.config.eta,
-                mu=self.config.mu,
-                margin=self.config.margin,
+                self.config,
             )
-            descend(loss, *(self.optimizers[name] for name in MODALITIES))
+            self.team.step(loss, *MODALITIES)
             with torch.no_grad():
                 U, V = sign(codes["image"]), sign(codes["text"])
                 features_of_labels += Y.T @ (features["image"] + features["text"])
                 codes_of_labels += Y.T @ (U + V)
                 gram += U.T @ U + V.T @ V
-            steps.append({"loss": loss.detach(), **terms, **critics})
+            means.add({"loss": loss, **terms, **critics})
         self.code_map.copy_(updated_code_map(self.code_map, codes_of_labels, gram))
         self.feature_map.copy_(updated_feature_map(features_of_labels))
-        for it in self.schedules.values():
-            it.step()
-        return {term: float(torch.stack([step[term] for step in steps]).mean()) for term in steps[0]}
+        self.team.end_epoch()
+        return means.values()
 
-    def _features(self, name: str, outputs: Tensor) -> Tensor:
-        """Rows of the length that the configuration says; the norm is a constant to the gradient."""
+    def _scaled(self, outputs: Tensor) -> Tensor:
+        """Features: rows of the length that the configuration says; the norm is a constant to the gradient."""
         lengths: Tensor = outputs.detach().norm(dim=1, keepdim=True).clamp_min(1e-12)
         return outputs * (self.config.feature_norm / lengths)
 
     def _encode(self, name: str, inputs: Tensor) -> Tensor:
-        features = self._features(name, encode(self.nets[name], inputs))
-        return encode(self.nets[f"{name}_hash"], attend(features, self.feature_map, self.config.attention_keep))
+        features = self._scaled(self.team.encode(inputs, name))
+        return self.team.encode(attend(features, self.feature_map, self.config.attention_keep), f"{name}_hash")
 
     def encode_image(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
@@ -201,8 +174,7 @@ class Method:
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        own = {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
-        return {**own, "code_map": self.code_map, "feature_map": self.feature_map}
+        return {**self.team.state(), "code_map": self.code_map, "feature_map": self.feature_map}
 
 
 def attend(features: Tensor, feature_map: Tensor, keep: float) -> Tensor:
@@ -221,13 +193,7 @@ def step_loss(
     text_as_image: Tensor,
     labels: Tensor,
     code_map: Tensor,
-    *,
-    alpha: float,
-    beta: float,
-    gamma: float,
-    eta: float,
-    mu: float,
-    margin: float,
+    config: Config,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """J of one batch, and its terms without their weights.
 
@@ -239,8 +205,8 @@ def step_loss(
     S = similar(labels, labels)
     target = image.shape[1] * (2 * labels - 1)
     terms = {
-        "triplets_image": cosine_triplets(image, text, S, margin=margin),
-        "triplets_text": cosine_triplets(text, image, S, margin=margin),
+        "triplets_image": cosine_triplets(image, text, S, margin=config.margin),
+        "triplets_text": cosine_triplets(text, image, S, margin=config.margin),
         "utilisation": _utilisation(image) + _utilisation(text),
         "classes": binary_cross_entropy_with_logits(image_classes, labels, reduction="sum")
         + binary_cross_entropy_with_logits(text_classes, labels, reduction="sum"),
@@ -248,9 +214,8 @@ def step_loss(
         "quantisation": (image - sign(image)).square().sum() + (text - sign(text)).square().sum(),
         "adversary": -image_as_text.mean() - text_as_image.mean(),
     }
-    weights = (1, 1, alpha, beta, gamma, eta, mu)
-    total = torch.stack([weight * term for weight, term in zip(weights, terms.values(), strict=True)]).sum()
-    return total, {name: term.detach() for name, term in terms.items()}
+    factors = (1, 1, config.alpha, config.beta, config.gamma, config.eta, config.mu)
+    return weighted(terms, dict(zip(terms, factors, strict=True)))
 
 
 def _utilisation(codes: Tensor) -> Tensor:

@@ -33,17 +33,18 @@ Differences from the paper and from the authors' code (cca.m, ITQ.m):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from cmh.config import param
-from cmh.interfaces import State
+from cmh.interfaces import Batch, Batches, Setup, State
 from cmh.losses import sign
+from cmh.nets.linear import LinearMaps, ridged
 from cmh.seeding import derive
-from cmh.training import Batch, Setup, train
+from cmh.training import train
 
 TITLE = "Iterative Quantization on canonical correlations of image and text"
 YEAR = 2011
@@ -67,16 +68,13 @@ class Method:
     """CCA-ITQ as the trainer drives it: one epoch."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        self.config, self.setup = config, setup
+        self.config, self.setup, self.maps = config, setup, LinearMaps(setup, setup.bits)
         draw = torch.Generator().manual_seed(derive(setup.seed, "rotation"))
         n_directions = min(setup.bits, setup.image_dim, setup.text_dim)
         rotation = nn.init.orthogonal_(torch.empty(n_directions, setup.bits, dtype=torch.float64), generator=draw)
         self.rotation = rotation.to(setup.device)
-        dims = {"image": setup.image_dim, "text": setup.text_dim}
-        self.means = {name: torch.zeros(dim, device=setup.device) for name, dim in dims.items()}
-        self.weights = {name: torch.zeros(dim, setup.bits, device=setup.device) for name, dim in dims.items()}
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """Both steps. Returns the mean correlation of the directions in use, and |B − Z R|² per item and bit."""
         means, covariances = self._moments(batches())
         lambdas = self.config.lambda_image, self.config.lambda_text
@@ -86,41 +84,33 @@ class Method:
             Z[0, batch.index] = ((batch.features - means[0]) @ W_x).float()
             Z[1, batch.index] = ((batch.text - means[1]) @ W_y).float()
         self.rotation, error = quantise(Z.flatten(0, 1), self.rotation, self.config.n_iterations)
-        for name, mean, W in zip(self.means, means, (W_x, W_y), strict=True):
-            self.means[name], self.weights[name] = mean.float(), (W @ self.rotation).float()
+        for name, mean, W in zip(("image", "text"), means, (W_x, W_y), strict=True):
+            self.maps.solve(name, mean, W @ self.rotation)
         return {"correlation": float(r.mean()), "quantisation": float(error)}
 
     def _moments(self, batches: Iterator[Batch]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
         """Means of both modalities, and cov(X), cov(Y), cov(X, Y), batch by batch in float64."""
         d_x, d_y, n = self.setup.image_dim, self.setup.text_dim, self.setup.n_train
         shapes = ((d_x,), (d_y,), (d_x, d_x), (d_y, d_y), (d_x, d_y))
-        m_x, m_y, c_xx, c_yy, c_xy = (
-            torch.zeros(shape, dtype=torch.float64, device=self.setup.device) for shape in shapes
-        )
+        moments = [torch.zeros(shape, dtype=torch.float64, device=self.setup.device) for shape in shapes]
         for batch in batches:
             x, y = batch.features.double(), batch.text.double()
-            m_x += x.sum(0) / n
-            m_y += y.sum(0) / n
-            c_xx += x.T @ x / n
-            c_yy += y.T @ y / n
-            c_xy += x.T @ y / n
-        return (m_x, m_y), (
-            c_xx - torch.outer(m_x, m_x),
-            c_yy - torch.outer(m_y, m_y),
-            c_xy - torch.outer(m_x, m_y),
-        )
+            for moment, total in zip(moments, (x.sum(0), y.sum(0), x.T @ x, y.T @ y, x.T @ y), strict=True):
+                moment += total / n
+        m_x, m_y, xx, yy, xy = moments
+        return (m_x, m_y), (xx - torch.outer(m_x, m_x), yy - torch.outer(m_y, m_y), xy - torch.outer(m_x, m_y))
 
     def encode_image(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return (features - self.means["image"]) @ self.weights["image"]
+        return self.maps.encode("image", features)
 
     def encode_text(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return (features - self.means["text"]) @ self.weights["text"]
+        return self.maps.encode("text", features)
 
     def state(self) -> State:
         """Everything that encoding depends on."""
-        return {"weights": self.weights, "means": self.means, "rotation": self.rotation}
+        return {**self.maps.state(), "rotation": self.rotation}
 
 
 def directions(
@@ -130,7 +120,7 @@ def directions(
 
     λ is relative to the mean variance of the modality.
     """
-    L_x, L_y = (_factor(c, regularisation) for c, regularisation in ((c_xx, lambda_x), (c_yy, lambda_y)))
+    L_x, L_y = (torch.linalg.cholesky(ridged(c, share)) for c, share in ((c_xx, lambda_x), (c_yy, lambda_y)))
     M = torch.linalg.solve_triangular(L_x, c_xy, upper=False)
     M = torch.linalg.solve_triangular(L_y, M.T, upper=False).T  # (d_x, d_y), singular values r
     wide = M.shape[0] <= M.shape[1]
@@ -139,13 +129,6 @@ def directions(
     U, V = (first * r, M.T @ first) if wide else (M @ first, first * r)  # both times r
     W_x, W_y = (torch.linalg.solve_triangular(L.T, A, upper=True) for L, A in ((L_x, U), (L_y, V)))
     return W_x, W_y, r
-
-
-def _factor(covariance: Tensor, regularisation: float) -> Tensor:
-    """The Cholesky factor of a covariance with its ridge."""
-    ridge = regularisation * covariance.diagonal().mean().clamp_min(1e-12)
-    factor: Tensor = torch.linalg.cholesky(covariance + ridge * torch.eye(len(covariance)).to(covariance))
-    return factor
 
 
 def quantise(Z: Tensor, rotation: Tensor, n_iterations: int) -> tuple[Tensor, Tensor]:

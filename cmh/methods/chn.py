@@ -35,18 +35,17 @@ Differences from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from cmh.config import param
-from cmh.interfaces import State
+from cmh.interfaces import Batch, Batches, Setup
 from cmh.losses import cosines, evenness, pair_weights, similar
-from cmh.nets.optimizers import optimizer, schedule
-from cmh.nets.towers import encode, mlp
-from cmh.training import Batch, Setup, train
+from cmh.nets.pair import Pair
+from cmh.nets.towers import mlp
+from cmh.training import train
 
 TITLE = "Correlation Hashing Network"
 YEAR = 2017
@@ -91,73 +90,30 @@ class Method:
     """CHN as the trainer drives it."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        assert setup.labels is not None  # LABELS is True
-        self.config, self.labels = config, setup.labels
+        self.config, self.labels = config, setup.known_labels
         image, text = (
             nn.Sequential(mlp(dim, hidden, setup.bits, dropout=config.dropout), nn.Tanh())
             for dim, hidden in ((setup.image_dim, config.hidden_image), (setup.text_dim, config.hidden_text))
         )
-        self.nets = {"image": setup.image_net(image).to(setup.device), "text": text.to(setup.device)}
-        self.optimizers = {
-            name: optimizer(config.optimizer, net, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-            for (name, net), lr in zip(self.nets.items(), (config.lr_image, config.lr_text), strict=True)
-        }
-        rates = {"linear": {"end": config.lr_end}, "step": {"decay": config.lr_decay}}[config.schedule]
-        self.schedules = {
-            name: schedule(it, config.schedule, setup.epochs, every=config.decay_every, **rates)
-            for name, it in self.optimizers.items()
-        }
+        self.pair = Pair(setup, config, image, text)
+        self.encode_image, self.encode_text, self.state = self.pair.encode_image, self.pair.encode_text, self.pair.state
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass over the pairs. Returns the mean loss of a step and its terms."""
-        for net in self.nets.values():
-            net.train()
-        sums: dict[str, Tensor] = {}
-        n_steps = 0
-        for batch in batches():
-            labels = self.labels[batch.index]
-            loss, parts = step_loss(
-                self.nets["image"](batch.image),
-                self.nets["text"](batch.text),
-                similar(labels, labels),
-                delta=self.config.delta,
-                lambda_quantisation=self.config.lambda_quantisation,
-                balanced=self.config.class_weights == "balanced",
-            )
-            for it in self.optimizers.values():
-                it.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-            for it in self.optimizers.values():
-                it.step()
-            n_steps += 1
-            for term, value in {"loss": loss.detach(), **parts}.items():
-                sums[term] = sums[term] + value if term in sums else value
-        for rate in self.schedules.values():
-            rate.step()
-        return {term: float(value) / n_steps for term, value in sums.items()}
+        return self.pair.one_pass(batches, self._loss)
 
-    def encode_image(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["image"], features)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["text"], features)
-
-    def state(self) -> State:
-        """Everything that the next epoch depends on."""
-        return {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
+    def _loss(self, batch: Batch, u: Tensor, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        labels = self.labels[batch.index]
+        return step_loss(u, v, similar(labels, labels), self.config)
 
 
-def step_loss(
-    u: Tensor, v: Tensor, similar: Tensor, *, delta: float, lambda_quantisation: float, balanced: bool = False
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """L + λQ of a batch, and its two terms; outputs u `(b, K)` and v `(m, K)`, similar 0/1 `(b, m)`."""
-    costs = relu(delta - agreement(u, v, similar)).square()
-    correlation = (pair_weights(similar) * costs if balanced else costs).mean()
-    quantised = quantisation(u, delta=delta) + quantisation(v, delta=delta)
-    parts = {"correlation": correlation.detach(), "quantisation": quantised.detach()}
-    return correlation + lambda_quantisation * quantised, parts
+def step_loss(u: Tensor, v: Tensor, S: Tensor, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    """L + λQ of a batch, and its two terms; outputs u `(b, K)` and v `(m, K)`, S 0/1 `(b, m)`."""
+    costs = relu(config.delta - agreement(u, v, S)).square()
+    correlation = (pair_weights(S) * costs if config.class_weights == "balanced" else costs).mean()
+    quantised = quantisation(u, delta=config.delta) + quantisation(v, delta=config.delta)
+    terms = {"correlation": correlation.detach(), "quantisation": quantised.detach()}
+    return correlation + config.lambda_quantisation * quantised, terms
 
 
 def agreement(u: Tensor, v: Tensor, similar: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """CMHH: Cao, Liu, Long and Wang, "Cross-Modal Hamming Hashing", ECCV 2018, DOI 10.1007/978-3-030-01246-5_13.
 
-The paper's abstract says what the loss is for: a pairwise focal loss from the exponential distribution, which
-penalises similar pairs whose Hamming distance exceeds a small radius. No authors' code is known and the formulas as
-published are unverified; this is a reconstruction. With h_i and o_j the outputs of the image and the text net, S_ij = 1
-where the two items share a label (else 0), and p the probability that a pair is similar,
+The paper's abstract says what the loss is for: a pairwise focal loss from the exponential distribution, which penalises
+similar pairs whose Hamming distance exceeds a small radius. No authors' code is known and the formulas as published are
+unverified; this is a reconstruction. With h_i and o_j the outputs of the image and the text net, S_ij = 1 where the two
+items share a label (else 0), and p the probability that a pair is similar,
 
     d_ij = K/2 (1 − cos(h_i, o_j)),   p_ij = exp(−β d_ij),
 
@@ -38,18 +38,17 @@ Differences from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from cmh.config import param
-from cmh.interfaces import State
+from cmh.interfaces import Batch, Batches, Setup
 from cmh.losses import cosines, evenness, pair_weights, similar
-from cmh.nets.optimizers import optimizer, schedule
-from cmh.nets.towers import encode, mlp
-from cmh.training import Batch, Setup, train
+from cmh.nets.pair import Pair
+from cmh.nets.towers import mlp
+from cmh.training import train
 
 TITLE = "Cross-Modal Hamming Hashing"
 YEAR = 2018
@@ -98,74 +97,30 @@ class Method:
     """CMHH as the trainer drives it."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        assert setup.labels is not None  # LABELS is True
-        self.config, self.labels = config, setup.labels
+        self.config, self.labels = config, setup.known_labels
         image, text = (
             nn.Sequential(mlp(dim, hidden, setup.bits, dropout=config.dropout), nn.Tanh())
             for dim, hidden in ((setup.image_dim, config.hidden_image), (setup.text_dim, config.hidden_text))
         )
-        self.nets = {"image": setup.image_net(image).to(setup.device), "text": text.to(setup.device)}
-        self.optimizers = {
-            name: optimizer(config.optimizer, net, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-            for (name, net), lr in zip(self.nets.items(), (config.lr_image, config.lr_text), strict=True)
-        }
-        rates = {"linear": {"end": config.lr_end}, "step": {"decay": config.lr_decay}}[config.schedule]
-        self.schedules = {
-            name: schedule(it, config.schedule, setup.epochs, every=config.decay_every, **rates)
-            for name, it in self.optimizers.items()
-        }
+        self.pair = Pair(setup, config, image, text)
+        self.encode_image, self.encode_text, self.state = self.pair.encode_image, self.pair.encode_text, self.pair.state
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass over the pairs. Returns the mean loss of a step and its terms."""
-        for net in self.nets.values():
-            net.train()
-        sums: dict[str, Tensor] = {}
-        n_steps = 0
-        for batch in batches():
-            labels = self.labels[batch.index]
-            loss, parts = step_loss(
-                self.nets["image"](batch.image),
-                self.nets["text"](batch.text),
-                similar(labels, labels),
-                beta=self.config.beta,
-                gamma=self.config.gamma,
-                lambda_quantisation=self.config.lambda_quantisation,
-                balanced=self.config.class_weights == "balanced",
-            )
-            for it in self.optimizers.values():
-                it.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-            for it in self.optimizers.values():
-                it.step()
-            n_steps += 1
-            for term, value in {"loss": loss.detach(), **parts}.items():
-                sums[term] = sums[term] + value if term in sums else value
-        for rate in self.schedules.values():
-            rate.step()
-        return {term: float(value) / n_steps for term, value in sums.items()}
+        return self.pair.one_pass(batches, self._loss)
 
-    def encode_image(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["image"], features)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["text"], features)
-
-    def state(self) -> State:
-        """Everything that the next epoch depends on."""
-        return {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
+    def _loss(self, batch: Batch, h: Tensor, o: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        labels = self.labels[batch.index]
+        return step_loss(h, o, similar(labels, labels), self.config)
 
 
-def step_loss(
-    h: Tensor, o: Tensor, similar: Tensor, *, beta: float, gamma: float, lambda_quantisation: float, balanced: bool
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """L + λQ of a batch, and its two terms; outputs h `(b, K)` and o `(m, K)`, similar 0/1 `(b, m)`."""
-    costs = focal(beta * distances(cosines(h, o), h.shape[1]), similar, gamma=gamma)
-    loss = (pair_weights(similar) * costs if balanced else costs).mean()
-    quantised = quantisation(h, beta=beta) + quantisation(o, beta=beta)
-    parts = {"focal": loss.detach(), "quantisation": quantised.detach()}
-    return loss + lambda_quantisation * quantised, parts
+def step_loss(h: Tensor, o: Tensor, S: Tensor, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    """L + λQ of a batch, and its two terms; outputs h `(b, K)` and o `(m, K)`, S 0/1 `(b, m)`."""
+    costs = focal(config.beta * distances(cosines(h, o), h.shape[1]), S, gamma=config.gamma)
+    loss = (pair_weights(S) * costs if config.class_weights == "balanced" else costs).mean()
+    quantised = quantisation(h, beta=config.beta) + quantisation(o, beta=config.beta)
+    terms = {"focal": loss.detach(), "quantisation": quantised.detach()}
+    return loss + config.lambda_quantisation * quantised, terms
 
 
 def distances(cosine: Tensor, bits: int) -> Tensor:

@@ -31,7 +31,6 @@ Differences from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -39,20 +38,19 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, softplus
 
 from cmh.config import param
-from cmh.interfaces import State
-from cmh.losses import pairwise_nll, sign, similar
-from cmh.nets.critics import critic_loss, critic_optimizer
-from cmh.nets.optimizers import descend, optimizer, schedule
-from cmh.nets.towers import encode, layers, mlp
-from cmh.seeding import derive
-from cmh.training import Batch, Setup, train
+from cmh.interfaces import Batches, Setup, State
+from cmh.losses import Means, pairwise_nll, sign, similar, weighted
+from cmh.nets.critics import adversaries, train_critic
+from cmh.nets.draws import normals
+from cmh.nets.team import MODALITIES
+from cmh.nets.towers import layers, mlp
+from cmh.training import train
 
 TITLE = "Multi-Task Consistency-Preserving Adversarial Hashing"
 YEAR = 2020
 KIND = "supervised"
 LABELS = True
 SOURCE = "DOI 10.1109/TIP.2020.2963957"
-MODALITIES = ("image", "text")
 
 
 @dataclass(frozen=True)
@@ -78,85 +76,72 @@ class Config:
     hidden: int = param(512, "width E of the hidden layer and of the features", low=8, high=65536)
 
 
+class Common(nn.Module):
+    """The part r·m of features r `(b, E)` that both modalities have; the mask is m = σ(W r)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mask = nn.Linear(width, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`(b, E)` to the same."""
+        return features * torch.sigmoid(self.mask(features))
+
+
 class Method:
-    """CPAH as the trainer drives it."""
+    """CPAH as the trainer drives it. `B` is `(N, bits)`."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        assert setup.labels is not None  # LABELS is True
-        self.config, self.setup, self.labels = config, setup, setup.labels
-        width = config.hidden
+        self.config, self.setup, self.labels, width = config, setup, setup.known_labels, config.hidden
         image, text = (layers(n_in, 2 * [width], normalised=True) for n_in in (setup.image_dim, setup.text_dim))
         nets = {"image": setup.image_net(image), "text": text}
         for name in MODALITIES:
-            nets[f"{name}_mask"] = nn.Sequential(nn.Linear(width, width), nn.Sigmoid())
+            nets[f"{name}_common"] = Common(width)
             nets[f"{name}_hash"] = nn.Sequential(nn.Linear(width, setup.bits), nn.Tanh())
-            nets[f"{name}_labels"] = nn.Linear(width, setup.labels.shape[1])
-        nets["consistency"] = mlp(width, width // 8, 3)
-        nets["critic"] = mlp(width, width // 8, 1)
-        self.nets = {name: net.to(setup.device) for name, net in nets.items()}
-        heads = [net for name, net in self.nets.items() if name not in ("image", "critic")]
-        self.optimizers = {
-            "image": optimizer("adam", self.nets["image"], lr=config.lr_image, weight_decay=config.weight_decay),
-            "text": optimizer("adam", *heads, lr=config.lr_text, weight_decay=config.weight_decay),
-            "critic": critic_optimizer("adam", self.nets["critic"], lr=config.lr_critic),
-        }
-        falling = {"end": config.lr_end, "decay": config.lr_decay}
-        self.schedules = {
-            name: schedule(self.optimizers[name], config.schedule, setup.epochs, every=30, **falling)
-            for name in MODALITIES
-        }
-        draw = torch.Generator().manual_seed(derive(setup.seed, "B"))
-        self.B = sign(torch.randn(setup.n_train, setup.bits, generator=draw)).to(setup.device)
+            nets[f"{name}_labels"] = nn.Linear(width, self.labels.shape[1])
+        nets |= {"consistency": mlp(width, width // 8, 3), "critic": mlp(width, width // 8, 1)}
+        self.team = adversaries(setup, config, nets, ("critic",), every=30)
+        (B,) = normals(setup, "B", (setup.n_train, setup.bits))
+        self.B = sign(B)
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass, and B. Returns J of a step, its terms and the discriminator's loss."""
-        steps: list[dict[str, Tensor]] = []
+        nets, means = self.team.nets, Means()
         for batch in batches():
-            for net in self.nets.values():
-                net.train(len(batch.index) > 1)  # batch normalisation has no variance of one item
-            features = {name: self.nets[name](getattr(batch, name)) for name in MODALITIES}
-            common = {name: f * self.nets[f"{name}_mask"](f) for name, f in features.items()}
-            codes = {name: self.nets[f"{name}_hash"](c) for name, c in common.items()}
-            parts = [*common.values(), *(features[name] - common[name] for name in MODALITIES)]
-
-            mix = torch.rand_like(common["image"])
-            critic, _ = critic_loss(self.nets["critic"], common["image"], common["text"], mix, kind="logistic")
-            descend(critic, self.optimizers["critic"])
+            self.team.train(len(batch.index) > 1)  # batch normalisation has no variance of one item
+            features = {name: nets[name](getattr(batch, name)) for name in MODALITIES}
+            common = {name: nets[f"{name}_common"](f) for name, f in features.items()}
+            image, text = (nets[f"{name}_hash"](c) for name, c in common.items())
+            private = {name: features[name] - common[name] for name in MODALITIES}
+            critic = train_critic(self.team, "critic", common["image"], common["text"], kind="logistic")
             loss, terms = step_loss(
-                codes["image"],
-                codes["text"],
+                image,
+                text,
                 self.B[batch.index],
-                self.nets["critic"](common["text"]),
-                self.nets["consistency"](torch.cat(parts)),
-                self.nets["image_labels"](common["image"]),
-                self.nets["text_labels"](common["text"]),
+                nets["critic"](common["text"]),
+                nets["consistency"](torch.cat([*common.values(), *private.values()])),
+                nets["image_labels"](common["image"]),
+                nets["text_labels"](common["text"]),
                 self.labels[batch.index],
-                alpha=self.config.alpha,
-                beta=self.config.beta,
-                adversary=self.config.adversary,
+                self.config,
             )
-            descend(loss, *(self.optimizers[name] for name in MODALITIES))
-            self.B[batch.index] = sign(codes["image"].detach() + codes["text"].detach())
-            steps.append({"loss": loss.detach(), **terms, "critic": critic.detach()})
-        for it in self.schedules.values():
-            it.step()
-        return {term: float(torch.stack([step[term] for step in steps]).mean()) for term in steps[0]}
-
-    def _encode(self, name: str, inputs: Tensor) -> Tensor:
-        features = encode(self.nets[name], inputs)
-        return encode(self.nets[f"{name}_hash"], features * encode(self.nets[f"{name}_mask"], features))
+            self.team.step(loss, *MODALITIES)
+            self.B[batch.index] = sign(image.detach() + text.detach())
+            means.add({"loss": loss, **terms, "critic": critic})
+        self.team.end_epoch()
+        return means.values()
 
     def encode_image(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return self._encode("image", features)
+        return self.team.encode(features, "image", "image_common", "image_hash")
 
     def encode_text(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return self._encode("text", features)
+        return self.team.encode(features, "text", "text_common", "text_hash")
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        return {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules, "B": self.B}
+        return {**self.team.state(), "B": self.B}
 
 
 def step_loss(
@@ -168,10 +153,7 @@ def step_loss(
     image_labels: Tensor,
     text_labels: Tensor,
     labels: Tensor,
-    *,
-    alpha: float,
-    beta: float,
-    adversary: float,
+    config: Config,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """J of one batch, and its terms without their weights.
 
@@ -189,9 +171,8 @@ def step_loss(
         "nll": pairwise_nll(theta, similar(labels, labels)).sum(),
         "quantisation": (B - image).square().sum() + (B - text).square().sum(),
     }
-    weights = (adversary, alpha, alpha, 1, beta)
-    total = torch.stack([weight * term for weight, term in zip(weights, terms.values(), strict=True)]).sum()
-    return total, {name: term.detach() for name, term in terms.items()}
+    weights = {"adversary": config.adversary, "consistency": config.alpha, "labels": config.alpha}
+    return weighted(terms, {**weights, "quantisation": config.beta})
 
 
 def consistency_loss(logits: Tensor) -> Tensor:

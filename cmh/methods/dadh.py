@@ -40,7 +40,6 @@ Differences from the paper and from the authors' code (Zjut-MultimediaPlus/DADH 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -48,20 +47,19 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from cmh.config import param
-from cmh.interfaces import State
-from cmh.losses import cosine_triplets, sign, similar
-from cmh.nets.critics import critic_loss, critic_optimizer
-from cmh.nets.optimizers import descend, optimizer, schedule
-from cmh.nets.towers import encode, layers, mlp
-from cmh.seeding import derive
-from cmh.training import Batch, Setup, train
+from cmh.interfaces import Batches, Setup, State
+from cmh.losses import Means, cosine_triplets, sign, similar, weighted
+from cmh.nets.critics import adversaries, train_critic
+from cmh.nets.draws import normals
+from cmh.nets.team import MODALITIES
+from cmh.nets.towers import layers, mlp
+from cmh.training import train
 
 TITLE = "Deep Adversarial Discrete Hashing"
 YEAR = 2020
 KIND = "supervised"
 LABELS = True
 SOURCE = "DOI 10.1145/3372278.3390711"
-MODALITIES = ("image", "text")
 
 
 @dataclass(frozen=True)
@@ -97,8 +95,7 @@ class Method:
     """DADH as the trainer drives it. `B` and `H` (the sum of both codes of each item) are `(N, bits)`."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        assert setup.labels is not None  # LABELS is True
-        self.config, self.setup, self.labels = config, setup, setup.labels
+        self.config, self.setup, self.labels = config, setup, setup.known_labels
         sizes, width = [config.hidden, config.hidden // 2, config.hidden // 4], config.hidden // 4
         image, text = (
             layers(n_in, sizes, normalised=True, dropout=config.dropout) for n_in in (setup.image_dim, setup.text_dim)
@@ -108,70 +105,47 @@ class Method:
             nets[f"{name}_hash"] = nn.Sequential(nn.Linear(width, setup.bits), nn.Tanh())
         nets["feature_critic"] = mlp(width, [width // 2, width // 4], 1)
         nets["hash_critic"] = mlp(setup.bits, config.hidden_critic, 1)
-        self.nets = {name: net.to(setup.device) for name, net in nets.items()}
-        heads, decay = [self.nets[f"{name}_hash"] for name in MODALITIES], config.weight_decay
-        self.optimizers = {
-            "image": optimizer("adam", self.nets["image"], lr=config.lr_image, weight_decay=decay),
-            "text": optimizer("adam", self.nets["text"], *heads, lr=config.lr_text, weight_decay=decay),
-            "feature_critic": critic_optimizer("adam", self.nets["feature_critic"], lr=config.lr_critic),
-            "hash_critic": critic_optimizer("adam", self.nets["hash_critic"], lr=config.lr_critic),
-        }
-        falling = {"end": config.lr_end, "decay": config.lr_decay}
-        self.schedules = {
-            name: schedule(self.optimizers[name], config.schedule, setup.epochs, every=100, **falling)
-            for name in MODALITIES
-        }
-        draw = torch.Generator().manual_seed(derive(setup.seed, "B"))
-        self.B = sign(torch.randn(setup.n_train, setup.bits, generator=draw)).to(setup.device)
-        self.H = torch.zeros_like(self.B)
+        self.team = adversaries(setup, config, nets, ("feature_critic", "hash_critic"), every=100)
+        (B,) = normals(setup, "B", (setup.n_train, setup.bits))
+        self.B, self.H = sign(B), torch.zeros_like(B)
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass, and B. Returns J of a step, its terms and the discriminators' losses."""
-        steps: list[dict[str, Tensor]] = []
+        nets, means = self.team.nets, Means()
         for batch in batches():
-            for net in self.nets.values():
-                net.train(len(batch.index) > 1)  # batch normalisation has no variance of one item
-            features = {name: self.nets[name](getattr(batch, name)) for name in MODALITIES}
-            codes = {name: self.nets[f"{name}_hash"](f) for name, f in features.items()}
+            self.team.train(len(batch.index) > 1)  # batch normalisation has no variance of one item
+            features = {name: nets[name](getattr(batch, name)) for name in MODALITIES}
+            codes = {name: nets[f"{name}_hash"](f) for name, f in features.items()}
             self.H[batch.index] = codes["image"].detach() + codes["text"].detach()
-
             critics = {}
             for name, (real, fake) in {"feature_critic": features.values(), "hash_critic": codes.values()}.items():
-                critics[name], _ = critic_loss(
-                    self.nets[name], real, fake, torch.rand_like(real), kind="logistic", weight=self.config.gamma
-                )
-                descend(critics[name], self.optimizers[name])
+                critics[name] = train_critic(self.team, name, real, fake, kind="logistic", weight=self.config.gamma)
             loss, terms = step_loss(
                 codes["image"],
                 codes["text"],
                 self.B[batch.index],
-                self.nets["feature_critic"](features["text"]),
-                self.nets["hash_critic"](self.nets["text_hash"](features["text"].detach())),
+                nets["feature_critic"](features["text"]),
+                nets["hash_critic"](nets["text_hash"](features["text"].detach())),
                 self.labels[batch.index],
-                alpha=self.config.alpha,
-                beta=self.config.beta,
-                gamma=self.config.gamma,
-                margin=self.config.margin,
-                weighted=self.config.weighted,
+                self.config,
             )
-            descend(loss, *(self.optimizers[name] for name in MODALITIES))
-            steps.append({"loss": loss.detach(), **terms, **{name: it.detach() for name, it in critics.items()}})
+            self.team.step(loss, *MODALITIES)
+            means.add({"loss": loss, **terms, **critics})
         self.B.copy_(updated_codes(self.B, self.H, self.labels, ridge=self.config.ridge, mu=self.config.mu)[1])
-        for it in self.schedules.values():
-            it.step()
-        return {term: float(torch.stack([step[term] for step in steps]).mean()) for term in steps[0]}
+        self.team.end_epoch()
+        return means.values()
 
     def encode_image(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["image_hash"], encode(self.nets["image"], features))
+        return self.team.encode(features, "image", "image_hash")
 
     def encode_text(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["text_hash"], encode(self.nets["text"], features))
+        return self.team.encode(features, "text", "text_hash")
 
     def state(self) -> State:
-        """Everything that the next epoch depends on."""
-        return {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules, "B": self.B}
+        """Everything that the next epoch depends on. (`H` is written anew in each.)"""
+        return {**self.team.state(), "B": self.B}
 
 
 def step_loss(
@@ -181,12 +155,7 @@ def step_loss(
     text_as_image: Tensor,
     code_as_image: Tensor,
     labels: Tensor,
-    *,
-    alpha: float,
-    beta: float,
-    gamma: float,
-    margin: float,
-    weighted: bool,
+    config: Config,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """J of one batch, and its terms without their weights α, β + 0.1 and γ.
 
@@ -195,19 +164,18 @@ def step_loss(
     image, text, B: codes `(b, K)`. text_as_image: D_f on the texts' features. code_as_image: D_h on the texts' codes,
     whose gradient ends at the hash layer. labels: `(b, C)`.
     """
-    S, scale = similar(labels, labels), beta * gamma + 0.1
-    weights = 10 * scale**2 * gains(labels) if weighted else torch.full_like(S, scale)
+    S, scale = similar(labels, labels), config.beta * config.gamma + 0.1
+    counts = 10 * scale**2 * gains(labels) if config.weighted else torch.full_like(S, scale)
     terms = {
-        "triplets_image": cosine_triplets(image, text, S, margin=margin, weights=weights),
-        "triplets_text": cosine_triplets(text, image, S, margin=margin, weights=weights),
+        "triplets_image": cosine_triplets(image, text, S, margin=config.margin, weights=counts),
+        "triplets_text": cosine_triplets(text, image, S, margin=config.margin, weights=counts),
         "quantisation_image": (B - image).square().sum(),
         "quantisation_text": (B - text).square().sum(),
         "adversary_feature": softplus(-text_as_image).mean(),
         "adversary_hash": softplus(-code_as_image).mean(),
     }
-    factors = (alpha, alpha, beta + 0.1, beta + 0.1, gamma, gamma)
-    total = torch.stack([factor * term for factor, term in zip(factors, terms.values(), strict=True)]).sum()
-    return total, {name: term.detach() for name, term in terms.items()}
+    factors = (config.alpha, config.alpha, config.beta + 0.1, config.beta + 0.1, config.gamma, config.gamma)
+    return weighted(terms, dict(zip(terms, factors, strict=True)))
 
 
 def gains(labels: Tensor) -> Tensor:

@@ -1,45 +1,44 @@
 """DCMH: Jiang and Li, "Deep Cross-Modal Hashing", CVPR 2017, arXiv:1602.02255.
 
-With F, G ∈ R^{N×K} the outputs of the image and the text net for the N training items, S_ij = 1 where two
-items share a label (else 0), and B ∈ {−1, +1}^{N×K}, DCMH minimises
+With F, G ∈ R^{N×K} the outputs of the image and the text net for the N training items, S_ij = 1 where two items share a
+label (else 0), and B ∈ {−1, +1}^{N×K}, DCMH minimises
 
     J = Σ_ij [ log(1 + e^θ_ij) − S_ij·θ_ij ] + γ (|B − F|² + |B − G|²) + η (|Fᵀ1|² + |Gᵀ1|²),   θ = ½ F Gᵀ.
 
-An epoch is three alternating steps: a pass over the items that trains the image net against the stored G, a
-pass that trains the text net against the stored F, and the closed form B = sign(F + G). Each batch step
-divides its share of J by N·b. `γ` is `gamma`, `η` is `eta`; F, G and B have their own names.
+An epoch is three alternating steps: a pass over the items that trains the image net against the stored G, a pass that
+trains the text net against the stored F, and the closed form B = sign(F + G). Each batch step divides its share of J by
+N·b. `γ` is `gamma`, `η` is `eta`; F, G and B have their own names.
 
 Differences from the paper and from the authors' code (jiangqy/DCMH-CVPR2017 @67d0e84, TensorFlow unless said):
 
 1. log(1 + e^θ) is computed as softplus(θ): the same value, without the overflow for θ > 88.
 2. A pass visits every item once. The released loop draws ⌊N/b⌋ batches independently and sees 63 % of the items.
-3. The paper fine-tunes CNN-F under the hash layer. On frozen features the hash layer is all that is left of its
-   image net (`hidden_image: 0`, the paper's point here); our default adds one hidden layer.
+3. The paper fine-tunes CNN-F under the hash layer. On frozen features the hash layer is all that is left of its image
+   net (`hidden_image: 0`, the paper's point here); our default adds one hidden layer.
 4. The column sums of F and G in the balance term are kept as running sums (same value, O(K) a step).
 5. sign(0) = +1; the released codes leave 0.
-6. The optimizer, the other schedules and weight decay are options. The paper's point is plain SGD with the
-   learning rates falling linearly from 10^−1.5 to 10^−6 over the run (TensorFlow code). The authors' MATLAB
-   code instead falls logarithmically to 10^−3 (`schedule: log`, `lr_end: 0.0316`), decays weights by 5e-4,
-   trains the text net first, centres the texts, and starts F, G and B at 0.
-7. The default values are ours: Adam with a higher learning rate for texts (they have few words), and hardly any
-   balance term. With η = 1 the nets barely move in 30 epochs: the term grows with N², its pull with N·b.
+6. The optimizer, the other schedules and weight decay are options. The paper's point is plain SGD with the learning
+   rates falling linearly from 10^−1.5 to 10^−6 over the run (TensorFlow code). The authors' MATLAB code instead falls
+   logarithmically to 10^−3 (`schedule: log`, `lr_end: 0.0316`), decays weights by 5e-4, trains the text net first,
+   centres the texts, and starts F, G and B at 0.
+7. The default values are ours: Adam with a higher learning rate for texts (they have few words), and hardly any balance
+   term. With η = 1 the nets barely move in 30 epochs: the term grows with N², its pull with N·b.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cmh.config import param
-from cmh.interfaces import State
-from cmh.losses import pairwise_nll, sign, similar
-from cmh.nets.optimizers import optimizer, schedule
-from cmh.nets.towers import encode, mlp
-from cmh.seeding import derive
-from cmh.training import Batch, Setup, train
+from cmh.interfaces import Batch, Batches, Setup, State
+from cmh.losses import Means, pairwise_nll, similar
+from cmh.nets.buffers import Buffers
+from cmh.nets.pair import Pair
+from cmh.nets.towers import mlp
+from cmh.training import train
 
 TITLE = "Deep Cross-Modal Hashing"
 YEAR = 2017
@@ -78,80 +77,30 @@ class Method:
     """DCMH as the trainer drives it. Buffers F, G and B are `(N, bits)`."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        assert setup.labels is not None  # LABELS is True
-        self.config, self.setup, self.labels = config, setup, setup.labels
+        self.config, self.labels = config, setup.known_labels
         image = mlp(setup.image_dim, config.hidden_image, setup.bits, weight_std=config.weight_std)
         text = mlp(setup.text_dim, config.hidden_text, setup.bits, weight_std=config.weight_std)
-        self.nets = {"image": setup.image_net(image).to(setup.device), "text": text.to(setup.device)}
-        self.optimizers = {
-            name: optimizer(config.optimizer, net, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-            for (name, net), lr in zip(self.nets.items(), (config.lr_image, config.lr_text), strict=True)
-        }
-        self.schedules = {
-            name: schedule(it, config.schedule, setup.epochs, end=config.lr_end, decay=config.lr_decay)
-            for name, it in self.optimizers.items()
-        }
-        draw = torch.Generator().manual_seed(derive(setup.seed, "buffers"))
-        shape = (setup.n_train, setup.bits)
-        self.buffers = {  # the newest output for every training item: F and G
-            "image": torch.randn(shape, generator=draw).to(setup.device),
-            "text": torch.randn(shape, generator=draw).to(setup.device),
-        }
-        self.B = sign(self.buffers["image"] + self.buffers["text"])
+        self.pair, self.buffers = Pair(setup, config, image, text), Buffers(setup)
+        self.encode_image, self.encode_text = self.pair.encode_image, self.pair.encode_text
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """Image pass, text pass, B. Returns J per pair as the steps saw it, and its terms."""
-        terms = {
-            f"{name}_{term}": value
-            for name, other in (("image", "text"), ("text", "image"))
-            for term, value in self._pass(name, other, batches()).items()
-        }
-        self.B = sign(self.buffers["image"] + self.buffers["text"])
-        for it in self.schedules.values():
-            it.step()
-        return {name: float(value) for name, value in terms.items()}
+        terms = self.buffers.alternate(self._pass, batches)
+        self.pair.end_epoch()
+        return terms
 
-    def _pass(self, name: str, other: str, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        net, stepper, own, others = self.nets[name], self.optimizers[name], self.buffers[name], self.buffers[other]
-        net.train()
-        column_sum = own.sum(0)
-        sums: dict[str, Tensor] = {}
-        n_steps = 0
-        for batch in batches:
-            index, features = batch.index, batch.image if name == "image" else batch.text
-            codes = net(features)
-            rest = column_sum - own[index].sum(0)
-            own[index] = codes.detach()
-            loss, parts = step_loss(
-                codes,
-                others,
-                self.B[index],
-                similar(self.labels[index], self.labels),
-                rest,
-                gamma=self.config.gamma,
-                eta=self.config.eta,
-            )
-            stepper.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-            stepper.step()
-            column_sum = rest + own[index].sum(0)
-            n_steps += 1
-            for term, value in {"loss": loss.detach(), **parts}.items():
-                sums[term] = sums[term] + value if term in sums else value
-        return {term: value / n_steps for term, value in sums.items()}
-
-    def encode_image(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["image"], features)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["text"], features)
+    def _pass(self, name: str, other: str, batches: Iterator[Batch]) -> dict[str, float]:
+        others, means = self.buffers.outputs[other], Means()
+        for index, codes, rest in self.buffers.store(name, self.pair.outputs_of(name, batches)):
+            B, S = self.buffers.B[index], similar(self.labels[index], self.labels)
+            loss, terms = step_loss(codes, others, B, S, rest, gamma=self.config.gamma, eta=self.config.eta)
+            self.pair.step(loss, name)
+            means.add({"loss": loss, **terms})
+        return means.values()
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        own = {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
-        return {**own, "buffers": self.buffers, "B": self.B}
+        return {**self.pair.state(), "buffers": self.buffers.state()}
 
 
 def step_loss(

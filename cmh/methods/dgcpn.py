@@ -1,21 +1,21 @@
 """DGCPN: Yu, Zhou, Zhan and Tao, "Deep Graph-neighbor Coherence Preserving Network for Unsupervised Cross-modal
 Hashing", AAAI 2021, DOI 10.1609/aaai.v35i5.16592.
 
-A graph over the N training pairs joins image and text similarity, A = a₁ cos(T, T) + (1 − a₁) cos(I, I). P has the
-k largest entries of each row of A without the item itself, divided by their sum: how likely each neighbour is. Two
-items are as similar as they are alike and as their neighbourhoods agree:
+A graph over the N training pairs joins image and text similarity, A = a₁ cos(T, T) + (1 − a₁) cos(I, I). P has the k
+largest entries of each row of A without the item itself, divided by their sum: how likely each neighbour is. Two items
+are as similar as they are alike and as their neighbourhoods agree:
 
     S = 2 [(1 − a₂) A + a₂ s P Pᵀ] − 1.
 
-With X, Y the cosines of image and of text codes in a batch of b, C_ij = cos(image i, text j) those across, and ‖·‖
-a mean over the b² pairs (‖·‖₋ the same with the b pairs of an item with itself counted as 0), the loss is
+With X, Y the cosines of image and of text codes in a batch of b, C_ij = cos(image i, text j) those across, and ‖·‖ a
+mean over the b² pairs (‖·‖₋ the same with the b pairs of an item with itself counted as 0), the loss is
 
     L(F, G) = mean_i (C_ii − q)² + d (‖X − S‖²₋ + ‖Y − S‖²₋ + ‖C − S‖²₋)
               + c (‖C − X‖² + ‖C − Y‖² + ‖X − Y‖² + ‖C − Cᵀ‖²).
 
 F, G are the tanh outputs of both nets. Each batch makes two kinds of steps (half-real, half-binary): on L(F, G) for
-both nets, then, with outputs computed anew, on L(F, sign G) for the image net and on L(sign F, G) for the text net.
-An epoch is one pass. q is `pair_target`, d `distance_weight`, c `coherence_weight`, k = `knn`·N, s = `scale`·k.
+both nets, then, with outputs computed anew, on L(F, sign G) for the image net and on L(sign F, G) for the text net. An
+epoch is one pass. q is `pair_target`, d `distance_weight`, c `coherence_weight`, k = `knn`·N, s = `scale`·k.
 
 Differences from the paper and from the authors' code (Atmegal/DGCPN @9f62c56):
 
@@ -30,15 +30,14 @@ Differences from the paper and from the authors' code (Atmegal/DGCPN @9f62c56):
 5. sign(0) = +1; the code leaves 0.
 6. All epochs are run and the best validation epoch is kept; the code stops after 11 without a better one.
 7. Nothing here sees labels; the code prints a MAP of S from the training labels. Its "MAP@50" of the test is MAP@5.
-8. The values of the paper's point are those of the released script, which has one set for all datasets (a₁ = .01,
-   SGD, both nets 4096 wide); the paper's own for each dataset are unverified.
+8. The values of the paper's point are those of the released script, which has one set for all datasets (a₁ = .01, SGD,
+   both nets 4096 wide); the paper's own for each dataset are unverified.
 9. The default values are ours: half the similarity from texts, Adam with a higher learning rate for texts, narrower
    nets, larger batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,11 +45,11 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from cmh.config import param
-from cmh.interfaces import State
-from cmh.losses import cosines, sign
-from cmh.nets.optimizers import optimizer, schedule
-from cmh.nets.towers import encode, mlp
-from cmh.training import Batch, Setup, train
+from cmh.interfaces import Batches, Setup
+from cmh.losses import Means, cosines, sign
+from cmh.nets.pair import Pair
+from cmh.nets.towers import mlp
+from cmh.training import train
 
 TITLE = "Deep Graph-neighbor Coherence Preserving Network for Unsupervised Cross-modal Hashing"
 YEAR = 2021
@@ -102,59 +101,22 @@ class Method:
         text = mlp(setup.text_dim, config.hidden_text, setup.bits, dropout=config.dropout)
         if config.text_std:
             nn.init.normal_(text[-1].weight, 0.0, config.text_std)  # type: ignore[arg-type]  # a linear layer
-        self.nets = {
-            "image": setup.image_net(nn.Sequential(image, nn.Tanh())).to(setup.device),
-            "text": nn.Sequential(text, nn.Tanh()).to(setup.device),
-        }
-        self.optimizers = {
-            name: optimizer(config.optimizer, net, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-            for (name, net), lr in zip(self.nets.items(), (config.lr_image, config.lr_text), strict=True)
-        }
-        self.schedules = {
-            name: schedule(it, config.schedule, setup.epochs, end=config.lr_end) for name, it in self.optimizers.items()
-        }
+        self.pair = Pair(setup, config, nn.Sequential(image, nn.Tanh()), nn.Sequential(text, nn.Tanh()))
+        self.encode_image, self.encode_text, self.state = self.pair.encode_image, self.pair.encode_text, self.pair.state
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass, two steps of each net a batch. Returns the real steps' mean loss, its terms, and the binary."""
-        for net in self.nets.values():
-            net.train()
         weights = (self.config.pair_target, self.config.distance_weight, self.config.coherence_weight)
-        sums: dict[str, Tensor] = {}
-        n_steps = 0
-        for batch in batches():
+        means = Means()
+        for batch, F, G in self.pair.outputs(batches()):
             S = self.graph.similarity(batch.index, a2=self.config.a2, scale=self.config.scale)
-            loss, parts = coherence_loss(*self._codes(batch), S, *weights)
-            self._step(loss)
-            binary = binary_loss(*self._codes(batch), S, *weights)
-            self._step(binary)
-            n_steps += 1
-            for term, value in {"loss": loss.detach(), **parts, "binary": binary.detach()}.items():
-                sums[term] = sums[term] + value if term in sums else value
-        for it in self.schedules.values():
-            it.step()
-        return {term: float(value / n_steps) for term, value in sums.items()}
-
-    def _codes(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.nets["image"](batch.image), self.nets["text"](batch.text)
-
-    def _step(self, loss: Tensor) -> None:
-        for it in self.optimizers.values():
-            it.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-        for it in self.optimizers.values():
-            it.step()
-
-    def encode_image(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["image"], features)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["text"], features)
-
-    def state(self) -> State:
-        """Everything that the next epoch depends on."""
-        return {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
+            loss, terms = coherence_loss(F, G, S, *weights)
+            self.pair.step(loss)
+            binary = binary_loss(*self.pair.both(batch), S, *weights)
+            self.pair.step(binary)
+            means.add({"loss": loss, **terms, "binary": binary})
+        self.pair.end_epoch()
+        return means.values()
 
 
 class Graph:

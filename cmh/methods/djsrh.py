@@ -1,20 +1,20 @@
-"""DJSRH: Su, Zhong and Zhang, "Deep Joint-Semantics Reconstructing Hashing for Large-Scale Unsupervised
-Cross-Modal Retrieval", ICCV 2019, DOI 10.1109/ICCV.2019.00312.
+"""DJSRH: Su, Zhong and Zhang, "Deep Joint-Semantics Reconstructing Hashing for Large-Scale Unsupervised Cross-Modal
+Retrieval", ICCV 2019, DOI 10.1109/ICCV.2019.00312.
 
 For a batch of m pairs with fixed image features F_I and bags of words F_T, the joint-semantics matrix is
 
     S̃ = β (2 cos(F_I, F_I) − 1) + (1 − β) (2 cos(F_T, F_T) − 1),    S = μ [(1 − η) S̃ + η S̃ S̃ᵀ / m],
 
-a constant m × m target whose second part lets items be similar that have similar neighbours. With h the outputs
-of a net and B = tanh(α h), α = √(epoch + 1) for epochs counted from 0, a batch step minimises
+a constant m × m target whose second part lets items be similar that have similar neighbours. With h the outputs of a
+net and B = tanh(α h), α = √(epoch + 1) for epochs counted from 0, a batch step minimises
 
     J = |cos(B_I, B_T) − S|² + λ₁ |cos(B_I, B_I) − S|² + λ₂ |cos(B_T, B_T) − S|²,    |·|² a mean over m × m.
 
 An epoch is one pass; each step trains both nets. A code is sign(h). `β, η, μ` are `beta, eta, mu`; `λ₁, λ₂` are
 `lambda1, lambda2`. No label is used anywhere.
 
-On clip art v2 (32 bits, 30 epochs, validation MAP; chance .156) the paper's point scores .255, the default .344.
-That is the method at work, not a fault here: clip art's texts share few words, so S lies far below 0 (mean −.34 at the
+On clip art v2 (32 bits, 30 epochs, validation MAP; chance .156) the paper's point scores .255, the default .344. That
+is the method at work, not a fault here: clip art's texts share few words, so S lies far below 0 (mean −.34 at the
 paper's point) and small λ let images and texts drift apart to follow it: after 6 epochs (1,024 hidden units) the mean
 cosine of codes is .13 within images, .10 within texts and −.10 between them; with Adam in place of SGD, at the rates
 1e-3, images are nearly one code (.91). At the default, η lifts S (mean −.06 μ), and the three cosines are .02, .01, 0.
@@ -37,18 +37,17 @@ Differences from the paper and from the authors' code (zs-zhong/DJSRH @6041c2d):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cmh.config import param
-from cmh.interfaces import State
+from cmh.interfaces import Batch, Batches, Setup
 from cmh.losses import cosines, reconstruction
-from cmh.nets.optimizers import optimizer
-from cmh.nets.towers import encode, mlp
-from cmh.training import Batch, Setup, train
+from cmh.nets.pair import Pair
+from cmh.nets.towers import mlp
+from cmh.training import train
 
 TITLE = "Deep Joint-Semantics Reconstructing Hashing"
 YEAR = 2019
@@ -83,49 +82,18 @@ class Method:
         self.config = config
         image = mlp(setup.image_dim, config.hidden_image, setup.bits)
         text = mlp(setup.text_dim, config.hidden_text, setup.bits)
-        self.nets = {"image": setup.image_net(image).to(setup.device), "text": text.to(setup.device)}
-        self.optimizers = {
-            name: optimizer(config.optimizer, net, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-            for (name, net), lr in zip(self.nets.items(), (config.lr_image, config.lr_text), strict=True)
-        }
-        self.n_epochs = torch.zeros((), dtype=torch.int64)  # done so far
+        self.pair = Pair(setup, config, image, text)
+        self.encode_image, self.encode_text, self.state = self.pair.encode_image, self.pair.encode_text, self.pair.state
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass that trains both nets. Returns the means of J and its terms over the steps."""
-        alpha = float(self.n_epochs + 1) ** 0.5
-        for net in self.nets.values():
-            net.train()
-        sums: dict[str, Tensor] = {}
-        n_steps = 0
-        for batch in batches():
-            B_image = torch.tanh(alpha * self.nets["image"](batch.image))
-            B_text = torch.tanh(alpha * self.nets["text"](batch.text))
-            S = joint_semantics(
-                batch.features, batch.text, beta=self.config.beta, eta=self.config.eta, mu=self.config.mu
-            )
-            loss, parts = step_loss(B_image, B_text, S, lambda1=self.config.lambda1, lambda2=self.config.lambda2)
-            for stepper in self.optimizers.values():
-                stepper.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-            for stepper in self.optimizers.values():
-                stepper.step()
-            n_steps += 1
-            for term, value in {"loss": loss.detach(), **parts}.items():
-                sums[term] = sums[term] + value if term in sums else value
-        self.n_epochs += 1
-        return {term: float(value / n_steps) for term, value in sums.items()}
+        return self.pair.one_pass(batches, self._loss)
 
-    def encode_image(self, features: Tensor) -> Tensor:
-        """Real-valued outputs h `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["image"], features)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """Real-valued outputs h `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["text"], features)
-
-    def state(self) -> State:
-        """Everything that the next epoch depends on."""
-        return {"nets": self.nets, "optimizers": self.optimizers, "n_epochs": self.n_epochs}
+    def _loss(self, batch: Batch, image: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        config, alpha = self.config, (self.pair.n_epochs + 1) ** 0.5
+        S = joint_semantics(batch.features, batch.text, beta=config.beta, eta=config.eta, mu=config.mu)
+        codes = torch.tanh(alpha * image), torch.tanh(alpha * text)
+        return step_loss(*codes, S, lambda1=config.lambda1, lambda2=config.lambda2)
 
 
 def joint_semantics(image: Tensor, text: Tensor, *, beta: float, eta: float, mu: float) -> Tensor:

@@ -41,20 +41,22 @@ Differences from the paper (its formulas are from a public reading note) and fro
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from cmh.config import param
-from cmh.interfaces import State
-from cmh.losses import pairwise_nll, sign, similar, squared_nll
-from cmh.nets.optimizers import descend, optimizer, schedule
-from cmh.seeding import derive
-from cmh.training import Batch, Setup, train
+from cmh.interfaces import Batch, Batches, Setup, State
+from cmh.losses import Means, pairwise_nll, sign, similar, squared_nll, weighted
+from cmh.nets import encoders
+from cmh.nets.draws import normals
+from cmh.nets.encoders import Encoder, leaky_layers
+from cmh.nets.graph_convolution import Graph, adjacency
+from cmh.nets.optimizers import Falling, optimizer, schedule_param
+from cmh.nets.team import Team
+from cmh.training import train
 
 TITLE = "Graph Convolutional Network Hashing for Cross-Modal Retrieval"
 YEAR = 2019
@@ -78,11 +80,8 @@ class Config:
     lr_image: float = param(1e-3, "learning rate of the image net at the start", above=0, high=10, paper=1e-4)
     lr_text: float = param(0.01, "learning rate of the text net at the start", above=0, high=10)
     lr_graph: float = param(1e-3, "learning rate of the graph net at the start", above=0, high=10)
-    schedule: str = param(
-        "linear",
-        "how learning rates fall: straight to lr_end over the run, or by lr_decay an epoch (exponential)",
-        choices=["linear", "exponential"],
-        paper="exponential",
+    schedule: str = schedule_param(
+        "exponential", "fall: straight to lr_end over the run, or by lr_decay an epoch (exponential)"
     )
     lr_end: float = param(0.01, "last learning rate as a share of the first (linear)", above=0, high=1)
     lr_decay: float = param(0.5, "factor on the learning rates each epoch (exponential)", above=0, high=1)
@@ -101,14 +100,16 @@ class Method:
     """GCH as the trainer drives it. `H` holds the label net's newest code of every training item `(N, bits)`."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        assert setup.labels is not None  # LABELS is True
-        self.config, self.setup, self.labels = config, setup, setup.labels
-        n_labels, width, bits = setup.labels.shape[1], config.hidden_features, setup.bits
-        label = Encoder([n_labels, config.hidden_label, config.hidden_label], bits, n_labels, labels_from_codes=True)
-        image = Encoder([setup.image_dim, config.hidden_image, width], bits, n_labels, normed_codes=True)
-        text = Encoder([setup.text_dim, config.hidden_text, config.hidden_text, width], bits, n_labels)
+        self.config, self.labels = config, setup.known_labels
+        n_labels, width, bits = self.labels.shape[1], config.hidden_features, setup.bits
+        label_body = leaky_layers([n_labels, config.hidden_label, config.hidden_label])
+        label = Encoder(label_body, config.hidden_label, bits, n_labels, labels_from_codes=True)
+        image_body = leaky_layers([setup.image_dim, config.hidden_image, width])
+        image = Encoder(image_body, width, bits, n_labels, code_norm=nn.BatchNorm1d(bits))
+        text_body = leaky_layers([setup.text_dim, config.hidden_text, config.hidden_text, width])
+        text = Encoder(text_body, width, bits, n_labels)
         nets = {"label": label, "image": setup.image_net(image), "text": text, "graph": Graph(width, bits, n_labels)}
-        self.nets: dict[str, nn.Module] = {name: net.to(setup.device) for name, net in nets.items()}
+        self.team = Team(setup, nets)
         self.stages: list[tuple[str, str, int, Callable[[str, Batch], Terms]]] = [
             ("label", "label", config.passes_label, self._label)
         ]
@@ -116,36 +117,25 @@ class Method:
             self.stages += [(f"{net}_codes", net, config.passes_codes, self._codes) for net in MODALITIES]
         self.stages.append(("graph", "graph", config.passes_graph, self._graph))
         self.stages += [(f"{net}_beacon", net, config.passes_beacon, self._beacon) for net in MODALITIES]
-        self.optimizers = {
-            stage: optimizer("adam", self.nets[net], lr=getattr(config, f"lr_{net}"))
-            for stage, net, _, _ in self.stages
-        }
-        self.schedules = {
-            stage: schedule(it, config.schedule, setup.epochs, end=config.lr_end, decay=config.lr_decay)
-            for stage, it in self.optimizers.items()
-        }
-        draw = torch.Generator().manual_seed(derive(setup.seed, "buffers"))
-        self.H = torch.randn(setup.n_train, bits, generator=draw).to(setup.device)
+        for stage, net, _, _ in self.stages:
+            stepper = optimizer("adam", self.team.nets[net], lr=getattr(config, f"lr_{net}"))
+            self.team.add(stage, stepper, Falling.of(config))
+        (self.H,) = normals(setup, "buffers", (setup.n_train, bits))
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """All stages. Returns the terms of each stage's last pass, without their weights."""
-        config = self.config
-        weights = {"pairs": config.alpha, "codes": 1.0, "labels": config.gamma, "beacon": config.beta}
-        terms: Terms = {}
+        weights = {"pairs": self.config.alpha, "beacon": self.config.beta, "labels": self.config.gamma}
+        terms: dict[str, float] = {}
         for stage, net, passes, terms_of in self.stages:
             for _ in range(passes):
-                steps: list[Terms] = []
+                means = Means()
                 for batch in batches():
-                    parts = terms_of(net, batch)
-                    descend(
-                        torch.stack([weights[term] * value for term, value in parts.items()]).sum(),
-                        self.optimizers[stage],
-                    )
-                    steps.append({term: value.detach() for term, value in parts.items()})
-            terms |= {f"{stage}_{term}": torch.stack([step[term] for step in steps]).mean() for term in steps[0]}
-        for it in self.schedules.values():
-            it.step()
-        return {name: float(value) for name, value in terms.items()}
+                    loss, parts = weighted(terms_of(net, batch), weights)
+                    self.team.step(loss, stage)
+                    means.add(parts)
+            terms |= {f"{stage}_{term}": value for term, value in means.values().items()}
+        self.team.end_epoch()
+        return terms
 
     def _label(self, net: str, batch: Batch) -> Terms:
         labels = self.labels[batch.index]
@@ -161,7 +151,7 @@ class Method:
     def _graph(self, net: str, batch: Batch) -> Terms:
         labels = self.labels[batch.index]
         image, text = (self._features(name, batch) for name in ("image", "text"))
-        codes, logits = self.nets[net](fuse(image, text), adjacency(labels))
+        codes, logits = self.team.nets[net](fuse(image, text), adjacency(labels))
         return graph_terms(codes, logits, self._similar(labels, labels), labels, self.config.form)
 
     def _beacon(self, net: str, batch: Batch) -> Terms:
@@ -169,86 +159,31 @@ class Method:
         codes, features, predicted = self._train(net, getattr(batch, net))
         other = self._features("text" if net == "image" else "image", batch)
         image, text = (features, other) if net == "image" else (other, features)
-        beacon, _ = self.nets["graph"](fuse(image, text), adjacency(labels))
+        beacon, _ = self.team.nets["graph"](fuse(image, text), adjacency(labels))
         if self.config.form == "released":
             return beacon_terms(codes, beacon, sign(self.H[batch.index]))
         return paper_terms(codes, predicted, beacon, self.H, self._similar(labels, self.labels), labels)
 
-    def _train(self, name: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        outputs: tuple[Tensor, Tensor, Tensor] = self.nets[name].train(len(x) > 1)(x)
-        return outputs
+    def _train(self, name: str, x: Tensor) -> encoders.Outputs:
+        return encoders.outputs(self.team.nets[name], x, training=len(x) > 1)
 
     def _features(self, name: str, batch: Batch) -> Tensor:
-        """The other nets' features, as constants."""
-        with torch.no_grad():
-            features: Tensor = self.nets[name].eval()(getattr(batch, name))[1]
-        return features
+        return encoders.constant_features(self.team.nets[name], getattr(batch, name))
 
     def _similar(self, labels: Tensor, others: Tensor) -> Tensor:
         return self.config.positive * similar(labels, others)
 
     def encode_image(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        outputs: Tensor = self.nets["image"].eval()(features)[0]
-        return outputs
+        return encoders.codes(self.team.nets["image"], features)
 
     def encode_text(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        outputs: Tensor = self.nets["text"].eval()(features)[0]
-        return outputs
+        return encoders.codes(self.team.nets["text"], features)
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        return {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules, "H": self.H}
-
-
-class Encoder(nn.Module):
-    """Linear layers with batch norm and leaky ReLU to features, then heads: (codes in (−1, 1), features, labels)."""
-
-    def __init__(
-        self,
-        sizes: list[int],
-        bits: int,
-        n_labels: int,
-        *,
-        normed_codes: bool = False,
-        labels_from_codes: bool = False,
-    ) -> None:
-        super().__init__()
-        sizes = [size for size in sizes if size]
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(sizes):
-            layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.LeakyReLU(0.2)]
-        self.body, self.labels_from_codes = nn.Sequential(*layers), labels_from_codes
-        norm = nn.BatchNorm1d(bits) if normed_codes else nn.Identity()
-        self.hash = nn.Sequential(nn.Linear(sizes[-1], bits), norm, nn.Tanh())
-        self.label = nn.Linear(bits if labels_from_codes else sizes[-1], n_labels)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes `(b, bits)`, features `(b, width)`, label probabilities `(b, c)`."""
-        features = self.body(x)
-        codes = self.hash(features)
-        return codes, features, torch.sigmoid(self.label(codes if self.labels_from_codes else features))
-
-
-class Graph(nn.Module):
-    """The graph convolutional network: two layers without biases, and label logits from its codes."""
-
-    def __init__(self, width: int, bits: int, n_labels: int) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(width, width, bias=False), nn.Linear(width, bits, bias=False)
-        self.label = nn.Linear(bits, n_labels)
-
-    def forward(self, x: Tensor, adjacency: Tensor) -> tuple[Tensor, Tensor]:
-        """Items `(b, width)` and A `(b, b)` to codes M `(b, bits)` and label logits `(b, c)`."""
-        codes = graph_codes(x, adjacency, self.first.weight.T, self.second.weight.T)
-        return codes, self.label(codes)
-
-
-def graph_codes(x: Tensor, adjacency: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """M = tanh(A relu(A x W_1) W_2)."""
-    hidden = torch.relu(adjacency @ (x @ first))
-    return torch.tanh(adjacency @ (hidden @ second))
+        return {**self.team.state(), "H": self.H}
 
 
 def fuse(image: Tensor, text: Tensor) -> Tensor:
@@ -256,13 +191,6 @@ def fuse(image: Tensor, text: Tensor) -> Tensor:
     weights = text @ image.T  # (b, b)
     weights = weights / weights.max().clamp_min(1e-12)
     return 0.5 * (weights @ image + weights.T @ text)
-
-
-def adjacency(labels: Tensor) -> Tensor:
-    """A = D^−½ (L Lᵀ) D^−½ of the batch; D has the row sums. Rows of items without labels are 0."""
-    shared = labels @ labels.T
-    scale = shared.sum(1).clamp_min(1).rsqrt()
-    return scale[:, None] * shared * scale
 
 
 def pair_loss(codes: Tensor, others: Tensor, similar: Tensor, form: str) -> Tensor:

@@ -1,24 +1,23 @@
-"""JDSH: Liu, Qian, Guan, Zhan and Ying, "Joint-modal Distribution-based Similarity Hashing for Large-scale
-Unsupervised Deep Cross-modal Retrieval", SIGIR 2020, DOI 10.1145/3397271.3401086.
+"""JDSH: Liu, Qian, Guan, Zhan and Ying, "Joint-modal Distribution-based Similarity Hashing for Large-scale Unsupervised
+Deep Cross-modal Retrieval", SIGIR 2020, DOI 10.1145/3397271.3401086.
 
 For a batch of m pairs with fixed image features F_I and bags of words F_T, the joint-modal similarity is
 
     S = α S_I + β S_T + λ (Q + Qᵀ) / 2,    S_I = 2 cos(F_I, F_I) − 1,    S_T = 2 cos(F_T, F_T) − 1,
 
-where Q_ij is the cosine of row i of S_I and row j of S_T. Distribution-based similarity decision and weighting
-(DSDW) then changes the entries of S, diagonal included, that are far from the mode M of their distribution:
+where Q_ij is the cosine of row i of S_I and row j of S_T. Distribution-based similarity decision and weighting (DSDW)
+then changes the entries of S, diagonal included, that are far from the mode M of their distribution:
 
     S < M − k_l σ_l:  S ← S (1 + L₁ e^(min − S)),        S > M + k_r σ_r:  S ← S (1 + L₂ e^(S − max)),
 
-with σ_l the scale of a Gaussian left of M, σ_r that of a Laplace distribution right of it, min and max the
-extremes. With h the outputs of a net and B = tanh(a h), a = √(epoch + 1) for epochs counted from 0, a step minimises
+with σ_l the scale of a Gaussian left of M, σ_r that of a Laplace distribution right of it, min and max the extremes.
+With h the outputs of a net and B = tanh(a h), a = √(epoch + 1) for epochs counted from 0, a step minimises
 
     J = 2 |cos(B_I, B_T) − μS|² − mean_i cos(B_I,i, B_T,i) + γ (|cos(B_I, B_I) − μS|² + |cos(B_T, B_T) − μS|²),
 
-|·|² a mean over m × m, μS a constant. An epoch is one pass; each step trains both nets. A code is sign(h).
-`α, β, λ, μ, γ` are `alpha, beta, lamb, mu, intra`; `k_l, k_r, L₁, L₂` are `k_left, k_right, l1, l2`. No label is used.
-
-On clip art v2 (32 bits, 30 epochs, validation MAP; chance .156) the paper's point scores .333, the default .355.
+|·|² a mean over m × m, μS a constant. An epoch is one pass; each step trains both nets. A code is sign(h). No label
+is used. `α, β, λ, μ, γ` are `alpha, beta, lamb, mu, intra`; `k_l, k_r, L₁, L₂` are `k_left, k_right, l1, l2`. On clip
+art v2 (32 bits, 30 epochs, validation MAP; chance .156) the paper's point scores .333, the default .355.
 
 Differences from the paper and from the authors' code (KaiserLew/JDSH @caa8224):
 
@@ -41,28 +40,27 @@ Differences from the paper and from the authors' code (KaiserLew/JDSH @caa8224):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from cmh.config import param
-from cmh.interfaces import State
+from cmh.interfaces import Batch, Batches, Setup, State
 from cmh.losses import cosines, reconstruction
-from cmh.nets.optimizers import optimizer
-from cmh.nets.towers import encode, mlp
+from cmh.nets.distribution import distribution
+from cmh.nets.pair import Pair
+from cmh.nets.towers import mlp
 from cmh.seeding import derive
-from cmh.training import Batch, Setup, train
+from cmh.training import train
 
 TITLE = "Joint-modal Distribution-based Similarity Hashing"
 YEAR = 2020
 KIND = "unsupervised"
 LABELS = False
 SOURCE = "DOI 10.1145/3397271.3401086"
-BINS = 400  # of the histogram whose fullest bin is the mode of S
 
 
 @dataclass(frozen=True)
@@ -95,104 +93,45 @@ class Method:
         self.config, self.setup = config, setup
         image = mlp(setup.image_dim, config.hidden_image, setup.bits)
         text = mlp(setup.text_dim, config.hidden_text, setup.bits)
-        self.nets = {"image": setup.image_net(image).to(setup.device), "text": text.to(setup.device)}
-        self.optimizers = {
-            name: optimizer(config.optimizer, net, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-            for (name, net), lr in zip(self.nets.items(), (config.lr_image, config.lr_text), strict=True)
-        }
+        self.pair = Pair(setup, config, image, text)
+        self.encode_image, self.encode_text = self.pair.encode_image, self.pair.encode_text
         self.shape = distribution(self._blocks, config.alpha + config.beta + config.lamb)
-        self.n_epochs = torch.zeros((), dtype=torch.int64)  # done so far
 
     def _blocks(self) -> Iterator[Tensor]:
         """S for all training items, in batches of an order of its own."""
         draw = torch.Generator().manual_seed(derive(self.setup.seed, "distribution"))
         order = torch.randperm(self.setup.n_train, generator=draw)
         for rows in torch.split(order, max(self.config.batch_size, 2)):
-            items = (it[rows].to(self.setup.device, torch.float32) for it in (self.setup.image, self.setup.text))
-            yield self._joint(*items)
+            image, text = (of[rows].to(self.setup.device, torch.float32) for of in (self.setup.image, self.setup.text))
+            yield joint_similarity(image, text, self.config)
 
-    def _joint(self, image: Tensor, text: Tensor) -> Tensor:
-        return joint_similarity(image, text, alpha=self.config.alpha, beta=self.config.beta, lamb=self.config.lamb)
-
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass that trains both nets. Returns the means of J and its terms over the steps."""
-        config = self.config
-        alpha = float(self.n_epochs + 1) ** 0.5
-        for net in self.nets.values():
-            net.train()
-        sums: dict[str, Tensor] = {}
-        n_steps = 0
-        for batch in batches():
-            B_image = torch.tanh(alpha * self.nets["image"](batch.image))
-            B_text = torch.tanh(alpha * self.nets["text"](batch.text))
-            S = self._joint(batch.features, batch.text)
-            S = config.mu * reweighted(
-                S, self.shape, l1=config.l1, l2=config.l2, k_left=config.k_left, k_right=config.k_right
-            )
-            loss, parts = step_loss(B_image, B_text, S, intra=config.intra)
-            for stepper in self.optimizers.values():
-                stepper.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-            for stepper in self.optimizers.values():
-                stepper.step()
-            n_steps += 1
-            for term, value in {"loss": loss.detach(), **parts}.items():
-                sums[term] = sums[term] + value if term in sums else value
-        self.n_epochs += 1
-        return {term: float(value / n_steps) for term, value in sums.items()}
+        return self.pair.one_pass(batches, self._loss)
 
-    def encode_image(self, features: Tensor) -> Tensor:
-        """Real-valued outputs h `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["image"], features)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """Real-valued outputs h `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["text"], features)
+    def _loss(self, batch: Batch, image: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        a = (self.pair.n_epochs + 1) ** 0.5
+        S = reweighted(joint_similarity(batch.features, batch.text, self.config), self.shape, self.config)
+        return step_loss(torch.tanh(a * image), torch.tanh(a * text), self.config.mu * S, intra=self.config.intra)
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        return {"nets": self.nets, "optimizers": self.optimizers, "shape": self.shape, "n_epochs": self.n_epochs}
+        return {**self.pair.state(), "shape": self.shape}
 
 
-def joint_similarity(image: Tensor, text: Tensor, *, alpha: float, beta: float, lamb: float) -> Tensor:
+def joint_similarity(image: Tensor, text: Tensor, config: Config) -> Tensor:
     """S of a batch before DSDW, `(m, m)`, from fixed image features `(m, d_i)` and bags of words `(m, d_t)`."""
     S_image, S_text = 2 * cosines(image, image) - 1, 2 * cosines(text, text) - 1
     Q = cosines(S_image, S_text)
-    return alpha * S_image + beta * S_text + lamb * (Q + Q.T) / 2
+    return config.alpha * S_image + config.beta * S_text + config.lamb * (Q + Q.T) / 2
 
 
-def distribution(blocks: Callable[[], Iterator[Tensor]], bound: float) -> dict[str, Tensor]:
-    """Mode, scales to its left and right, lowest and highest of the off-diagonal entries of all blocks.
-
-    The mode is the centre of the fullest of BINS bins on [−bound, bound]. A Gaussian is fitted to the entries
-    left of it and a Laplace distribution to those right of it, both centred at the mode.
-    """
-
-    def entries() -> Iterator[Tensor]:
-        for S in blocks():
-            yield S[~torch.eye(len(S), dtype=torch.bool, device=S.device)].double().clamp(-bound, bound)
-
-    pools = [(torch.histc(it, BINS, -bound, bound), it.min(), it.max()) for it in entries() if len(it)]
-    counts, lows, highs = (torch.stack(values) for values in zip(*pools, strict=True))
-    mode = (2 * counts.sum(0).argmax() + 1) * bound / BINS - bound
-    sums = torch.zeros(4, dtype=torch.float64, device=mode.device)
-    for it in entries():
-        below, above = (mode - it).relu(), (it - mode).relu()
-        sums += torch.stack([(below > 0).sum(), below.square().sum(), (above > 0).sum(), above.sum()])
-    left, right = sums[1] / sums[0].clamp_min(1), sums[3] / sums[2].clamp_min(1)
-    values = {"mode": mode, "scale_left": left.sqrt(), "scale_right": right, "low": lows.min(), "high": highs.max()}
-    return {name: value.float() for name, value in values.items()}
-
-
-def reweighted(
-    similarity: Tensor, shape: Mapping[str, Any], *, l1: float, l2: float, k_left: float, k_right: float
-) -> Tensor:
+def reweighted(similarity: Tensor, shape: Mapping[str, Tensor], config: Config) -> Tensor:
     """DSDW: entries of S far from the mode grow, the more the farther they are."""
-    left = shape["mode"] - k_left * shape["scale_left"]
-    right = shape["mode"] + k_right * shape["scale_right"]
-    factor = torch.zeros_like(similarity)
-    factor = torch.where(similarity < left, l1 * torch.exp(shape["low"] - similarity), factor)
-    factor = torch.where(similarity > right, l2 * torch.exp(similarity - shape["high"]), factor)
+    left = shape["mode"] - config.k_left * shape["scale_left"]
+    right = shape["mode"] + config.k_right * shape["scale_right"]
+    factor = torch.where(similarity < left, config.l1 * torch.exp(shape["low"] - similarity), 0)
+    factor = torch.where(similarity > right, config.l2 * torch.exp(similarity - shape["high"]), factor)
     return similarity * (1 + factor)
 
 
@@ -202,9 +141,8 @@ def step_loss(B_image: Tensor, B_text: Tensor, S: Tensor, *, intra: float) -> tu
     image = reconstruction(B_image, B_image, S)
     text = reconstruction(B_text, B_text, S)
     pairs = (normalize(B_image) * normalize(B_text)).sum(1).mean()
-    parts = {"image_text": between.detach(), "pairs": pairs.detach()}
-    parts.update(image_image=image.detach(), text_text=text.detach())
-    return 2 * between - pairs + intra * (image + text), parts
+    terms = {"image_text": between, "pairs": pairs, "image_image": image, "text_text": text}
+    return 2 * between - pairs + intra * (image + text), {name: term.detach() for name, term in terms.items()}
 
 
 def trainable(config: dict[str, object]) -> None:

@@ -1,8 +1,8 @@
-"""PRDH: Yang, Deng, Liu W., Liu X., Tao and Gao, "Pairwise Relationship Guided Deep Hashing for Cross-Modal
-Retrieval", AAAI 2017, OJS article 10719 (https://doi.org/10.1609/aaai.v31i1.10719).
+"""PRDH: Yang, Deng, Liu W., Liu X., Tao and Gao, "Pairwise Relationship Guided Deep Hashing for Cross-Modal Retrieval",
+AAAI 2017, OJS article 10719 (https://doi.org/10.1609/aaai.v31i1.10719).
 
-With U^x, U^y ∈ R^{N×K} the outputs of the image and the text net for the N training items, S_ij = 1 where two
-items share a label (else 0), l(θ, S) = log(1 + e^θ) − S·θ and B ∈ {−1, +1}^{N×K}, PRDH minimises
+With U^x, U^y ∈ R^{N×K} the outputs of the image and the text net for the N training items, S_ij = 1 where two items
+share a label (else 0), l(θ, S) = log(1 + e^θ) − S·θ and B ∈ {−1, +1}^{N×K}, PRDH minimises
 
     J = J1 + J2 + J3 + λ J4 + γ R
     J1 = Σ_ij l(½ U^x_i·U^y_j, S_ij)                                             across modalities (`inter`)
@@ -10,50 +10,47 @@ items share a label (else 0), l(θ, S) = log(1 + e^θ) − S·θ and B ∈ {−1
     J4 = Σ_{u=x,y} ½ (|C^u|² − |diag C^u|²),   C = covariance of the bits over a mini-batch of real-valued outputs
     R  = |B − U^x|² + |B − U^y|² + |U^xᵀ1|² + |U^yᵀ1|²
 
-An epoch is as DCMH's: a pass over the items that trains the image net (J1, J2 and its shares of J4 and R), a pass
-that trains the text net, and the closed form B = sign(γ(U^x + U^y)). A step pairs its b items with all N stored
-outputs of both modalities, which are constants (also the item's own). `λ` is `decorrelation`, `γ` is `gamma`.
-
-No authors' code is known. The formulas are taken from a reading note (WendellGul/wendellgul.github.io @6eb7bbb).
+An epoch is as DCMH's: a pass over the items that trains the image net (J1, J2 and its shares of J4 and R), a pass that
+trains the text net, and B = sign(γ(U^x + U^y)). A step pairs its b items with all N stored outputs of both modalities,
+which are constants (also the item's own). `λ` is `decorrelation`, `γ` is `gamma`. No authors' code is known. The
+formulas are taken from a reading note (WendellGul/wendellgul.github.io @6eb7bbb).
 
 Differences from the paper:
 
 1. A step divides J1 to J3 and R by N·b, as DCMH does, and leaves J4 as it is written, with C divided by b. How the
    paper scales J4 against the sums is unverified.
 2. λ = γ = 1, b = 128, SGD from 10^−1.5 and 500 epochs in the paper's point are those of a public port
-   (WangGodder/deep-cross-modal-hashing @9784397), which took them from DCMH: unverified. That the outputs are
-   linear is unverified too.
+   (WangGodder/deep-cross-modal-hashing @9784397), which took them from DCMH: unverified, as are linear outputs.
 3. The learning rate falls linearly to 10^−6 (DCMH's schedule, unverified). The port multiplies it by the difference
    between two rates, 6e-5, each epoch.
 4. The port's other faults are not copied: a covariance of means, which is 0, and no J4 in its image step; a
    quantisation term of stored outputs, which has no gradient.
-5. The paper fine-tunes CNN-F under the hash layer. On frozen features the hash layer is all that is left of its
-   image net (`hidden_image: 0`, the paper's point here); our default adds one hidden layer.
-6. The text net has three fully connected layers as in the paper; the sizes of its two hidden ones are unverified,
-   so ours stand in the paper's point, too. Weights start at N(0, 0.01²) as DCMH's do (unverified).
+5. The paper fine-tunes CNN-F. On frozen features the hash layer is all that is left of its image net
+   (`hidden_image: 0`, the paper's point here); our default adds one hidden layer.
+6. The text net has three fully connected layers as in the paper; the sizes of its two hidden ones are unverified, so
+   ours stand in the paper's point, too. Weights start at N(0, 0.01²) as DCMH's do (unverified).
 7. A pass visits every item once; column sums are kept as running sums; sign(0) = +1.
 8. The default values are ours. With γ = 1 the nets hardly move in 30 epochs: R has one weight for quantisation and
-   balance, and the balance grows with N² while its pull is divided by N·b. A large λ keeps the outputs small, and
-   small steps by the thousand matter more than in DCMH: J2 and J3 cannot call the average pair dissimilar (U Uᵀ is
-   positive semidefinite), which takes long outputs where few pairs are similar, as in the clip art (16 %).
-   On the clip art v2 (32 bits, 30 epochs, validation MAP, chance .156) they give .608, the paper's point .189.
+   balance, and the balance grows with N² while its pull is divided by N·b. A large λ keeps the outputs small, and small
+   steps by the thousand matter more than in DCMH: J2 and J3 cannot call the average pair dissimilar (U Uᵀ is positive
+   semidefinite), which takes long outputs where few pairs are similar, as in the clip art (16 %). On the clip art v2
+   (32 bits, 30 epochs, validation MAP, chance .156) they give .608, the paper's point .189.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cmh.config import param
-from cmh.interfaces import State
-from cmh.losses import mean_nll, sign, similar
-from cmh.nets.optimizers import optimizer, schedule
-from cmh.nets.towers import encode, mlp
-from cmh.seeding import derive
-from cmh.training import Batch, Setup, train
+from cmh.interfaces import Batch, Batches, Setup, State
+from cmh.losses import Means, mean_nll, similar
+from cmh.nets.buffers import Buffers
+from cmh.nets.pair import Pair
+from cmh.nets.towers import mlp
+from cmh.training import train
 
 TITLE = "Pairwise Relationship Guided Deep Hashing for Cross-Modal Retrieval"
 YEAR = 2017
@@ -90,92 +87,47 @@ class Method:
     """PRDH as the trainer drives it. Buffers U^x, U^y and B are `(N, bits)`."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        assert setup.labels is not None  # LABELS is True
-        self.config, self.setup, self.labels = config, setup, setup.labels
-        hidden = (config.hidden_text, config.hidden_text_2)
+        self.config, self.labels = config, setup.known_labels
         image = mlp(setup.image_dim, config.hidden_image, setup.bits, weight_std=config.weight_std)
-        text = mlp(setup.text_dim, hidden, setup.bits, weight_std=config.weight_std)
-        self.nets = {"image": setup.image_net(image).to(setup.device), "text": text.to(setup.device)}
-        self.optimizers = {
-            name: optimizer(config.optimizer, net, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-            for (name, net), lr in zip(self.nets.items(), (config.lr_image, config.lr_text), strict=True)
-        }
-        self.schedules = {
-            name: schedule(it, config.schedule, setup.epochs, end=config.lr_end) for name, it in self.optimizers.items()
-        }
-        draw = torch.Generator().manual_seed(derive(setup.seed, "buffers"))
-        shape = (setup.n_train, setup.bits)
-        self.buffers = {  # the newest output for every training item: U^x and U^y
-            "image": torch.randn(shape, generator=draw).to(setup.device),
-            "text": torch.randn(shape, generator=draw).to(setup.device),
-        }
-        self.B = sign(self.buffers["image"] + self.buffers["text"])
+        text = mlp(setup.text_dim, (config.hidden_text, config.hidden_text_2), setup.bits, weight_std=config.weight_std)
+        self.pair, self.buffers = Pair(setup, config, image, text), Buffers(setup)
+        self.encode_image, self.encode_text = self.pair.encode_image, self.pair.encode_text
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """Image pass, text pass, B. Returns J as the steps saw it, and its terms."""
-        terms = {
-            f"{name}_{term}": value
-            for name, other in (("image", "text"), ("text", "image"))
-            for term, value in self._pass(name, other, batches()).items()
-        }
-        self.B = sign(self.buffers["image"] + self.buffers["text"])
-        for it in self.schedules.values():
-            it.step()
-        return {name: float(value) for name, value in terms.items()}
+        terms = self.buffers.alternate(self._pass, batches)
+        self.pair.end_epoch()
+        return terms
 
-    def _pass(self, name: str, other: str, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        net, stepper, own, others = self.nets[name], self.optimizers[name], self.buffers[name], self.buffers[other]
-        net.train()
-        column_sum = own.sum(0)
-        sums: dict[str, Tensor] = {}
-        n_steps = 0
-        for batch in batches:
-            index, features = batch.index, batch.image if name == "image" else batch.text
-            codes = net(features)
-            rest = column_sum - own[index].sum(0)
-            own[index] = codes.detach()
-            parts = step_terms(codes, own, others, self.B[index], similar(self.labels[index], self.labels), rest)
-            loss = total(parts, decorrelation=self.config.decorrelation, gamma=self.config.gamma)
-            stepper.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-            stepper.step()
-            column_sum = rest + own[index].sum(0)
-            n_steps += 1
-            for term, value in {"loss": loss, **parts}.items():
-                sums[term] = sums[term] + value.detach() if term in sums else value.detach()
-        return {term: value / n_steps for term, value in sums.items()}
-
-    def encode_image(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["image"], features)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["text"], features)
+    def _pass(self, name: str, other: str, batches: Iterator[Batch]) -> dict[str, float]:
+        own, others, labels, means = self.buffers.outputs[name], self.buffers.outputs[other], self.labels, Means()
+        for index, codes, rest in self.buffers.store(name, self.pair.outputs_of(name, batches)):
+            terms = step_terms(codes, own, others, self.buffers.B[index], similar(labels[index], labels), rest)
+            loss = total(terms, decorrelation=self.config.decorrelation, gamma=self.config.gamma)
+            self.pair.step(loss, name)
+            means.add({"loss": loss, **terms})
+        return means.values()
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        own = {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
-        return {**own, "buffers": self.buffers, "B": self.B}
+        return {**self.pair.state(), "buffers": self.buffers.state()}
 
 
-def step_terms(
-    codes: Tensor, own: Tensor, others: Tensor, B: Tensor, similar: Tensor, rest: Tensor
-) -> dict[str, Tensor]:
+def step_terms(codes: Tensor, own: Tensor, others: Tensor, B: Tensor, S: Tensor, rest: Tensor) -> dict[str, Tensor]:
     """One batch's share of J1 + J2 (or J3), J4 and the two halves of R, without weights.
 
     Parameters
     ----------
     codes: outputs of the net being trained `(b, K)`, with gradient. own, others: the buffers of its modality (the
-    batch's rows are `codes` already) and of the other `(N, K)`. B: `(b, K)`. similar: S for the batch against all
-    items `(b, N)`. rest: column sum `(K,)` of the own buffer without the batch's rows.
+    batch's rows are `codes` already) and of the other `(N, K)`. B: `(b, K)`. S: of the batch against all items
+    `(b, N)`. rest: column sum `(K,)` of the own buffer without the batch's rows.
     """
     return {
-        "inter": mean_nll(codes, others, similar, 0.5),
-        "intra": mean_nll(codes, own, similar, 0.5),
+        "inter": mean_nll(codes, others, S, 0.5),
+        "intra": mean_nll(codes, own, S, 0.5),
         "decorrelation": covariance_penalty(codes),
-        "quantisation": (B - codes).square().sum() / similar.numel(),
-        "balance": (rest + codes.sum(0)).square().sum() / similar.numel(),
+        "quantisation": (B - codes).square().sum() / S.numel(),
+        "balance": (rest + codes.sum(0)).square().sum() / S.numel(),
     }
 
 

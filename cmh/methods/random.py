@@ -16,15 +16,14 @@ Differences from the source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cmh.interfaces import State
+from cmh.interfaces import Batches, Setup, State
 from cmh.seeding import derive
-from cmh.training import Batch, Setup, train
+from cmh.training import train
 
 TITLE = "Random hyperplanes, independent for the modalities"
 YEAR = 2002
@@ -48,7 +47,7 @@ class Method:
             draw = torch.Generator().manual_seed(derive(setup.seed, "hyperplanes", name))
             self.hyperplanes[name] = torch.randn(dim, setup.bits, generator=draw).to(setup.device)
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """Do nothing; there is no loss to return."""
         return {}
 

@@ -17,16 +17,17 @@ Differences from the sources:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cmh.config import param
-from cmh.interfaces import State
+from cmh.interfaces import Batch, Batches, Setup, State
+from cmh.nets.linear import LinearMaps, ridged
 from cmh.seeding import derive
-from cmh.training import Batch, Setup, train
+from cmh.training import train
 
 TITLE = "Ridge regression to the labels, random rotation, sign"
 YEAR = 1970
@@ -48,43 +49,36 @@ class Method:
     """The control as the trainer drives it: one closed-form epoch."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        assert setup.labels is not None  # LABELS is True
         self.lambdas = {"image": config.lambda_image, "text": config.lambda_text}
-        self.labels = setup.labels
+        self.labels, n_labels = setup.known_labels, setup.known_labels.shape[1]
         draw = torch.Generator().manual_seed(derive(setup.seed, "rotation"))
-        self.rotation = _orthonormal(setup.labels.shape[1], setup.bits, draw).to(setup.labels)
-        n_labels = setup.labels.shape[1]
-        self.weights = {
-            name: torch.zeros(dim, n_labels, device=setup.device)
-            for name, dim in (("image", setup.image_dim), ("text", setup.text_dim))
-        }
-        self.means = {name: torch.zeros(len(weight), device=setup.device) for name, weight in self.weights.items()}
+        self.rotation = _orthonormal(n_labels, setup.bits, draw).to(self.labels)
+        self.maps = LinearMaps(setup, n_labels)
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """Solve both regressions. Returns the mean squared residual of each."""
         terms = {}
         targets = self.labels - self.labels.mean(0)
-        for name, regularisation in self.lambdas.items():
+        for name, share in self.lambdas.items():
             gram, cross, total = self._moments(name, batches(), targets)
             n = len(targets)
             mean = total / n
             covariance = gram / n - torch.outer(mean, mean)
-            ridge = regularisation * covariance.diagonal().mean().clamp_min(1e-12)
             # Targets are centred, so centring the features changes nothing in XᵀY.
-            solved = torch.linalg.solve(covariance + ridge * torch.eye(len(mean)).to(covariance), cross / n)
-            self.weights[name], self.means[name] = solved.to(self.labels), mean.to(self.labels)
+            solved = torch.linalg.solve(ridged(covariance, share), cross / n)
+            self.maps.solve(name, mean, solved)
             explained = 2 * (solved * cross / n).sum() - (solved * (covariance @ solved)).sum()
             terms[f"{name}_residual"] = float(targets.square().sum(1).mean() - explained)
         return terms
 
     def _moments(self, name: str, batches: Iterator[Batch], targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """XᵀX, XᵀY and the column sum of X in float64, batch by batch: memory does not grow with N."""
-        dim = len(self.means[name])
+        dim = len(self.maps.means[name])
         gram = torch.zeros(dim, dim, dtype=torch.float64, device=targets.device)
         cross = torch.zeros(dim, targets.shape[1], dtype=torch.float64, device=targets.device)
         total = torch.zeros(dim, dtype=torch.float64, device=targets.device)
         for batch in batches:
-            x = (batch.image if name == "image" else batch.text).double()
+            x = getattr(batch, name).double()
             gram += x.T @ x
             cross += x.T @ targets[batch.index].double()
             total += x.sum(0)
@@ -92,15 +86,15 @@ class Method:
 
     def encode_image(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return (features - self.means["image"]) @ self.weights["image"] @ self.rotation
+        return self.maps.encode("image", features) @ self.rotation
 
     def encode_text(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return (features - self.means["text"]) @ self.weights["text"] @ self.rotation
+        return self.maps.encode("text", features) @ self.rotation
 
     def state(self) -> State:
         """Everything that encoding depends on."""
-        return {"weights": self.weights, "means": self.means, "rotation": self.rotation}
+        return {**self.maps.state(), "rotation": self.rotation}
 
 
 def _orthonormal(n_rows: int, n_columns: int, draw: torch.Generator) -> Tensor:

@@ -48,20 +48,20 @@ Differences from the paper and from the authors' code (SWU-CS-MediaLab/SCAHN @6f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from cmh.config import param
-from cmh.interfaces import State
-from cmh.losses import mean_nll, pairwise_nll, sign, similar
-from cmh.nets.optimizers import descend, optimizer, schedule
-from cmh.nets.towers import encode
-from cmh.seeding import derive
-from cmh.training import Batch, Setup, train
+from cmh.interfaces import Batch, Batches, Setup, State
+from cmh.losses import Means, mean_nll, pairwise_nll, similar, weighted
+from cmh.nets.buffers import Buffers
+from cmh.nets.optimizers import Falling, optimizer, schedule_param
+from cmh.nets.staged import Fusion, mlp_stages, multiscale_stages
+from cmh.nets.team import MODALITIES, Team
+from cmh.training import train
 
 TITLE = "Self-Constraining and Attention-based Hashing Network for Bit-Scalable Cross-Modal Retrieval"
 YEAR = 2020
@@ -88,11 +88,8 @@ class Config:
         high=100,
         paper=10**-1.1,
     )
-    schedule: str = param(
-        "linear",
-        "how learning rates fall: straight to lr_end over the run, or by lr_decay an epoch (exponential)",
-        choices=["linear", "exponential"],
-        paper="exponential",
+    schedule: str = schedule_param(
+        "exponential", "fall: straight to lr_end over the run, or by lr_decay an epoch (exponential)"
     )
     lr_end: float = param(0.01, "last learning rate as a share of the first (linear)", above=0, high=1)
     lr_decay: float = param(10 ** (-4.5 / 500), "factor on the learning rate each epoch (exponential)", above=0, high=1)
@@ -109,174 +106,47 @@ class Config:
     hidden_text: int = param(512, "units of each of the text net's stages (mlp)", low=1, high=65536)
 
 
-class Staged(nn.Module):
-    """Stages one after another, and a head on each."""
-
-    def __init__(self, stages: Sequence[nn.Module], heads: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.stages, self.heads = nn.ModuleList(stages), nn.ModuleList(heads)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """h^1 … h^4 as `(4, b, bits)`."""
-        codes = []
-        for stage, head in zip(self.stages, self.heads, strict=True):
-            x = stage(x)
-            codes.append(torch.tanh(head(x)))
-        return torch.stack(codes)
-
-
-class Fusion(nn.Module):
-    """z = Σ_l W_l ∘ h^l with a learned W `(4, bits)`: `(4, b, bits)` to `(b, bits)`."""
-
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(4, bits).normal_(0.25, 1 / bits))
-
-    def forward(self, layers: Tensor) -> Tensor:
-        """What the stages' codes come to."""
-        return fuse(layers, self.weight)
-
-
-def fuse(layers: Tensor, weight: Tensor) -> Tensor:
-    """z = Σ_l W_l ∘ h^l: `(4, b, K)` and W `(4, K)` give `(b, K)`."""
-    return (layers * weight[:, None]).sum(0)
-
-
-def mlp_stages(n_in: int, hidden: int, bits: int) -> Staged:
-    """Four fully connected stages, each with batch norm and a linear hash layer as its head."""
-    sizes = [n_in, hidden, hidden, hidden, hidden]
-    stages = [nn.Sequential(nn.Linear(before, hidden), nn.ReLU()) for before in sizes[:-1]]
-    heads = [nn.Sequential(nn.BatchNorm1d(hidden), nn.Linear(hidden, bits)) for _ in stages]
-    return Staged(stages, heads)
-
-
-class MultiScale(nn.Module):
-    """A text vector beside five pooled copies of itself: `(b, d)` to `(b, 1, d, 6)`."""
-
-    def __init__(self, n_in: int) -> None:
-        super().__init__()
-        self.windows = [min(window, n_in) for window in (50, 30, 15, 10, 5)]
-        self.convolutions = nn.ModuleList(nn.Conv2d(1, 1, 1) for _ in self.windows)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The vector and its copies."""
-        x = x[:, None, :, None]  # (b, 1, d, 1)
-        copies = [x]
-        for window, convolution in zip(self.windows, self.convolutions, strict=True):
-            pooled = torch.relu(convolution(functional.avg_pool2d(x, (window, 1))))
-            copies.append(functional.interpolate(pooled, size=x.shape[2:]))
-        return torch.cat(copies, 3)
-
-
-class Residual(nn.Module):
-    """Two convolutions with batch norm beside a projection with batch norm; `kernel` shrinks the map."""
-
-    def __init__(self, n_in: int, n_out: int, kernel: tuple[int, int]) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(n_in, n_out, (1, 3), padding=(0, 1), bias=False),
-            nn.BatchNorm2d(n_out),
-            nn.ReLU(),
-            nn.Conv2d(n_out, n_out, kernel, bias=False),
-            nn.BatchNorm2d(n_out),
-        )
-        self.skip = nn.Sequential(nn.Conv2d(n_in, n_out, kernel, bias=False), nn.BatchNorm2d(n_out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The next map."""
-        return torch.relu(self.body(x) + self.skip(x))
-
-
-def multiscale_stages(n_in: int, bits: int) -> Staged:
-    """The published text net: maps of width 6, 4, 2 and 1."""
-    stages = [
-        nn.Sequential(MultiScale(n_in), Residual(1, 64, (n_in, 1))),
-        Residual(64, 128, (1, 3)),
-        Residual(128, 256, (1, 3)),
-        Residual(256, 512, (1, 2)),
-    ]
-    heads = [
-        nn.Sequential(
-            nn.Conv2d(channels, 256, (1, width)),
-            nn.ReLU(),
-            nn.LocalResponseNorm(2, alpha=1e-4, beta=0.75, k=1.0),
-            nn.Conv2d(256, bits, 1),
-            nn.Flatten(),
-        )
-        for channels, width in ((64, 6), (128, 4), (256, 2), (512, 1))
-    ]
-    net = Staged(stages, heads)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    return net
-
-
 class Method:
-    """SCAHN as the trainer drives it. Buffers F, G and B are `(N, bits)`."""
+    """SCAHN as the trainer drives it."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        assert setup.labels is not None  # LABELS is True
-        self.config, self.setup, self.labels = config, setup, setup.labels
+        self.config, self.labels = config, setup.known_labels
         image = setup.image_net(mlp_stages(setup.image_dim, config.hidden_image, setup.bits))
         text = (
             mlp_stages(setup.text_dim, config.hidden_text, setup.bits)
             if config.text_net == "mlp"
             else multiscale_stages(setup.text_dim, setup.bits)
         )
-        self.nets = {"image": image.to(setup.device), "text": text.to(setup.device)}
-        self.fusions = {name: Fusion(setup.bits).to(setup.device) for name in self.nets}
-        self.optimizers = {
-            name: optimizer(config.optimizer, net, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-            for (name, net), lr in zip(self.nets.items(), (config.lr_image, config.lr_text), strict=True)
-        } | {
-            f"{name}_fusion": optimizer("sgd", fusion, lr=config.lr_fusion, weight_decay=config.weight_decay)
-            for name, fusion in self.fusions.items()
-        }
-        self.schedules = {
-            name: schedule(it, config.schedule, setup.epochs, end=config.lr_end, decay=config.lr_decay)
-            for name, it in self.optimizers.items()
-        }
-        draw = torch.Generator().manual_seed(derive(setup.seed, "buffers"))
-        shape = (setup.n_train, setup.bits)
-        self.buffers = {  # the newest h^5 of every training item: F and G
-            "image": torch.randn(shape, generator=draw).to(setup.device),
-            "text": torch.randn(shape, generator=draw).to(setup.device),
-        }
-        self.B = sign(self.buffers["image"] + self.buffers["text"])
+        self.fusions = {name: Fusion(setup.bits) for name in MODALITIES}
+        fusions = {f"{name}_fusion": fusion for name, fusion in self.fusions.items()}
+        self.team = Team(setup, {"image": image, "text": text, **fusions})
+        rates = {"image": config.lr_image, "text": config.lr_text, **dict.fromkeys(fusions, config.lr_fusion)}
+        for name, net in self.team.nets.items():
+            kind, momentum = ("sgd", 0.0) if name in fusions else (config.optimizer, config.momentum)
+            stepper = optimizer(kind, net, lr=rates[name], momentum=momentum, weight_decay=config.weight_decay)
+            self.team.add(name, stepper, Falling.of(config))
+        self.buffers = Buffers(setup)  # of h^5
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """Image pass, text pass, B. Returns the mean loss of a step and its terms."""
-        terms = {
-            f"{name}_{term}": value
-            for name, other in (("image", "text"), ("text", "image"))
-            for term, value in self._pass(name, other, batches()).items()
-        }
-        self.B = sign(self.buffers["image"] + self.buffers["text"])
-        for it in self.schedules.values():
-            it.step()
-        return {name: float(value) for name, value in terms.items()}
+        terms = self.buffers.alternate(self._pass, batches)
+        self.team.end_epoch()
+        return terms
 
-    def _pass(self, name: str, other: str, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        net, fusion, own, others = self.nets[name], self.fusions[name], self.buffers[name], self.buffers[other]
-        steppers = self.optimizers[name], self.optimizers[f"{name}_fusion"]
-        net.train()
-        sums: dict[str, Tensor] = {}
-        n_steps = 0
+    def _pass(self, name: str, other: str, batches: Iterator[Batch]) -> dict[str, float]:
+        net, means = self.team.nets[name].train(), Means()
+        own, others = self.buffers.outputs[name], self.buffers.outputs[other]
         for group in in_pairs(batches):
             index = torch.cat([batch.index for batch in group])
-            layers = net(torch.cat([batch.image if name == "image" else batch.text for batch in group]))
-            codes = torch.cat([layers, torch.tanh(fusion(layers))[None]])  # (5, 2b, K)
+            layers = net(torch.cat([getattr(batch, name) for batch in group]))
+            codes = torch.cat([layers, torch.tanh(self.fusions[name](layers))[None]])  # (5, 2b, K)
             own[index] = codes[-1].detach()
-            parts = step_terms(codes, own, others, self.B[index], self.labels[index], self.labels, self.config.scale)
-            loss = total(parts, intra=self.config.intra, pair=self.config.pair, quantisation=self.config.quantisation)
-            descend(loss, *steppers)
-            n_steps += 1
-            for term, value in {"loss": loss, **parts}.items():
-                sums[term] = sums[term] + value.detach() if term in sums else value.detach()
-        return {term: value / n_steps for term, value in sums.items()}
+            B, labels = self.buffers.B[index], self.labels[index]
+            parts = step_terms(codes, own, others, B, labels, self.labels, self.config.scale)
+            loss, parts = total(parts, self.config)
+            self.team.step(loss, name, f"{name}_fusion")
+            means.add({"loss": loss, **parts})
+        return means.values()
 
     def bit_importance(self) -> Tensor:
         """Score of each bit `(K,)`: W summed over the stages and both modalities; the higher, the more important."""
@@ -284,20 +154,15 @@ class Method:
 
     def encode_image(self, features: Tensor) -> Tensor:
         """z `(n, bits)`; its signs are the codes."""
-        return self._encode("image", features)
+        return self.team.encode(features, "image", "image_fusion")
 
     def encode_text(self, features: Tensor) -> Tensor:
         """z `(n, bits)`; its signs are the codes."""
-        return self._encode("text", features)
-
-    def _encode(self, name: str, features: Tensor) -> Tensor:
-        z: Tensor = self.fusions[name](encode(self.nets[name], features))
-        return z
+        return self.team.encode(features, "text", "text_fusion")
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        own = {"nets": self.nets, "fusions": self.fusions, "optimizers": self.optimizers, "schedules": self.schedules}
-        return {**own, "buffers": self.buffers, "B": self.B}
+        return {**self.team.state(), "buffers": self.buffers.state()}
 
 
 def truncate(codes: Tensor, importance: Tensor, bits: int) -> Tensor:
@@ -345,10 +210,9 @@ def step_terms(
     }
 
 
-def total(parts: dict[str, Tensor], *, intra: float, pair: float, quantisation: float) -> Tensor:
-    """The terms of one step, weighted with λ, γ and β."""
-    likelihood = parts["inter"] + intra * parts["intra"] + pair * parts["pair"]
-    return likelihood + quantisation * parts["quantisation"]
+def total(parts: dict[str, Tensor], config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    """The terms of one step, weighted with λ, γ and β; and without weights or gradient."""
+    return weighted(parts, {"intra": config.intra, "pair": config.pair, "quantisation": config.quantisation})
 
 
 def trainable(config: dict[str, object]) -> None:

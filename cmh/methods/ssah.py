@@ -9,7 +9,7 @@ codes H = tanh(·) and predicted labels L̂. With l(θ, S) = log(1 + e^θ) − S
 B = sign(H^v + H^t + H^l): the label net teaches the others. A discriminator for images and one for texts tell F^* from
 F^l, and the image and text nets are also trained to deceive theirs, with weight δ. α, β, γ, δ, η are `alpha` … `eta`.
 
-An epoch is passes of the label net, the discriminators, the image net and the text net, in this order. H and F^l of all
+An epoch is passes of the label net, the image net, the text net and the discriminators, in this order. H and F^l of all
 items are buffers, constants in the loss, whose batch rows are written before the loss is built.
 
 Differences from the paper (its formulas are from a public reading note) and from the authors' code:
@@ -39,30 +39,30 @@ Differences from the paper (its formulas are from a public reading note) and fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.functional import softplus
 
 from cmh.config import param
-from cmh.interfaces import State
-from cmh.losses import pairwise_nll, sign, similar
-from cmh.nets.optimizers import descend, optimizer, schedule
+from cmh.interfaces import Batch, Batches, Setup, State
+from cmh.losses import Means, pairwise_nll, sign, similar, weighted
+from cmh.nets import encoders
+from cmh.nets.draws import normals
+from cmh.nets.encoders import Encoder, ResponseNorm, response_layers
+from cmh.nets.multiscale import SCALES, ScaleVector
+from cmh.nets.optimizers import Falling, optimizer, schedule_param
+from cmh.nets.team import MODALITIES, Team
 from cmh.nets.towers import mlp, start_at
-from cmh.seeding import derive
-from cmh.training import Batch, Setup, train
+from cmh.training import train
 
 TITLE = "Self-Supervised Adversarial Hashing Networks for Cross-Modal Retrieval"
 YEAR = 2018
 KIND = "supervised"
 LABELS = True
 SOURCE = "arXiv:1804.01223"
-SCALES = (50, 30, 15, 10, 5)  # words that one average of the text net covers
 ENCODERS = ("label", "image", "text")
-Outputs = tuple[Tensor, Tensor, Tensor]  # codes, features, predicted labels
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,8 @@ class Config:
     lr_image: float = param(3e-3, "learning rate of the image net at the start", above=0, high=10, paper=10**-4.5)
     lr_text: float = param(0.01, "learning rate of the text net at the start", above=0, high=10, paper=10**-3.5)
     lr_discriminator: float = param(1e-3, "learning rate of the discriminators at the start", above=0, high=10)
-    schedule: str = param(
-        "linear",
-        "how learning rates fall: straight to lr_end over the run, or by lr_decay an epoch (exponential)",
-        choices=["linear", "exponential"],
-        paper="exponential",
+    schedule: str = schedule_param(
+        "exponential", "fall: straight to lr_end over the run, or by lr_decay an epoch (exponential)"
     )
     lr_end: float = param(0.01, "last learning rate as a share of the first (linear)", above=0, high=1)
     lr_decay: float = param(10**-0.5, "factor on the learning rates each epoch (exponential)", above=0, high=1)
@@ -108,50 +105,49 @@ class Method:
     """SSAH as the trainer drives it. Buffers: codes `(N, bits)` of three nets, the label net's features `(N, d)`."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        assert setup.labels is not None  # LABELS is True
-        self.config, self.setup, self.labels = config, setup, setup.labels
+        self.config, self.labels = config, setup.known_labels
         n_labels, width = self.labels.shape[1], config.hidden_features
-        sizes = (width, setup.bits, n_labels)
-        text = nn.Sequential(MultiScale(), two_layers(setup.text_dim * (1 + len(SCALES)), config.hidden_text, width))
+        heads = (width, setup.bits, n_labels)
+        text = [ScaleVector(), response_layers(setup.text_dim * (1 + len(SCALES)), config.hidden_text, width)]
         nets: dict[str, nn.Module] = {
-            "label": Encoder(two_layers(n_labels, config.hidden_label, width), *sizes),
-            "image": Encoder(mlp(setup.image_dim, config.hidden_image, width), *sizes),
-            "text": Encoder(text, *sizes, normed=True),
+            "label": Encoder(nn.Sequential(response_layers(n_labels, config.hidden_label, width), nn.ReLU()), *heads),
+            "image": Encoder(nn.Sequential(mlp(setup.image_dim, config.hidden_image, width), nn.ReLU()), *heads),
+            "text": Encoder(nn.Sequential(*text, nn.ReLU()), *heads, norm=ResponseNorm()),
         }
         halves = (config.hidden_discriminator, config.hidden_discriminator // 2)
-        nets["discriminator"] = nn.ModuleDict({name: mlp(width, halves, 1) for name in ("image", "text")})
+        nets |= {f"{name}_judge": mlp(width, halves, 1) for name in MODALITIES}
         for net in nets.values():
             if config.weight_std:
                 start_at(net, config.weight_std)
         nets["image"] = setup.image_net(nets["image"])
-        self.nets: dict[str, Any] = {name: net.to(setup.device) for name, net in nets.items()}
-        self.optimizers = {
-            name: optimizer("adam", net, lr=getattr(config, f"lr_{name}")) for name, net in self.nets.items()
-        }
-        self.schedules = {
-            name: schedule(it, config.schedule, setup.epochs, end=config.lr_end, decay=config.lr_decay)
-            for name, it in self.optimizers.items()
-        }
-        draw = torch.Generator().manual_seed(derive(setup.seed, "buffers"))
-        self.codes = {
-            name: torch.randn(setup.n_train, setup.bits, generator=draw).to(setup.device) for name in ENCODERS
-        }
-        self.features = torch.randn(setup.n_train, width, generator=draw).to(setup.device)
+        self.team = Team(setup, nets)
+        for name in ENCODERS:
+            stepper = optimizer("adam", self.team.nets[name], lr=getattr(config, f"lr_{name}"))
+            self.team.add(name, stepper, Falling.of(config))
+        judges = (self.team.nets[f"{name}_judge"] for name in MODALITIES)
+        self.team.add("discriminator", optimizer("adam", *judges, lr=config.lr_discriminator), Falling.of(config))
+        *codes, self.features = normals(setup, "buffers", *3 * [(setup.n_train, setup.bits)], (setup.n_train, width))
+        self.codes = dict(zip(ENCODERS, codes, strict=True))
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """All passes. Returns the loss of each net's last pass and its terms, without their weights."""
-        terms: dict[str, Tensor] = {}
-        for name, it in self.schedules.items():
-            step = self._judge if name == "discriminator" else self._encode
+        terms: dict[str, float] = {}
+        for name in self.team.optimizers:
             for _ in range(getattr(self.config, f"passes_{name}")):
-                steps = [step(name, batch) for batch in batches()]
-            terms |= {f"{name}_{term}": torch.stack([one[term] for one in steps]).mean() for term in steps[0]}
-            it.step()
-        return {name: float(value) for name, value in terms.items()}
+                means = Means()
+                for batch in batches():
+                    loss, parts = self._judge(batch) if name == "discriminator" else self._encode(name, batch)
+                    self.team.step(loss, name)
+                    means.add({"loss": loss, **parts})
+            terms |= {f"{name}_{term}": value for term, value in means.values().items()}
+        self.team.end_epoch()
+        return terms
 
-    def _encode(self, name: str, batch: Batch) -> dict[str, Tensor]:
-        config, index, labels = self.config, batch.index, self.labels[batch.index]
-        codes, features, predicted = self.nets[name].train()(labels if name == "label" else getattr(batch, name))
+    def _encode(self, name: str, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Outputs of one net written into the buffers, and its loss with its terms."""
+        index, labels = batch.index, self.labels[batch.index]
+        x = labels if name == "label" else getattr(batch, name)
+        codes, features, predicted = encoders.outputs(self.team.nets[name], x, training=True)
         self.codes[name][index] = codes.detach()
         if name == "label":
             self.features[index] = features.detach()
@@ -162,92 +158,35 @@ class Method:
             predicted,
             self.codes["label"],
             self.features,
-            config.positive * similar(labels, self.labels),
-            sign(joint if config.target == "joint" else codes.detach()),
+            self.config.positive * similar(labels, self.labels),
+            sign(joint if self.config.target == "joint" else codes.detach()),
             labels,
-            alpha=config.alpha,
-            gamma=config.gamma,
-            eta=config.eta,
-            beta=config.beta,
-            squared=config.pairs == "squared",
+            self.config,
         )
-        if name != "label":
-            deceit = adversarial_loss(self.nets["discriminator"][name](features))
-            loss, terms = loss + config.delta * deceit, {**terms, "deceit": deceit.detach()}
-        descend(loss, self.optimizers[name])
-        return {"loss": loss.detach(), **terms}
+        if name == "label":
+            return loss, terms
+        deceit = adversarial_loss(self.team.nets[f"{name}_judge"](features))
+        return loss + self.config.delta * deceit, {**terms, "deceit": deceit.detach()}
 
-    def _judge(self, name: str, batch: Batch) -> dict[str, Tensor]:
-        judges = self.nets[name]
-        with torch.no_grad():
-            label = self.nets["label"].eval()(self.labels[batch.index])[1]
-            image, text = (self.nets[net].eval()(getattr(batch, net))[1] for net in ("image", "text"))
-        loss = discriminator_loss(
-            judges["image"](image), judges["text"](text), judges["image"](label), judges["text"](label)
-        )
-        descend(loss, self.optimizers[name])
-        return {"loss": loss.detach()}
+    def _judge(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminators' loss; it has no terms."""
+        nets = self.team.nets
+        label = encoders.constant_features(nets["label"], self.labels[batch.index])
+        image, text = (encoders.constant_features(nets[name], getattr(batch, name)) for name in MODALITIES)
+        by_image, by_text = nets["image_judge"], nets["text_judge"]
+        return discriminator_loss(by_image(image), by_text(text), by_image(label), by_text(label)), {}
 
     def encode_image(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        codes: Tensor = self.nets["image"].eval()(features)[0]
-        return codes
+        return encoders.codes(self.team.nets["image"], features)
 
     def encode_text(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        codes: Tensor = self.nets["text"].eval()(features)[0]
-        return codes
+        return encoders.codes(self.team.nets["text"], features)
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        own = {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
-        return {**own, "codes": self.codes, "features": self.features}
-
-
-class Encoder(nn.Module):
-    """A body to semantic features after a ReLU, and heads on them (`normed`: on the features after a response norm)."""
-
-    def __init__(self, body: nn.Module, width: int, bits: int, n_labels: int, *, normed: bool = False) -> None:
-        super().__init__()
-        self.body, self.norm = body, ResponseNorm() if normed else nn.Identity()
-        self.hash, self.label = nn.Linear(width, bits), nn.Linear(width, n_labels)
-
-    def forward(self, x: Tensor) -> Outputs:
-        """Codes `(b, bits)` in (−1, 1), features `(b, width)`, label probabilities `(b, c)`."""
-        features = torch.relu(self.body(x))
-        normed = self.norm(features)
-        return torch.tanh(self.hash(normed)), features, torch.sigmoid(self.label(normed))
-
-
-class ResponseNorm(nn.Module):
-    """Local response normalisation over the features, as TensorFlow counts it: α = 1e-4 for each of 5 neighbours."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(b, d)` to the same."""
-        return functional.local_response_norm(x.unsqueeze(-1), 5, alpha=5e-4, beta=0.75, k=2.0).squeeze(-1)
-
-
-def two_layers(n_in: int, hidden: int, n_out: int) -> nn.Sequential:
-    """Linear, ReLU, response norm, linear."""
-    return nn.Sequential(nn.Linear(n_in, hidden), nn.ReLU(), ResponseNorm(), nn.Linear(hidden, n_out))
-
-
-class MultiScale(nn.Module):
-    """A text vector beside its averages over windows of words, weighed and stretched back: `(b, d)` to `(b, 6 d)`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(torch.ones(len(SCALES)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The vector and its five copies."""
-        width = x.shape[1]
-        rows = [x.unsqueeze(1)]
-        for scale, weight in zip(SCALES, self.weights, strict=True):
-            window = min(scale, width)
-            pooled = torch.relu(weight * functional.avg_pool1d(rows[0], window, window))
-            rows.append(functional.interpolate(pooled, width, mode="linear"))
-        return torch.cat(rows, 1).flatten(1)
+        return {**self.team.state(), "codes": self.codes, "features": self.features}
 
 
 def net_loss(
@@ -259,12 +198,7 @@ def net_loss(
     similar: Tensor,
     B: Tensor,
     labels: Tensor,
-    *,
-    alpha: float,
-    gamma: float,
-    eta: float,
-    beta: float,
-    squared: bool,
+    config: Config,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L^* of a batch, a sum, and its terms without their weights.
 
@@ -272,8 +206,9 @@ def net_loss(
     ----------
     codes, features, predicted: outputs `(b, K)`, `(b, d)`, `(b, c)` of the net being trained. label_codes,
     label_features: the label net's buffers of all items `(N, K)`, `(N, d)`. similar: S `(b, N)`. B: `(b, K)`.
-    labels: `(b, c)`. squared: ½ Σ of squares in every term, l included, as in the code.
+    labels: `(b, c)`. With `pairs: squared` ½ Σ of squares in every term, l included, as in the code.
     """
+    squared = config.pairs == "squared"
 
     def pairs(batch: Tensor, buffer: Tensor) -> Tensor:
         nll = pairwise_nll(0.5 * batch @ buffer.T, similar)
@@ -286,19 +221,17 @@ def net_loss(
         "quantisation": half * (B - codes).square().sum(),
         "labels": half * (predicted - labels).square().sum(),
     }
-    weights = (alpha, gamma, eta, beta)
-    total = torch.stack([weight * term for weight, term in zip(weights, terms.values(), strict=True)]).sum()
-    return total, {name: term.detach() for name, term in terms.items()}
+    return weighted(terms, dict(zip(terms, (config.alpha, config.gamma, config.eta, config.beta), strict=True)))
 
 
 def adversarial_loss(logits: Tensor) -> Tensor:
     """How clearly a discriminator sees that features are not the label net's: mean −log σ(logit)."""
-    return functional.softplus(-logits).mean()
+    return softplus(-logits).mean()
 
 
 def discriminator_loss(image: Tensor, text: Tensor, label_by_image: Tensor, label_by_text: Tensor) -> Tensor:
     """Mean cross-entropy of both discriminators: logits of image and text features (0) and of the label net's (1)."""
-    made = functional.softplus(image).mean() + functional.softplus(text).mean()
+    made = softplus(image).mean() + softplus(text).mean()
     return (made + adversarial_loss(label_by_image) + adversarial_loss(label_by_text)) / 4
 
 

@@ -11,9 +11,9 @@ h^x_i, h^y_i the unit outputs of the image and the text net for a batch of b, UC
     M~_ij = M_ij where M_ii − M_ij ≤ m, else M_ij − ζ.
 
 The contrast L_c sets continuous outputs against binary keys, so nothing is relaxed; the ranking L_r keeps pairs that
-are far enough apart out of the way (lowered by ζ). Keys are constants, and after a step the batch's rows follow:
-v_i ← unit(δ v_i + (1 − δ) unit((h^x_i + h^y_i) / 2)). In the first `warm_up` epochs the batch is its own dictionary,
-with keys sgn(h^x_i + h^y_i), and δ = 0. An epoch is one pass. ζ is `shift`, K_n `n_negatives`.
+are far enough apart out of the way (lowered by ζ). Keys are constants, and after a step the batch's rows follow: v_i ←
+unit(δ v_i + (1 − δ) unit((h^x_i + h^y_i) / 2)). In the first `warm_up` epochs the batch is its own dictionary, with
+keys sgn(h^x_i + h^y_i), and δ = 0. An epoch is one pass. ζ is `shift`, K_n `n_negatives`.
 
 Differences from the paper and from the authors' code (penghu-cs/UCCH @0c20e62):
 
@@ -31,14 +31,13 @@ Differences from the paper and from the authors' code (penghu-cs/UCCH @0c20e62):
 10. A backbone that is trained along is trained from the first epoch; the code holds it still for 5 warm-up epochs.
 11. β is called alpha in the code. The paper chose it on validation data; β = .7 and ζ = .1 are the README's for
     MIRFlickr (the code's defaults are .9 and 1). For other datasets both are unverified.
-12. The default values are ours: narrow nets, small batches, higher learning rates, more weight decay, and 512
-    negatives (with replacement, so the paper's 4096 would draw each of a few thousand items more than once).
+12. The default values are ours: narrow nets, small batches, higher learning rates, more weight decay, and 512 negatives
+    (with replacement, so the paper's 4096 would draw each of a few thousand items more than once).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,12 +45,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from cmh.config import param
-from cmh.interfaces import State
-from cmh.losses import sign
-from cmh.nets.optimizers import optimizer, schedule
-from cmh.nets.towers import encode, mlp
+from cmh.interfaces import Batches, Setup, State
+from cmh.losses import Means, sign
+from cmh.nets.pair import Pair
+from cmh.nets.towers import mlp
 from cmh.seeding import derive
-from cmh.training import Batch, Setup, train
+from cmh.training import train
 
 TITLE = "Unsupervised Contrastive Cross-modal Hashing"
 YEAR = 2023
@@ -96,70 +95,34 @@ class Method:
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config = config
         self.weights = {name: getattr(config, name) for name in ("beta", "tau", "margin", "shift")}
-        image = mlp(setup.image_dim, [config.hidden_image] * config.layers_image, setup.bits)
-        text = mlp(setup.text_dim, config.hidden_text, setup.bits)
-        self.nets = {
-            "image": setup.image_net(nn.Sequential(image, nn.Tanh())).to(setup.device),
-            "text": nn.Sequential(text, nn.Tanh()).to(setup.device),
-        }
-        self.optimizers = {
-            name: optimizer(config.optimizer, net, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-            for (name, net), lr in zip(self.nets.items(), (config.lr_image, config.lr_text), strict=True)
-        }
-        self.schedules = {
-            name: schedule(it, config.schedule, setup.epochs, end=config.lr_end) for name, it in self.optimizers.items()
-        }
+        image = nn.Sequential(mlp(setup.image_dim, [config.hidden_image] * config.layers_image, setup.bits), nn.Tanh())
+        text = nn.Sequential(mlp(setup.text_dim, config.hidden_text, setup.bits), nn.Tanh())
+        self.pair = Pair(setup, config, image, text)
         draw = torch.Generator().manual_seed(derive(setup.seed, "bank"))
-        signs = sign(torch.randn(setup.n_train, setup.bits, generator=draw))
-        self.bank = normalize(signs).to(setup.device)
-        self.n_epochs = torch.zeros((), dtype=torch.int64)  # that are done
+        self.bank = normalize(sign(torch.randn(setup.n_train, setup.bits, generator=draw))).to(setup.device)
+        self.encode_image, self.encode_text = self.pair.encode_image, self.pair.encode_text
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """One pass. Returns the mean loss and its terms: contrast of each modality, ranking."""
-        for net in self.nets.values():
-            net.train()
-        warm_up = int(self.n_epochs) < self.config.warm_up
-        sums: dict[str, Tensor] = {}
-        n_steps = 0
-        for batch in batches():
-            x, y = (normalize(codes) for codes in (self.nets["image"](batch.image), self.nets["text"](batch.text)))
+        warm_up, means = self.pair.n_epochs < self.config.warm_up, Means()
+        for batch, image, text in self.pair.outputs(batches()):
+            x, y = normalize(image), normalize(text)
             dictionary = batch_dictionary(x, y) if warm_up else self._dictionary(batch.index)
-            loss, parts = step_loss(x, y, dictionary, **self.weights)
-            self._step(loss)
+            loss, terms = step_loss(x, y, dictionary, **self.weights)
+            self.pair.step(loss, clip=self.config.clip)
             self.bank[batch.index] = renewed(self.bank[batch.index], x, y, delta=0 if warm_up else self.config.delta)
-            n_steps += 1
-            for term, value in {"loss": loss.detach(), **parts}.items():
-                sums[term] = sums[term] + value if term in sums else value
-        for it in self.schedules.values():
-            it.step()
-        self.n_epochs += 1
-        return {term: float(value / n_steps) for term, value in sums.items()}
+            means.add({"loss": loss, **terms})
+        self.pair.end_epoch()
+        return means.values()
 
     def _dictionary(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Keys, own and counts of `contrast`. The trainer seeds the global generator anew each epoch."""
         drawn = torch.randint(len(self.bank), (len(index), self.config.n_negatives), device=index.device)
         return sign(self.bank), index, occurrences(index, drawn, len(self.bank))
 
-    def _step(self, loss: Tensor) -> None:
-        for it in self.optimizers.values():
-            it.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-        nn.utils.clip_grad_norm_([p for net in self.nets.values() for p in net.parameters()], self.config.clip)
-        for it in self.optimizers.values():
-            it.step()
-
-    def encode_image(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["image"], features)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """Real-valued outputs `(n, bits)`; their signs are the codes."""
-        return encode(self.nets["text"], features)
-
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        own = {"nets": self.nets, "optimizers": self.optimizers, "schedules": self.schedules}
-        return {**own, "bank": self.bank, "n_epochs": self.n_epochs}
+        return {**self.pair.state(), "bank": self.bank}
 
 
 def step_loss(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,31 +17,37 @@ from cmh.errors import MetricError
 if TYPE_CHECKING:
     import torch
 
-    Matrix = NDArray[Any] | torch.Tensor
+    Matrix = NDArray[np.generic] | torch.Tensor
 
+Words = NDArray[np.uint64]
 TIES = ("expected", "optimistic", "pessimistic", "index")
 
 
 def refuse(problems: Iterable[str]) -> None:
-    """Raise one MetricError with all problems, if there are any."""
+    """Do nothing without problems. Raises one MetricError with all of them otherwise."""
     found = list(problems)
     if found:
         raise MetricError(*found)
 
 
-def is_tensor(value: object) -> bool:
+def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
     """Whether `value` is a torch tensor."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def on_accelerator(value: Any) -> bool:
+def is_matrix(value: object) -> TypeGuard[Matrix]:
+    """Whether `value` is a NumPy array or a torch tensor, of whatever shape."""
+    return isinstance(value, np.ndarray) or is_tensor(value)
+
+
+def on_accelerator(value: object) -> TypeGuard[torch.Tensor]:
     """Whether `value` is a torch tensor that does not lie in main memory."""
     return is_tensor(value) and value.device.type != "cpu"
 
 
-def to_numpy(matrix: Any) -> NDArray[Any]:
-    """The matrix as a NumPy array; a tensor in main memory is not copied."""
+def to_numpy(matrix: object) -> NDArray[np.number]:
+    """A matrix `(n, columns)` of real numbers as a NumPy array; a tensor in main memory is not copied."""
     if not is_tensor(matrix):
         return np.asarray(matrix)
     tensor = matrix.detach().cpu()
@@ -50,11 +56,14 @@ def to_numpy(matrix: Any) -> NDArray[Any]:
     return np.asarray(tensor.numpy())
 
 
-def matrix_problems(name: str, matrix: Any) -> list[str]:
+def matrix_problems(name: str, matrix: object) -> list[str]:
     """A matrix is a NumPy array or torch tensor of real numbers, 2-D, with rows and columns."""
-    if not isinstance(matrix, np.ndarray) and not is_tensor(matrix):
+    if isinstance(matrix, np.ndarray):
+        real = matrix.dtype.kind in "biuf"
+    elif is_tensor(matrix):
+        real = not matrix.dtype.is_complex
+    else:
         return [f"{name} is a {type(matrix).__name__}, but must be a NumPy array or a torch tensor; try numpy.asarray"]
-    real = not matrix.dtype.is_complex if is_tensor(matrix) else matrix.dtype.kind in "biuf"
     if not real:
         return [f"{name} has type {matrix.dtype}, but must hold real numbers"]
     if matrix.ndim != 2:
@@ -68,18 +77,18 @@ def matrix_problems(name: str, matrix: Any) -> list[str]:
     return problems
 
 
-def number_problems(name: str, codes: Any) -> list[str]:
+def number_problems(name: str, codes: object) -> list[str]:
     """Codes before their sign is taken: a matrix without NaN."""
     problems = matrix_problems(name, codes)
-    if not problems and bool((codes != codes).any()):  # only NaN differs from itself
+    if not problems and is_matrix(codes) and _holds_nan(codes):
         problems.append(_nan(name, to_numpy(codes)))
     return problems
 
 
-def code_problems(name: str, codes: Any) -> list[str]:
+def code_problems(name: str, codes: object) -> list[str]:
     """Codes are +1 or -1, nothing else: 0 would give half distances, and its sign is the caller's to state."""
     problems = matrix_problems(name, codes)
-    if problems or bool(((codes == 1) | (codes == -1)).all()):
+    if problems or not is_matrix(codes) or bool(((codes == 1) | (codes == -1)).all()):
         return problems
     array = to_numpy(codes)
     if (array != array).any():
@@ -88,17 +97,19 @@ def code_problems(name: str, codes: Any) -> list[str]:
     return [f"{name} hold {bad}, but must hold +1 and -1 only; apply sign with sign(0) = +1"]
 
 
-def label_problems(name: str, labels: Any) -> list[str]:
+def label_problems(name: str, labels: object) -> list[str]:
     """Labels are 0 or 1, one column a label."""
     problems = matrix_problems(name, labels)
-    if problems or bool(((labels == 0) | (labels == 1)).all()):
+    if problems or not is_matrix(labels) or bool(((labels == 0) | (labels == 1)).all()):
         return problems
     array = to_numpy(labels)
     bad = _first(array, (array != 0) & (array != 1))
     return [f"{name} hold {bad}, but must hold 0 and 1 only; turn class numbers into one column a label"]
 
 
-def ranking_problems(query_codes: Any, database_codes: Any, query_labels: Any, database_labels: Any) -> list[str]:
+def ranking_problems(
+    query_codes: object, database_codes: object, query_labels: object, database_labels: object
+) -> list[str]:
     """All that is wrong with the four matrices of a retrieval."""
     sides = {
         "query_codes": code_problems("query_codes", query_codes),
@@ -110,7 +121,7 @@ def ranking_problems(query_codes: Any, database_codes: Any, query_labels: Any, d
     shapes = {
         name: tuple(matrix.shape)
         for name, matrix in zip(sides, (query_codes, database_codes, query_labels, database_labels), strict=True)
-        if len(getattr(matrix, "shape", ())) == 2
+        if is_matrix(matrix) and len(matrix.shape) == 2
     }
     for first, second, axis, what, cure in (
         ("query_codes", "database_codes", 1, "bits", "were they made by models of one code length?"),
@@ -125,9 +136,12 @@ def ranking_problems(query_codes: Any, database_codes: Any, query_labels: Any, d
 
 
 def word_problems(
-    query_words: Any, database_words: Any, query_label_words: Any, database_label_words: Any, bits: Any
+    query_words: Words, database_words: Words, query_label_words: Words, database_label_words: Words, bits: int
 ) -> list[str]:
-    """All that is wrong with packed codes and labels; a wrong one would make the kernel count outside its histogram."""
+    """All that is wrong with packed codes and labels, `(n, words)` each.
+
+    A wrong one would make the kernel count outside its histogram.
+    """
     words = {
         "query_words": query_words,
         "database_words": database_words,
@@ -157,8 +171,8 @@ def word_problems(
     return problems
 
 
-def histogram_problems(all_counts: Any, relevant_counts: Any) -> list[str]:
-    """All that is wrong with a pair of histograms."""
+def histogram_problems(all_counts: NDArray[np.integer], relevant_counts: NDArray[np.integer]) -> list[str]:
+    """All that is wrong with a pair of histograms, `(n_query, bits + 1)` each."""
     problems = []
     for name, counts in (("all_counts", all_counts), ("relevant_counts", relevant_counts)):
         if not isinstance(counts, np.ndarray) or counts.dtype.kind not in "iu" or counts.ndim != 2 or 0 in counts.shape:
@@ -192,11 +206,19 @@ def ties_problems(ties: object, known: tuple[str, ...] = TIES) -> list[str]:
     return [f"ties is {ties!r}, but must be one of {', '.join(known)}"]
 
 
-def _nan(name: str, array: NDArray[Any]) -> str:
+def _holds_nan(matrix: Matrix) -> bool:
+    if is_tensor(matrix):
+        return bool((matrix != matrix).any())  # only NaN differs from itself
+    return bool(np.isnan(to_numpy(matrix)).any())
+
+
+def _nan(name: str, array: NDArray[np.number]) -> str:
+    """Where the first NaN of `(n, columns)` stands."""
     place = _first(array, np.isnan(array))
     return f"{name} hold {place}, which has no sign and no distance; has the training diverged?"
 
 
-def _first(array: NDArray[Any], bad: NDArray[np.bool_]) -> str:
+def _first(array: NDArray[np.number], bad: NDArray[np.bool_]) -> str:
+    """The first cell of `(n, columns)` that is `bad`, with its place."""
     row, column = np.argwhere(bad)[0]
     return f"{array[row, column].item()!r} (row {row}, column {column})"

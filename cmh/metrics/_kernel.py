@@ -17,15 +17,16 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]
+Counts = NDArray[np.int64]
 
 # Numba's fallback threading layer (neither OpenMP nor TBB found) aborts the process when two threads enter it at once.
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def _ones_of(typing_context: Any, word: Any) -> tuple[Any, Callable[..., Any]]:
+def _ones_of(typing_context: object, word: object) -> tuple[Any, Callable[..., Any]]:  # llvmlite has no types
     """The number of 1 bits in a word, by the processor's own instruction."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: object, builder: Any, signature: object, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return types.uint64(types.uint64), generate
@@ -90,7 +91,8 @@ def index_sums(
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _count_single(query: Any, database: Any, query_labels: Any, database_labels: Any, bits: int) -> Any:
+def _count_single(query: Words, database: Words, query_labels: Words, database_labels: Words, bits: int) -> Counts:
+    """Items in each bin `(n_query, 2 (bits + 1))`, all words `(n,)`."""
     bins = 2 * (bits + 1)
     counts = np.zeros((query.size, bins), np.int64)
     for i in prange(query.size):
@@ -106,7 +108,8 @@ def _count_single(query: Any, database: Any, query_labels: Any, database_labels:
 
 
 @njit(cache=True, nogil=True)
-def _bin(code: Any, item: Any, labels: Any, item_labels: Any) -> Any:
+def _bin(code: Words, item: Words, labels: Words, item_labels: Words) -> np.uint64:
+    """The bin of one item, all words `(words,)`."""
     distance = np.uint64(0)
     for word in range(code.size):
         distance += _ones(code[word] ^ item[word])
@@ -117,7 +120,8 @@ def _bin(code: Any, item: Any, labels: Any, item_labels: Any) -> Any:
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _count(query: Any, database: Any, query_labels: Any, database_labels: Any, bits: int) -> Any:
+def _count(query: Words, database: Words, query_labels: Words, database_labels: Words, bits: int) -> Counts:
+    """`_count_single` of words `(n, words)`."""
     bins = 2 * (bits + 1)
     counts = np.zeros((query.shape[0], bins), np.int64)
     for i in prange(query.shape[0]):
@@ -129,7 +133,10 @@ def _count(query: Any, database: Any, query_labels: Any, database_labels: Any, b
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _index_sums(query: Any, database: Any, query_labels: Any, database_labels: Any, bits: int, cuts: Any) -> Any:
+def _index_sums(
+    query: Words, database: Words, query_labels: Words, database_labels: Words, bits: int, cuts: Counts
+) -> tuple[NDArray[np.float64], Counts, NDArray[np.float64], Counts]:
+    """What `index_sums` adds up: the sums between one of the `cuts` `(n_cuts,)` and the next."""
     n_query = query.shape[0]
     n_database = database.shape[0]
     # What lies between one cut and the next; the caller adds up.

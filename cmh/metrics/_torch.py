@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -51,5 +51,5 @@ def histograms(
         return pairs_of_bins.sum(dim=2).cpu().numpy(), pairs_of_bins[:, :, 1].contiguous().cpu().numpy()
 
 
-def _float(matrix: Any, device: torch.device | str) -> torch.Tensor:
+def _float(matrix: Matrix, device: torch.device | str) -> torch.Tensor:
     return torch.as_tensor(matrix).detach().to(device=device, dtype=torch.float32)

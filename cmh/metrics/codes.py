@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,5 @@ def bit_balance(codes: Matrix) -> float:
     One bit of the `(n, bits)` codes counts 1 - |mean of its values|. Raises MetricError on codes other than ±1.
     """
     _checks.refuse(_checks.code_problems("codes", codes))
-    array: NDArray[Any] = _checks.to_numpy(codes)
-    positive = (array > 0).mean(axis=0)  # (bits,)
+    positive = (_checks.to_numpy(codes) > 0).mean(axis=0)  # (bits,)
     return float(np.mean(1 - np.abs(2 * positive - 1)))

@@ -6,7 +6,6 @@ Unchecked: `ranking` checks its callers' matrices, `ranked` their words. Shapes:
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ Floats = NDArray[np.float64]
 
 
 def mean(values: Floats) -> float:
-    """The mean, correctly rounded, so that the order of the values does not matter."""
+    """The mean of `(n,)` values, correctly rounded, so that their order does not matter."""
     return math.fsum(values) / len(values)
 
 
@@ -89,13 +88,13 @@ def _last(all_counts: Counts, k: int | None) -> int:
 
 
 def _before(counts: Counts) -> Counts:
-    """How many items are nearer than each distance."""
+    """How many items are nearer than each distance, `(n_query, bits + 1)`."""
     before: Counts = counts.cumsum(axis=1) - counts
     return before
 
 
-def ratio(top: NDArray[Any], bottom: NDArray[Any]) -> Floats:
-    """top / bottom, and 0 where bottom is 0 or less."""
+def ratio(top: Counts | Floats, bottom: Counts | Floats) -> Floats:
+    """top / bottom, and 0 where bottom is 0 or less; of any shapes that go together, in the larger one."""
     top, bottom = np.broadcast_arrays(top, bottom)
     ratio = np.zeros(top.shape)
     np.divide(top, bottom, out=ratio, where=bottom > 0)

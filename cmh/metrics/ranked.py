@@ -60,6 +60,7 @@ class Ranked:
 
     @functools.cached_property
     def _sums(self) -> tuple[Floats, Counts, Floats]:
+        """The first three of `_kernel.index_sums`, `(n_query, cuts)` each."""
         from cmh.metrics import _kernel
 
         return _kernel.index_sums(*self._words, self._bits, self._cuts)[:3]
@@ -79,7 +80,7 @@ class Ranked:
         return self._sums[2][:, at], np.minimum(self.n_relevant, self._cuts[at])
 
     def average_precision(self, k: int | None = None, ties: str = "expected") -> Floats:
-        """As `ranking.average_precision`."""
+        """As `ranking.average_precision`, `(n_query,)`."""
         if ties != "index":
             return counted.average_precision(*self.counts, k, ties)
         at = self._at(k)

@@ -87,7 +87,7 @@ def average_precision_packed(
     k: int | None = None,
     ties: Ties = "expected",
 ) -> Floats:
-    """`average_precision` of codes and labels that `pack_codes` and `pack_labels` have packed.
+    """`average_precision` of codes and labels that `pack_codes` and `pack_labels` have packed, `(n, words)` each.
 
     For loops that rank with the same labels again and again.
     """
@@ -103,7 +103,10 @@ def average_precision_packed(
 def average_precision_from_histograms(
     all_counts: Counts, relevant_counts: Counts, *, k: int | None = None, ties: Ties = "expected"
 ) -> Floats:
-    """`average_precision` from what `histograms` gives; `index` is not possible, as the order is no longer known."""
+    """`average_precision` from the two arrays `(n_query, bits + 1)` that `histograms` gives.
+
+    `index` is not possible, as the order is no longer known.
+    """
     known = tuple(name for name in _checks.TIES if name != "index")
     _checks.refuse(
         [
@@ -192,7 +195,7 @@ def ndcg(
 def packed_matrices(
     query_codes: Matrix, database_codes: Matrix, query_labels: Matrix, database_labels: Matrix
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
-    """Words of codes and labels that have been checked."""
+    """Words `(n, words)` of codes and labels that have been checked."""
     return (
         words(_checks.to_numpy(query_codes) > 0),
         words(_checks.to_numpy(database_codes) > 0),

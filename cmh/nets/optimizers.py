@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from cmh.config import param
 from cmh.nets.towers import OnBackbone
 
 
@@ -23,7 +24,7 @@ def optimizer(
 
     Backbones that are trained along get their own share of `lr` (`OnBackbone.lr_share`).
     """
-    groups: list[dict[str, Any]] = []
+    groups: list[dict[str, object]] = []
     for net in nets:
         if isinstance(net, OnBackbone):
             groups.append({"params": list(net.backbone.parameters()), "lr": lr * net.lr_share})
@@ -55,6 +56,32 @@ def schedule(
         "early": lambda epoch: float(decay ** ((epoch - 1) // every + 1)) if epoch else 1.0,
     }
     return LambdaLR(optimizer, factors[kind])
+
+
+@dataclasses.dataclass(frozen=True)
+class Falling:
+    """How learning rates fall over the epochs; see `schedule`."""
+
+    kind: str = "constant"
+    end: float = 1.0
+    decay: float = 1.0
+    every: int = 1
+
+    @classmethod
+    def of(cls, config: object) -> Falling:
+        """As the fields `schedule`, `lr_end`, `lr_decay` and `decay_every` of a Config say, where it has them."""
+        names = {"kind": "schedule", "end": "lr_end", "decay": "lr_decay", "every": "decay_every"}
+        return cls(**{key: getattr(config, name) for key, name in names.items() if hasattr(config, name)})
+
+    def over(self, epochs: int, stepper: optim.Optimizer) -> LRScheduler:
+        """The schedule of one optimizer."""
+        return schedule(stepper, self.kind, epochs, end=self.end, decay=self.decay, every=self.every)
+
+
+def schedule_param(other: str, words: str) -> str:
+    """The field `schedule` of a Config: `linear`, or another kind, which is the paper's. `words` say what both do."""
+    field: str = param("linear", f"how learning rates {words}", choices=["linear", other], paper=other)
+    return field
 
 
 def descend(loss: Tensor, *steppers: optim.Optimizer, clip: float | None = None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ def start_at(net: nn.Module, weight_std: float) -> None:
 
 
 def encode(net: nn.Module, features: Tensor) -> Tensor:
-    """A net's outputs in evaluation mode."""
+    """A net's outputs `(n, bits)` in evaluation mode, of features `(n, d)` or of pixels."""
     net.eval()
     outputs: Tensor = net(features)
     return outputs
@@ -59,7 +58,7 @@ class OnBackbone(nn.Module):
         self.backbone, self.head = backbone, head
         self.lr_share, self.amp, self.checkpointing = lr_share, amp, checkpointing
 
-    def forward(self, pixels: Tensor) -> Any:
+    def forward(self, pixels: Tensor) -> object:
         """Whatever the head gives for the network's vectors."""
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.amp and pixels.is_cuda):
             if self.checkpointing and self.training:
@@ -70,28 +69,29 @@ class OnBackbone(nn.Module):
         return self.head(vectors.float())
 
 
-class _BuffersLent:
+class _CopiedBuffers:
     """While the block runs, a network writes to copies of its buffers: its batch norms would count a batch that is
     computed again as another one. It can be entered again, as two backward passes through one graph do.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self.kept: list[tuple[nn.Module, dict[str, Tensor | None]]] = []
+        self.own: list[tuple[nn.Module, dict[str, Tensor | None]]] = []
 
     def __enter__(self) -> None:
-        self.kept = [(module, dict(module._buffers)) for module in self.network.modules()]
-        for module, buffers in self.kept:
-            module._buffers.update({name: None if it is None else it.clone() for name, it in buffers.items()})
+        self.own = [(module, dict(module._buffers)) for module in self.network.modules()]
+        for module, buffers in self.own:
+            copies = {name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()}
+            module._buffers.update(copies)
 
     def __exit__(self, *_: object) -> None:
-        for module, buffers in self.kept:
+        for module, buffers in self.own:
             module._buffers.update(buffers)  # the tensors themselves: nothing was copied back, no version has changed
 
 
-def _contexts(network: nn.Module) -> tuple[contextlib.AbstractContextManager[None], _BuffersLent]:
+def _contexts(network: nn.Module) -> tuple[contextlib.AbstractContextManager[None], _CopiedBuffers]:
     """Under what a network computes first, and under what again."""
-    return contextlib.nullcontext(), _BuffersLent(network)
+    return contextlib.nullcontext(), _CopiedBuffers(network)
 
 
 def layers(n_in: int, hidden: Sequence[int], *, normalised: bool = False, dropout: float = 0.0) -> nn.Sequential:

@@ -1,23 +1,20 @@
-"""Where a run is: saved at least every CHECKPOINT_SECONDS, checked before anything goes on from it."""
+"""Where a run is: what is saved of it, and what is checked before anything goes on from that."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from torch import Tensor
 
+from cmh import files
 from cmh.errors import CheckpointError, OtherRunError
 from cmh.identity import Identity
 from cmh.identity import differences as identity_differences
 from cmh.training import run_folder
 
 NAME = "checkpoint.pt"
-Nested = TypeVar("Nested")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,32 +51,23 @@ def from_bytes(raw: bytes, identity: Identity) -> Checkpoint:
     return Checkpoint(state["curve"], state["method"], state["best"])
 
 
-def read(folder: Path, identity: Identity) -> bytes | None:
+def write(folder: Path, raw: bytes) -> None:
+    """Put a checkpoint into the folder; a kill in between leaves the older one."""
+    with files.new_file(folder / NAME) as temporary:
+        temporary.write_bytes(raw)
+
+
+def read(folder: Path, identity: Identity) -> Checkpoint | None:
     """The folder's checkpoint, or None; one that cannot be used is set aside, since training again is exact."""
     path = folder / NAME
     if not path.exists():
         return None
-    raw = path.read_bytes()
     try:
-        from_bytes(raw, identity)
+        return from_bytes(path.read_bytes(), identity)
     except OtherRunError as error:
         aside, reason = "checkpoint.other", str(error)
     except CheckpointError as error:
         aside, reason = "checkpoint.damaged", str(error)
-    else:
-        return raw
     path.replace(folder / aside)
     run_folder.note(folder, f"{reason}; set aside as {aside}, training starts at epoch 1")
     return None
-
-
-def on(state: Nested, device: torch.device, *, copy: bool = False) -> Nested:
-    """A nested state with its tensors on a device."""
-    moved: object = state
-    if isinstance(state, Tensor):
-        moved = state.detach().to(device, copy=copy)
-    elif isinstance(state, Mapping):
-        moved = {key: on(value, device, copy=copy) for key, value in state.items()}
-    elif isinstance(state, (list, tuple)):
-        moved = type(state)(on(value, device, copy=copy) for value in state)
-    return moved  # type: ignore[return-value]  # of the same kind, part by part

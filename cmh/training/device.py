@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from cmh import metrics
 from cmh.errors import ConfigError
@@ -55,3 +58,18 @@ def describe(device: torch.device, threads: int) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {threads} thread{'s' * (threads > 1)}"
+
+
+def moved(state: Mapping[str, object], device: torch.device, *, copy: bool = False) -> dict[str, object]:
+    """A nested state (as `cmh.nets.state.save` gives it) with its tensors on a device, each a `copy` if asked for."""
+    return {name: _moved(part, device, copy) for name, part in state.items()}
+
+
+def _moved(part: object, device: torch.device, copy: bool) -> object:
+    if isinstance(part, Tensor):
+        return part.detach().to(device, copy=copy)
+    if isinstance(part, Mapping):
+        return {key: _moved(value, device, copy) for key, value in part.items()}
+    if isinstance(part, (list, tuple)):
+        return type(part)(_moved(value, device, copy) for value in part)
+    return part

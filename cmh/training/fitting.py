@@ -6,13 +6,13 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from cmh import datasets, files
+from cmh import datasets
 from cmh.errors import ConfigError, NotFiniteError
 from cmh.features import backbones
 from cmh.identity import Identity
@@ -23,7 +23,7 @@ from cmh.seeding import derive
 from cmh.training import checkpoint, run_folder
 from cmh.training.batches import Augmentation, Items, Passes
 from cmh.training.checkpoint import Checkpoint
-from cmh.training.device import cores, prepare
+from cmh.training.device import cores, moved, prepare
 from cmh.training.evaluation import ENCODE_ROWS, Ranking, Tested, score
 from cmh.training.identify import identify
 from cmh.training.run import Run, n_epochs
@@ -153,35 +153,35 @@ def fit(
     training and at the end; without a folder the reporter may ask for one. Meanwhile the test split is locked.
     `after_epoch` is given the method as it then is.
 
-    Raises NotFiniteError when a loss term or a code is not finite, CheckpointError when `resume` cannot be read,
-    ConfigError when the device cannot be used.
+    Raises NotFiniteError where a loss term or a code is not finite, CheckpointError where `resume` cannot be read,
+    OtherRunError where it is of another run, ConfigError where the device cannot be used or the backbone cannot be
+    trained along.
     """
     device, _ = prepare(run)
     fitting = _Fitting(module, run, config, data, device)
+    found = checkpoint.from_bytes(resume, fitting.identity) if resume is not None else None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        resume = resume if resume is not None else checkpoint.read(folder, fitting.identity)
-    resumed = fitting.go_on(resume) if resume is not None else 0
-    if resumed and report is not None:
-        report(fitting.curve[-1], None)
+        found = found or checkpoint.read(folder, fitting.identity)
+    if found is not None:
+        fitting.go_on(found)
+        if report is not None:
+            report(fitting.curve[-1], None)
     if folder is not None:
-        curve = [epoch.metrics() for epoch in fitting.curve]
-        run_folder.begin(folder, run, config, fitting.identity, curve)
-    saved = time.monotonic()
-    for number in range(resumed + 1, fitting.n_epochs + 1):
-        epoch = fitting.train(number)
+        run_folder.begin(folder, run, config, fitting.identity, [epoch.metrics() for epoch in fitting.curve])
+    resumed, saved = len(fitting.curve), time.monotonic()
+    for epoch in fitting.epochs():
         after_epoch(fitting.method, device)
-        due = number == fitting.n_epochs or time.monotonic() - saved >= CHECKPOINT_SECONDS
+        due = epoch.epoch == fitting.n_epochs or time.monotonic() - saved >= CHECKPOINT_SECONDS
         if due:
             saved = time.monotonic()
         if folder is not None:
-            run_folder.append(folder, epoch.metrics(), first=number == 1)
+            run_folder.append(folder, epoch.metrics(), first=epoch.epoch == 1)
             if due:
-                with files.new_file(folder / checkpoint.NAME) as temporary:
-                    temporary.write_bytes(fitting.checkpoint())
+                checkpoint.write(folder, fitting.checkpoint())
         if report is not None:
             report(epoch, fitting.checkpoint if due else None)
-    states.load(fitting.method.state(), checkpoint.on(fitting.best_state, device))
+    fitting.choose()
     return Fitted(fitting.method, tuple(fitting.curve), fitting.identity, device, run.finetune, resumed)
 
 
@@ -195,56 +195,65 @@ class _Fitting:
         self.identity = identify(module, run, config, data)
         self._device, self._n_train = device, len(data.train.labels)
         self.curve: list[Epoch] = []
-        self.best_state: dict[str, object] = {}
-        self._started, self._seconds_before = time.monotonic(), 0.0
+        self._best_state: dict[str, object] = {}
 
-    def go_on(self, raw: bytes) -> int:
-        """From a checkpoint; the number of epochs that it brought."""
-        found = checkpoint.from_bytes(raw, self.identity)
-        states.load(self.method.state(), checkpoint.on(found.method, self._device))
-        self.curve, self.best_state = [_epoch(values) for values in found.curve], found.best
-        self._started, self._seconds_before = time.monotonic(), self.curve[-1].seconds
-        return len(self.curve)
+    def go_on(self, found: Checkpoint) -> None:
+        """From where a checkpoint is."""
+        states.load(self.method.state(), moved(found.method, self._device))
+        # They are as `checkpoint` wrote them: one of another run, or a damaged one, has been refused.
+        self.curve = [Epoch(**epoch) for epoch in found.curve]  # type: ignore[arg-type]
+        self._best_state = found.best
 
     def checkpoint(self) -> bytes:
         """All that the next epoch depends on."""
         curve = [dataclasses.asdict(epoch) for epoch in self.curve]
-        return Checkpoint(curve, states.save(self.method.state()), self.best_state).to_bytes(self.identity)
+        return Checkpoint(curve, states.save(self.method.state()), self._best_state).to_bytes(self.identity)
 
-    def train(self, number: int) -> Epoch:
-        """The n-th epoch and its validation. Raises NotFiniteError."""
+    def epochs(self) -> Iterator[Epoch]:
+        """Train and validate the epochs that are left, each when it is asked for. Raises NotFiniteError."""
+        before, passes = (self.curve[-1].seconds, self.curve[-1].passes) if self.curve else (0.0, 0.0)
+        started = time.monotonic()
+        for number in range(len(self.curve) + 1, self.n_epochs + 1):
+            terms, more = self._train(number)
+            passes += more
+            i2t, t2i = (float(values.mean()) for values in self._ranking.average_precision(self.method))
+            best = self._best(number, i2t, t2i)
+            self.curve.append(
+                Epoch(
+                    epoch=number,
+                    val_map=(i2t + t2i) / 2,
+                    val_map_i2t=i2t,
+                    val_map_t2i=t2i,
+                    val_map_best=best[0],
+                    best_epoch=best[1],
+                    best_i2t=best[2],
+                    best_t2i=best[3],
+                    seconds=before + time.monotonic() - started,
+                    passes=passes,
+                    terms=terms,
+                )
+            )
+            yield self.curve[-1]
+
+    def _train(self, number: int) -> tuple[dict[str, float], float]:
+        """The loss terms of the n-th epoch, and its passes over the training items."""
         passes = self._begin(number)
         terms = self.method.epoch(passes)
         if bad := [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]:
             raise NotFiniteError(f"epoch {number}: {', '.join(bad)}")
-        i2t, t2i = (float(values.mean()) for values in self._ranking.average_precision(self.method))
-        last = self.curve[-1] if self.curve else None
-        val_map = (i2t + t2i) / 2
-        best = (val_map, number, i2t, t2i)
-        if last is None or val_map > last.val_map_best:
-            self.best_state = checkpoint.on(states.save(self.method.state()), torch.device("cpu"), copy=True)
-        else:
-            best = (last.val_map_best, last.best_epoch, last.best_i2t, last.best_t2i)
-        epoch = Epoch(
-            epoch=number,
-            val_map=val_map,
-            val_map_i2t=i2t,
-            val_map_t2i=t2i,
-            val_map_best=best[0],
-            best_epoch=best[1],
-            best_i2t=best[2],
-            best_t2i=best[3],
-            seconds=self._seconds_before + time.monotonic() - self._started,
-            passes=(last.passes if last is not None else 0.0) + passes.n_seen / self._n_train,
-            terms=terms,
-        )
-        self.curve.append(epoch)
-        return epoch
+        return terms, passes.n_seen / self._n_train
 
+    def _best(self, number: int, i2t: float, t2i: float) -> tuple[float, int, float, float]:
+        """MAP, number and both directions of the best epoch with this one, whose state is kept if it is that."""
+        val_map, last = (i2t + t2i) / 2, self.curve[-1] if self.curve else None
+        if last is not None and not val_map > last.val_map_best:
+            return last.val_map_best, last.best_epoch, last.best_i2t, last.best_t2i
+        self._best_state = moved(states.save(self.method.state()), torch.device("cpu"), copy=True)
+        return val_map, number, i2t, t2i
 
-def _epoch(values: Mapping[str, object]) -> Epoch:
-    """As a checkpoint has it: written by this module, read without pickles."""
-    return Epoch(**values)  # type: ignore[arg-type]
+    def choose(self) -> None:
+        """Give the method the weights of its best epoch."""
+        states.load(self.method.state(), moved(self._best_state, self._device))
 
 
 def test(fitted: Fitted, data: TestData) -> Tested:

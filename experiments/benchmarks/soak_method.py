@@ -9,16 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from cmh import training
 from cmh.config import param
-from cmh.training import Batch, Setup, train
+from cmh.interfaces import Batches, Setup, State
+from cmh.training import fitting, train
 
 TITLE = "Two projections that walk at random"
 YEAR = 2026
@@ -27,7 +25,7 @@ LABELS = False
 SOURCE = "none"
 EPOCH_SECONDS = 0.25
 
-training.CHECKPOINT_SECONDS = 0.6
+fitting.CHECKPOINT_SECONDS = 0.6
 
 
 @dataclass(frozen=True)
@@ -42,15 +40,15 @@ class Method:
     """The walk as the trainer drives it."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        self.config, self.count = config, 0
+        self.config, self.count = config, torch.tensor(0)
         self.image, self.text = torch.randn(setup.image_dim, setup.bits), torch.randn(setup.text_dim, setup.bits)
 
-    def epoch(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, float]:
+    def epoch(self, batches: Batches) -> dict[str, float]:
         """One step."""
         time.sleep(EPOCH_SECONDS)
-        self.count += 1
-        loss = 1.0 / self.count
-        if self.count == 2:
+        count = int(self.count.add_(1))
+        loss = 1.0 / count
+        if count == 2:
             if self.config.fault == "nan":
                 loss = float("nan")
             elif self.config.fault == "memory":
@@ -73,15 +71,11 @@ class Method:
         """`(n, bits)`."""
         return features @ self.text
 
-    def state_dict(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Where the walk is."""
         return {"image": self.image, "text": self.text, "count": self.count}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.image, self.text, self.count = state["image"].clone(), state["text"].clone(), state["count"]
 
-
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: dict[str, object]) -> None:
     """As every method's."""
     train(__name__, config)

@@ -68,9 +68,9 @@ class _Finder(importlib.abc.MetaPathFinder):
 
         def exec_module(module: Any) -> None:
             run(module)
-            from cmh import training
+            from cmh.training import fitting
 
-            training.CHECKPOINT_SECONDS = 0
+            fitting.CHECKPOINT_SECONDS = 0
             module.EPOCHS, epoch = 4, module.Method.epoch
 
             def faulty(self: Any, batches: Any) -> Any:

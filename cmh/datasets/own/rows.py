@@ -84,13 +84,14 @@ def _check_groups(rows: Rows, problems: Problems) -> None:
 
 
 def _carried(rows: Rows, kept: NDArray[np.int64], problems: Problems) -> Split | None:
-    """The split that the items carry themselves."""
+    """The split that the items `kept` `(n_kept,)` carry themselves; None where a side is empty."""
     sides = np.array([rows.sides[row] for row in kept])
     split = Split(*(np.flatnonzero(sides == side) for side in SIDES))
     return _without_empty_sides(split, "no item has this split", problems)
 
 
 def _drawn(rows: Rows, draw: Draw, kept: NDArray[np.int64], problems: Problems) -> Split | None:
+    """A split of the items `kept` `(n_kept,)` as dataset.yml asks for it; None where it cannot be drawn."""
     if draw.query + draw.validation + max(draw.train, 1) > len(kept):
         problems.add(
             "split",

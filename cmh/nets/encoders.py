@@ -1,0 +1,82 @@
+"""Nets with several outputs for an item: codes, semantic features and predicted labels, as SSAH and GCH have them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Outputs = tuple[Tensor, Tensor, Tensor]  # codes (b, bits) in (−1, 1), features (b, width), label probabilities (b, c)
+
+
+class Encoder(nn.Module):
+    """A body to semantic features of some width, and two heads on them: codes and labels.
+
+    `norm` stands between the features and the heads, `code_norm` before the tanh of the codes. Labels are predicted
+    `labels_from_codes`, or from the features.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        width: int,
+        bits: int,
+        n_labels: int,
+        *,
+        norm: nn.Module | None = None,
+        code_norm: nn.Module | None = None,
+        labels_from_codes: bool = False,
+    ) -> None:
+        super().__init__()
+        self.body, self.norm, self.labels_from_codes = body, norm or nn.Identity(), labels_from_codes
+        self.hash = nn.Sequential(nn.Linear(width, bits), code_norm or nn.Identity(), nn.Tanh())
+        self.label = nn.Linear(bits if labels_from_codes else width, n_labels)
+
+    def forward(self, x: Tensor) -> Outputs:
+        """Codes `(b, bits)`, features `(b, width)`, label probabilities `(b, c)`."""
+        features = self.body(x)
+        normed = self.norm(features)
+        codes = self.hash(normed)
+        return codes, features, torch.sigmoid(self.label(codes if self.labels_from_codes else normed))
+
+
+def outputs(net: nn.Module, x: Tensor, *, training: bool) -> Outputs:
+    """What an encoder, or a backbone with one on it, gives in this mode."""
+    found: Outputs = net.train(training)(x)
+    return found
+
+
+def codes(net: nn.Module, x: Tensor) -> Tensor:
+    """An encoder's codes `(b, bits)` in evaluation mode."""
+    return outputs(net, x, training=False)[0]
+
+
+def constant_features(net: nn.Module, x: Tensor) -> Tensor:
+    """An encoder's features `(b, width)` in evaluation mode, without gradient."""
+    with torch.no_grad():
+        return outputs(net, x, training=False)[1]
+
+
+def leaky_layers(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers with batch norm and leaky ReLU: `(b, sizes[0])` to `(b, sizes[-1])`. A size of 0 is left out."""
+    sizes = [size for size in sizes if size]
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers)
+
+
+class ResponseNorm(nn.Module):
+    """Local response normalisation over the features, as TensorFlow counts it: α = 1e-4 for each of 5 neighbours."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(b, d)` to the same."""
+        return functional.local_response_norm(x.unsqueeze(-1), 5, alpha=5e-4, beta=0.75, k=2.0).squeeze(-1)
+
+
+def response_layers(n_in: int, hidden: int, n_out: int) -> nn.Sequential:
+    """Linear, ReLU, response norm, linear: `(b, n_in)` to `(b, n_out)`."""
+    return nn.Sequential(nn.Linear(n_in, hidden), nn.ReLU(), ResponseNorm(), nn.Linear(hidden, n_out))

@@ -1,0 +1,36 @@
+"""A graph convolutional network over the items of a batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Graph(nn.Module):
+    """Two graph convolutions without biases, and label logits from their codes."""
+
+    def __init__(self, width: int, bits: int, n_labels: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(width, width, bias=False), nn.Linear(width, bits, bias=False)
+        self.label = nn.Linear(bits, n_labels)
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> tuple[Tensor, Tensor]:
+        """Items `(b, width)` and A `(b, b)` to codes M `(b, bits)` and label logits `(b, c)`."""
+        codes = graph_codes(x, adjacency, self.first.weight.T, self.second.weight.T)
+        return codes, self.label(codes)
+
+
+def graph_codes(x: Tensor, adjacency: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """M = tanh(A relu(A x W_1) W_2) `(b, K)`: x `(b, d)`, A `(b, b)`, W_1 `(d, d')`, W_2 `(d', K)`."""
+    hidden = torch.relu(adjacency @ (x @ first))
+    return torch.tanh(adjacency @ (hidden @ second))
+
+
+def adjacency(labels: Tensor) -> Tensor:
+    """A = D^−½ (L Lᵀ) D^−½ `(b, b)` of the labels L `(b, c)`; D has the row sums.
+
+    Rows of items without labels are 0.
+    """
+    shared = labels @ labels.T
+    scale = shared.sum(1).clamp_min(1).rsqrt()
+    return scale[:, None] * shared * scale

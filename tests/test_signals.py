@@ -1,0 +1,50 @@
+"""The first signal stops a command in an orderly way, the second at once."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from cmh.signals import SIGNALS, Interrupts
+
+COMMAND = """
+import os, signal, time
+from cmh import commands
+from cmh.signals import Interrupts
+
+with Interrupts(commands.end_interrupted) as interrupts, interrupts.polled():
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(interrupts.asked, flush=True)
+"""
+
+
+def test_the_second_ends_a_command_at_once() -> None:
+    done = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, check=False)
+    assert done.stdout == "1\n"
+    assert done.stderr == "\ninterrupted again: ended at once; the same command goes on from here\n"
+    assert done.returncode == 130
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_is_raised_where_nobody_polls(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Interrupts(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_who_polls_sees_the_first_and_gets_the_second() -> None:
+    interrupts, seen = Interrupts(), list[int]()
+
+    def work() -> None:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+            seen.append(interrupts.asked)
+
+    with interrupts, pytest.raises(KeyboardInterrupt), interrupts.polled():
+        work()
+    assert (seen, interrupts.asked) == ([1], 2)
