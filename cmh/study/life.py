@@ -182,7 +182,7 @@ class Life:
             }
         missing = [seed for seed in self.seeds if seed not in self.records]
         if not missing:
-            self.finish(best)
+            self.finish()
             return []
         self.opened = ledger.open_test(
             study.dataset.name,
@@ -217,13 +217,14 @@ class Life:
         )
         for line in confirm.audit_lines(record):
             self.tell(f"seed {seed}: {line}")
-        if len(self.records) == len(self.seeds) and self.best is not None:
-            self.finish(self.best)
+        if len(self.records) == len(self.seeds):
+            self.finish()
 
-    def finish(self, best: TrialRow) -> None:
+    def finish(self) -> None:
         """All is known: show it."""
+        assert self.best is not None
         found = [self.records[seed] for seed in sorted(self.records)]
-        self.show(Outcome(self.study, self.rows, best, self.controls, found))
+        self.show(Outcome(self.study, self.rows, self.best, self.controls, found))
 
     def tell_spent_budget(self) -> None:
         """Say whether the search ended because its budget was spent."""
