@@ -68,7 +68,10 @@ class RemoteDepot:
         return found
 
     def test(self, dataset: Dataset, key: str) -> TestData:
-        """Test queries and database, mapped from the object store; for whoever has noted the opening."""
+        """Test queries and database, mapped from the object store; for whoever has noted the opening.
+
+        Raises StudyError where that is not the depot's key.
+        """
         found: TestData = ray.get(ray.get(self.actor.arrays.remote(dataset, "test", key))[0])
         return found
 

@@ -26,7 +26,7 @@ class SeededSampler(BaseSampler):
     """Builds the space's sampler anew for each trial, seeded by (study seed, trial number).
 
     A parameter that is drawn by itself has a stream of its own name: those that a killed process has stored already
-    are not drawn again, and must not move the others.
+    are not drawn again, and must not move the others. Raises StudyError where the sampler's package is missing.
     """
 
     def __init__(self, space: Space, seed: int) -> None:

@@ -54,7 +54,7 @@ class Store:
     """A study in its storage. `url` None keeps it in memory (for a plan).
 
     `owner` names the study folder: in a storage that many share, a study of the same name may be another's. Raises
-    StudyError where it is.
+    StudyError where it is, and where the package of the space's sampler is missing.
     """
 
     def __init__(
