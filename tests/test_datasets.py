@@ -138,8 +138,8 @@ def test_a_killed_computation_leaves_nothing_and_two_processes_make_one(tmp_path
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     first = start("60")
-    deadline = time.monotonic() + 30
-    while not count.exists() and time.monotonic() < deadline:
+    deadline = time.monotonic() + 60
+    while not (count.exists() and count.read_text()) and time.monotonic() < deadline:
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.communicate()
