@@ -18,7 +18,7 @@ from cmh import methods, training
 from cmh.losses import sign
 from cmh.methods import ucch
 from cmh.methods.ucch import Method, batch_dictionary, contrast, occurrences, ranking, renewed, step_loss
-from cmh.nets.pair import Pair
+from cmh.nets.team import Team
 from cmh.training.batches import Batch, Items
 from tests import golden
 from tests.test_training import tiny
@@ -256,13 +256,13 @@ def test_negatives_are_drawn_from_all_items_with_replacement() -> None:
 def test_the_gradient_of_both_nets_is_clipped_together(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def spy(pair: Pair, loss: Tensor, *, clip: float) -> None:
-        step(pair, loss, clip=clip)
-        gradients = [p.grad.flatten() for net in pair.nets.values() for p in net.parameters() if p.grad is not None]
+    def spy(team: Team, loss: Tensor, *, clip: float) -> None:
+        step(team, loss, clip=clip)
+        gradients = [p.grad.flatten() for net in team.nets.values() for p in net.parameters() if p.grad is not None]
         seen.append(float(torch.cat(gradients).norm()))
 
-    step = Pair.step
-    monkeypatch.setattr(Pair, "step", spy)
+    step = Team.step
+    monkeypatch.setattr(Team, "step", spy)
     for clip in (1e-3, 1e6):
         method, batches = built(clip=clip)
         method.epoch(batches)
