@@ -58,7 +58,7 @@ class Critic(Made):
     def epoch(self, batches: Batches) -> dict[str, float]:
         terms: dict[str, float] = {}
         for batch in batches():
-            f, g = (self.pair.output(name, batch).detach() for name in ("image", "text"))
+            f, g = (outputs.detach() for outputs in self.pair.both(batch))
             loss = (self.proxies(f)[:, 0] - self.proxies(g)[:, 0]).mean().exp()
             self.optimizers["proxies"].zero_grad()
             loss.backward()
