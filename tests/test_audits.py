@@ -57,7 +57,7 @@ def test_a_network_that_is_trained_along_is_audited_from_pixels(features: str, d
     run, config = training.parse(dcmh, values)
     assert audits.dead(dcmh, run, config, data) == []
     (finding,) = audits.dead(dcmh, dataclasses.replace(run, lr_backbone=0.0), config, data)
-    assert finding.startswith("parameters pair.nets.image.backbone.network.")
+    assert finding.startswith("parameters pair.team.nets.image.backbone.network.")
     assert finding.endswith(" more never change (in 3 epochs)")
     ends = {"gamma": (0.1, 10.0), "lr_decay": (0.5, 0.9)}
     assert [line.split("`")[1] for line in audits.idle_hyperparameters(dcmh, run, config, data, ends)] == ["lr_decay"]
@@ -110,10 +110,10 @@ def test_faults_of_published_code_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     """Each is a numbered difference in the method's file; here it is put back."""
     agah, gch, cpah, prdh = (methods.get(name) for name in ("agah", "gch", "cpah", "prdh"))
 
-    def batch_norm(self: Any, name: str, outputs: Tensor) -> Tensor:
+    def batch_norm(self: Any, outputs: Tensor) -> Tensor:
         return outputs / outputs.detach().norm()
 
-    monkeypatch.setattr(agah.Method, "_features", batch_norm)  # AGAH, difference 2
+    monkeypatch.setattr(agah.Method, "_scaled", batch_norm)  # AGAH, difference 2
     run, config = point("agah")
     trial = Trial(agah, run, config, tiny(), n=100)
     trial.epoch(1)
@@ -123,7 +123,7 @@ def test_faults_of_published_code_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
     def retrieve(self: Any, features: Tensor) -> Tensor:
-        return self.nets["image"].train()(features)[0]
+        return self.team.nets["image"].train()(features)[0]
 
     monkeypatch.setattr(gch.Method, "encode_image", retrieve)  # GCH, difference 3
     run, config = point("gch")
@@ -145,7 +145,8 @@ def test_faults_of_published_code_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(cpah, "mlp", lambda width, hidden, n: Apart(width) if n == 3 else made(width, hidden, n))
     run, config = point("cpah")  # CPAH, difference 2
     assert audits.dead(cpah, run, config, tiny()) == [
-        "parameters nets.consistency.out_of_use.weight, nets.consistency.out_of_use.bias never change (in 3 epochs)"
+        "parameters team.nets.consistency.out_of_use.weight, team.nets.consistency.out_of_use.bias never change"
+        " (in 3 epochs)"
     ]
 
     terms_of = prdh.step_terms
