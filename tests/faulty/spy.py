@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-WANTED = ("ndarray", "memmap", "Tensor", "Parameter", "Dataset", "ObjectRef", "ActorHandle")
+WANTED = ("ndarray", "memmap", "Tensor", "Parameter", "CachedDataset", "ObjectRef", "ActorHandle")
 
 
 def digests(rows: np.ndarray[Any, Any]) -> set[str]:
@@ -44,7 +44,7 @@ def search(where: str, known: set[str]) -> Iterator[str]:
     objects = list(reachable())
     handles = [value for value in objects if type(value).__name__ == "ActorHandle"]
     references = [value for value in objects if type(value).__name__ == "ObjectRef"]
-    sets = {id(value): value for value in objects if type(value).__name__ == "Dataset" and hasattr(value, "test")}
+    sets = {id(value): value for value in objects if type(value).__name__ == "CachedDataset"}
     for value in objects:
         if holds(value, known):
             yield f"an array {value.shape} in memory"
