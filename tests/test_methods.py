@@ -94,7 +94,8 @@ def test_mypy_holds_every_method_to_the_protocol(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     errors = [line for line in done.stdout.splitlines() if ": error: " in line]
     assert len(errors) == 1, done.stdout + done.stderr
-    assert errors[0].startswith(f"{tmp_path / 'check.py'}:5: error: Incompatible types in assignment")
+    # With a warm cache mypy may name the file as an earlier run had it, in another temporary folder.
+    assert errors[0].rpartition("/")[2].startswith("check.py:5: error: Incompatible types in assignment")
     assert "def Method(config: Config, setup: Setup) -> Method" in done.stdout
 
 
