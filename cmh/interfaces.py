@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `--help` of a command that lists methods needs none of them
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
-Floats = NDArray[np.float32]
+Floats: TypeAlias = "NDArray[np.float32]"
 
 
 class Config(Protocol):
@@ -205,3 +204,6 @@ class Dataset(Protocol):
 
     def noted_test(self) -> TestData:
         """The same, for a confirmation, which has noted the opening itself (`cmh.ledger.open_test`)."""
+
+    def in_folder(self, folder: Path) -> Dataset:
+        """The same dataset, whose arrays lie in another folder: on a node with a cache of its own."""

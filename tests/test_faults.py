@@ -29,7 +29,8 @@ from cmh.study.resources import Resources, gpu_share
 from cmh.study.rungs import Rungs
 from cmh.study.session import Budget, RunningConfirmation, RunningTrial, Session, Work
 from cmh.study.space import Asha, Range, Space
-from cmh.study.storage import Proposal, Store, TrialRow
+from cmh.study.storage import Proposal, Store
+from cmh.study.trial_row import TrialRow
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "grid", "qmc")
 EPOCHS = 4

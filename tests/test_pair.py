@@ -13,7 +13,8 @@ from cmh.interfaces import Batch, Setup
 from cmh.losses import sign
 from cmh.nets import state as states
 from cmh.nets.buffers import Buffers
-from cmh.nets.pair import Falling, Pair
+from cmh.nets.optimizers import Falling
+from cmh.nets.pair import Pair
 from cmh.training.batches import Batch as Step
 from cmh.training.batches import Items
 

@@ -23,8 +23,9 @@ from cmh import cache, datasets, leaderboard, ledger, records, reproduce, tune
 from cmh.datasets import clipart
 from cmh.errors import ConfigError, StudyError
 from cmh.study import request
+from cmh.study.database import readable_errors
 from cmh.study.space import Asha, Range, Space
-from cmh.study.storage import Store, readable_errors
+from cmh.study.storage import Store
 
 SMALL = ["--bits", "8", "--epochs", "4", "--set", "hidden_image=16", "hidden_text=16"]
 START = "[default, {lr_image: 0.01}]"  # points that run to their end

@@ -62,6 +62,10 @@ class CachedDataset:
         groups = _map(self.folder / "test" / "group.npy", np.int64)
         return TestData(self._arrays("test"), self._arrays("search"), groups)
 
+    def in_folder(self, folder: Path) -> CachedDataset:
+        """The same dataset, whose arrays lie in another folder."""
+        return dataclasses.replace(self, folder=folder)
+
     def _check_open(self) -> None:
         if _LOCKS:
             raise DatasetError(f"{self.name}: the test split is locked while a method is searched or trained")

@@ -23,7 +23,8 @@ from torch import Tensor
 from cmh.config import param
 from cmh.interfaces import Batch, Batches, Setup
 from cmh.losses import pairwise_nll, similar
-from cmh.nets.pair import Falling, Pair
+from cmh.nets.optimizers import Falling
+from cmh.nets.pair import Pair
 from cmh.nets.towers import mlp
 from cmh.training import train
 

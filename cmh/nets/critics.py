@@ -11,7 +11,7 @@ from torch import Tensor, nn, optim
 from torch.nn.functional import softplus
 
 from cmh.interfaces import Setup
-from cmh.nets.optimizers import Falling, optimizer
+from cmh.nets.optimizers import Falling, Rates, optimizer
 from cmh.nets.team import Team
 
 PENALTY = 10.0  # weight of the gradient penalty: AGAH, CPAH and DADH all take the value of Gulrajani et al.
@@ -19,13 +19,9 @@ PENALTY = 10.0  # weight of the gradient penalty: AGAH, CPAH and DADH all take t
 Kind = Literal["wasserstein", "logistic"]
 
 
-class _Rates(Protocol):
-    """What a Config says of the descent of nets and critics."""
+class _Rates(Rates, Protocol):
+    """And of critics."""
 
-    @property
-    def lr_image(self) -> float: ...
-    @property
-    def lr_text(self) -> float: ...
     @property
     def lr_critic(self) -> float: ...
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Protocol
 
 from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -56,6 +57,15 @@ def schedule(
         "early": lambda epoch: float(decay ** ((epoch - 1) // every + 1)) if epoch else 1.0,
     }
     return LambdaLR(optimizer, factors[kind])
+
+
+class Rates(Protocol):
+    """What a Config says of the descent of an image and a text net."""
+
+    @property
+    def lr_image(self) -> float: ...
+    @property
+    def lr_text(self) -> float: ...
 
 
 @dataclasses.dataclass(frozen=True)

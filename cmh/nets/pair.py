@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from torch import Tensor, nn
 
 from cmh.interfaces import Batch, Batches, Setup
 from cmh.losses import Means
-from cmh.nets.optimizers import Falling as Falling
-from cmh.nets.optimizers import optimizer
+from cmh.nets.optimizers import Falling, Rates, optimizer
 from cmh.nets.team import Team
 
 BatchLoss = Callable[[Batch, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]  # see `Pair.one_pass`
-
-
-class _Rates(Protocol):
-    """What a Config says of the descent of both nets."""
-
-    @property
-    def lr_image(self) -> float: ...
-    @property
-    def lr_text(self) -> float: ...
 
 
 class Pair:
@@ -33,7 +22,7 @@ class Pair:
     """
 
     def __init__(
-        self, setup: Setup, config: _Rates, image: nn.Module, text: nn.Module, *, falling: Falling | None = None
+        self, setup: Setup, config: Rates, image: nn.Module, text: nn.Module, *, falling: Falling | None = None
     ) -> None:
         self.team = Team(setup, {"image": setup.image_net(image), "text": text})
         kind = getattr(config, "optimizer", "adam")

@@ -18,11 +18,13 @@ from cmh.records import Record
 from cmh.signals import Interrupts
 from cmh.study import confirm, folder, preflight, resources, tuner
 from cmh.study.confirm import Confirmed
+from cmh.study.database import readable_errors, without_password
 from cmh.study.outcome import Outcome, Scores, cost, write_winner
 from cmh.study.request import Limits, Request, StudyRequest
 from cmh.study.resources import Resources
 from cmh.study.session import Budget, View, Work
-from cmh.study.storage import Store, TrialRow, readable_errors, without_password
+from cmh.study.storage import Store
+from cmh.study.trial_row import TrialRow
 
 log = logging.getLogger(__name__)
 

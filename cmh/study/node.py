@@ -60,7 +60,7 @@ class Place:
         pixels = self.dataset.pixel_folder
         for folder in (self.dataset.folder, cache.root() / self.entry):
             if (pixels is None or pixels.is_dir()) and self._are_the_drivers(folder):
-                return _in_folder(self.dataset, folder)
+                return self.dataset.in_folder(folder)
         return None
 
     def _are_the_drivers(self, folder: Path) -> bool:
@@ -99,13 +99,6 @@ class Place:
                     remote.write(wanted, changed)
 
             yield name, send
-
-
-def _in_folder(dataset: Dataset, folder: Path) -> Dataset:
-    """The same dataset, whose arrays lie in another folder."""
-    assert dataclasses.is_dataclass(dataset)
-    assert not isinstance(dataset, type)
-    return dataclasses.replace(dataset, folder=folder)
 
 
 def places(works: Sequence[Work], joined: bool, key: str) -> list[Place]:

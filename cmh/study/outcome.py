@@ -10,7 +10,8 @@ from cmh.config import INPUTS
 from cmh.records import Cost, Record
 from cmh.study import folder
 from cmh.study.request import StudyRequest
-from cmh.study.storage import Store, TrialRow
+from cmh.study.storage import Store
+from cmh.study.trial_row import TrialRow
 
 Scores = tuple[float | None, float | None, float | None]  # validation MAP: i→t, t→i, and their mean
 

@@ -21,12 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 from cmh.config import Value
 from cmh.errors import StudyError
 from cmh.study import trial_row
-from cmh.study.database import best_points, engine_settings, open_study, readable_errors, without_password
+from cmh.study.database import engine_settings, without_password
 from cmh.study.samplers import SeededSampler, suggest
 from cmh.study.space import Space
 from cmh.study.trial_row import TrialRow
-
-__all__ = ["Proposal", "Store", "TrialRow", "best_points", "open_study", "readable_errors", "without_password"]
 
 MOVED = "moved"  # the failure of a trial that was begun under other circumstances, and is trained anew as another
 DEATHS = 3  # of the worker at one epoch of a trial, then it has failed

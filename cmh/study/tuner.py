@@ -19,11 +19,11 @@ from cmh.cluster import FIFOScheduler, Searcher, Stopper, TrialScheduler, ray, t
 from cmh.errors import StudyError
 from cmh.signals import Interrupts
 from cmh.study import node
+from cmh.study.database import readable_errors
 from cmh.study.dispatcher import Dispatcher
 from cmh.study.resources import Resources
 from cmh.study.rungs import METRIC
 from cmh.study.session import Budget, Work
-from cmh.study.storage import readable_errors
 
 
 def search(

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
-from cmh.study.storage import Proposal, Store, TrialRow
+from cmh.study.storage import Proposal, Store
+from cmh.study.trial_row import TrialRow
 from cmh.training import Epoch
 
 log = logging.getLogger(__name__)
