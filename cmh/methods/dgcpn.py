@@ -145,7 +145,9 @@ class Graph:
         return neighbours(A, index, self.n_kept)
 
     def _affinity(self, rows: Tensor, columns: Tensor) -> Tensor:
-        image, text = (cosines(self._take(it, rows), self._take(it, columns)) for it in (self.image, self.text))
+        image, text = (
+            cosines(self._take(features, rows), self._take(features, columns)) for features in (self.image, self.text)
+        )
         return self.a1 * text + (1 - self.a1) * image
 
     def _take(self, features: Tensor, rows: Tensor) -> Tensor:
