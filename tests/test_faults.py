@@ -23,7 +23,7 @@ from sqlalchemy import event
 
 from cmh.errors import StudyError
 from cmh.signals import Interrupts
-from cmh.study import database, storage, tuner
+from cmh.study import database, tuner
 from cmh.study.dispatcher import Dispatcher
 from cmh.study.resources import Resources, gpu_share
 from cmh.study.rungs import Rungs
@@ -519,7 +519,7 @@ def test_a_database_that_stays_locked(tmp_path: Path, monkeypatch: pytest.Monkey
     store = Store(url, "s", space(), BASE, seed=3)
     other = sqlite3.connect(url.removeprefix("sqlite:///"))
     other.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(StudyError, match="cannot be used: database is locked"), storage.readable_errors(url):
+    with pytest.raises(StudyError, match="cannot be used: database is locked"), database.readable_errors(url):
         store.propose(3)
     other.rollback()
     play(url, space(), {}, limit=3)
@@ -534,7 +534,7 @@ def test_a_reader_does_not_break_the_writer(tmp_path: Path) -> None:
     def read() -> None:
         while not stop.is_set():
             try:
-                _ = storage.open_study(url, "s").trials
+                _ = database.open_study(url, "s").trials
             except Exception as error:
                 errors.append(error)
 

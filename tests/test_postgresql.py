@@ -14,7 +14,7 @@ import optuna
 import pytest
 
 import cmh.study
-from cmh.study import storage
+from cmh.study import database
 from cmh.study.storage import Store
 from tests.test_faults import BASE, play, rows, space
 
@@ -58,7 +58,7 @@ def test_a_study_in_postgresql_is_the_one_in_sqlite(server: str, tmp_path: Path)
 
 def test_what_is_kept_and_opened(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(server, "mine", space(), BASE, seed=3, owner="me").propose(1)
-    kept = storage.without_password(server)
+    kept = database.without_password(server)
     assert "secret" not in kept
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "study.yml").write_text(f"identity: {{method: dcmh}}\nstorage: {kept}\n")
@@ -77,5 +77,5 @@ def test_a_server_that_restarts_and_one_that_is_gone(server: str) -> None:
         )
     assert store.propose(1) is not None
     gone = "postgresql://cmh@127.0.0.1:1/postgres"
-    with pytest.raises(cmh.errors.StudyError, match="connection"), storage.readable_errors(gone):
+    with pytest.raises(cmh.errors.StudyError, match="connection"), database.readable_errors(gone):
         Store(gone, "s", space(), BASE, seed=3)
