@@ -105,6 +105,20 @@ def short(path: Path) -> str:
         return str(path)
 
 
+def portable(path: Path, folder: Path) -> str:
+    """A path as a file in `folder` should name it: relative to `folder` where both are likely to be moved together.
+
+    That is where both lie below the current folder, or below that which holds the folder that holds `folder` (the
+    project of `studies/NAME`). Whoever reads it joins it to `folder.resolve()`.
+    """
+    path, folder = path.resolve(), folder.resolve()
+    together = (Path.cwd(), folder.parent, *([folder.parent.parent] if len(folder.parts) > 4 else []))
+    for root in together:
+        if len(root.parts) > 1 and path.is_relative_to(root) and folder.is_relative_to(root):
+            return os.path.relpath(path, folder)
+    return str(path)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import urllib.parse
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,17 @@ from optuna.trial import TrialState
 
 from cmh.config import Value
 from cmh.errors import StudyError
+from cmh.study.address import file_of, without_password
 
-__all__ = ["Study", "best_points", "engine_settings", "open_study", "readable_errors", "without_password"]
+__all__ = [
+    "Study",
+    "best_points",
+    "engine_settings",
+    "open_storage",
+    "open_study",
+    "readable_errors",
+    "without_password",
+]
 
 BUSY_SECONDS = 60.0  # SQLite: how long to wait for another process that holds the database
 
@@ -36,22 +46,28 @@ def readable_errors(url: str) -> Iterator[None]:
         raise StudyError(f"the storage {without_password(url)} cannot be used: {line}") from error
 
 
-def without_password(url: str) -> str:
-    """A storage's address as it may be shown and kept; PostgreSQL's client takes a password from PGPASSWORD, too."""
-    try:
-        parts = sqlalchemy.engine.make_url(url)
-        return sqlalchemy.URL.create(
-            parts.drivername, parts.username, None, parts.host, parts.port, parts.database, parts.query
-        ).render_as_string(hide_password=False)
-    except sqlalchemy.exc.ArgumentError:
-        return url
-
-
 def engine_settings(url: str) -> dict[str, object]:
     """What SQLAlchemy is told when it connects to `url`."""
     if url.startswith("sqlite"):  # readers (a notebook, a dashboard) hold it for moments
         return {"connect_args": {"timeout": BUSY_SECONDS}}
     return {"pool_pre_ping": True}  # a server may restart between two writes
+
+
+def open_storage(url: str, name: str, *, begun: bool) -> optuna.storages.RDBStorage:
+    """The storage at `url`, with tables made where it is new.
+
+    Raises StudyError where the study `name` has `begun`, but is not there: it would begin anew over its old trials.
+    """
+    file = file_of(url)
+    gone = begun and file is not None and not str(file).startswith("file:") and not file.is_file()
+    storage = None if gone else optuna.storages.RDBStorage(url, engine_kwargs=engine_settings(url))
+    if storage is None or (begun and name not in optuna.get_all_study_names(storage)):
+        what = "does not exist" if gone else f"holds no study {name}"
+        raise StudyError(
+            f"the storage {without_password(url)} {what}, but trials of {name} lie in its folder;"
+            " say with --storage where they are kept now, or use another --out"
+        )
+    return storage
 
 
 def open_study(url: str, name: str) -> Study:
@@ -64,7 +80,8 @@ def open_study(url: str, name: str) -> Study:
     if parts.drivername.startswith("sqlite"):
         if not Path(parts.database or "").is_file():
             raise StudyError(f"the storage {parts.database} does not exist")
-        parts = parts.set(database=f"file:{parts.database}", query={"mode": "ro", "uri": "true"})
+        quoted = urllib.parse.quote(parts.database or "")  # within a file: address `?`, `#` and `%` mean something
+        parts = parts.set(database=f"file:{quoted}", query={"mode": "ro", "uri": "true"})
     elif parts.drivername.startswith("postgresql"):
         settings["connect_args"] = {"options": "-c default_transaction_read_only=on"}
     url = parts.render_as_string(hide_password=False)

@@ -20,6 +20,7 @@ from cmh import files, methods
 from cmh.config import Value
 from cmh.errors import ConfigError, StudyError
 from cmh.identity import STUDY, Identity, differences
+from cmh.study import address
 from cmh.study.database import best_points, open_study
 from cmh.study.space import Space
 from cmh.study.trial_row import TrialRow
@@ -45,7 +46,10 @@ class StudyFile:
     seed: int | None  # of all its trials
     method_file: str  # where a method of one's own is; else its name
     versions: Mapping[str, str]
-    storage: str  # address, without a password
+    name: str  # in its storage
+    storage: str  # address, without a password; of a SQLite file that moves with the folder relative to it
+    dataset: str  # name, or where the folder of one's own is
+    weights: str  # where the file of the image network's weights is; empty: its own
     warm_points: Sequence[dict[str, Value]]  # start points that came from another study
 
 
@@ -72,7 +76,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
             files.write_atomic(owner, f"process {os.getpid()} on {platform.node()}")
             yield
     except BlockingIOError:
-        holder = owner.read_text() if owner.exists() else "another process"
+        holder = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
         raise StudyError(f"{folder}: is in use by {holder}; wait for it or use another --out") from None
 
 
@@ -150,8 +154,38 @@ def storage_of(folder: Path) -> tuple[str, str]:
 
     Raises ConfigError where the folder holds no study.
     """
-    url, beside = read_study(folder).storage, folder / "study.db"  # beside: also where the folder was moved
-    return f"sqlite:///{beside.resolve()}" if beside.exists() else url, folder.resolve().name
+    found, beside = read_study(folder), folder.resolve() / "study.db"
+    url = address.opened(found.storage, folder)
+    file = address.file_of(url)
+    if beside.exists() and (file is None or file.name == beside.name):  # older ones name it by its whole path
+        url = address.of_file(beside)
+    return url, found.name
+
+
+def storage_for(place: Path, asked: str | None) -> str:
+    """The address of a study's storage: where one that is there already has its trials, unless they were moved.
+
+    Raises ConfigError where `asked` is another.
+    """
+    if not (place / "study.yml").is_file():
+        return asked or address.of_file(place.resolve() / "study.db")
+    there, _ = storage_of(place)
+    file = address.file_of(there)
+    moved = file is not None and not file.exists()  # the storage itself is asked whether it has the study
+    if asked and not moved and address.without_password(asked) != address.without_password(there):
+        raise ConfigError(
+            f"--storage {address.without_password(asked)}: the study in {place} has its trials in"
+            f" {address.without_password(there)}; leave --storage out, or use another --out"
+        )
+    return asked or there
+
+
+def note_storage(folder: Path, url: str) -> None:
+    """Keep in `study.yml` where the study's storage is, where that has changed."""
+    path, kept = folder / "study.yml", address.kept(url, folder)
+    document = configs.load_yaml(path)
+    if isinstance(document, dict) and document.get("storage") != kept:
+        write_yaml(path, {**document, "storage": kept})
 
 
 def write_trials(folder: Path, rows: Sequence[TrialRow], names: Sequence[str]) -> None:
@@ -168,6 +202,12 @@ def write_trials(folder: Path, rows: Sequence[TrialRow], names: Sequence[str]) -
 def write_yaml(path: Path, document: Mapping[str, object]) -> None:
     """A mapping as YAML, atomically, in its own order."""
     files.write_atomic(path, yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=100))
+
+
+def _placed(written: object, folder: Path, mark: str = "") -> str:
+    """A path of `study.yml` as it is from here; what has no `mark` in it is a name."""
+    text = str(written)
+    return os.path.normpath(folder.resolve() / text) if text and mark in text else text
 
 
 def read_study(folder: Path) -> StudyFile:
@@ -189,8 +229,11 @@ def read_study(folder: Path) -> StudyFile:
         identity=identity,
         method=method,
         seed=seed if isinstance(seed, int) else None,
-        method_file=str(document.get("method_file", method)),
+        method_file=_placed(document.get("method_file", method), folder, ".py"),
         versions=versions if isinstance(versions, dict) else {},
+        name=str(document.get("name", folder.resolve().name)),
         storage=str(document.get("storage", "")),
+        dataset=_placed(document.get("dataset", ""), folder, "/"),
+        weights=_placed(document.get("weights", ""), folder),
         warm_points=points if isinstance(points, list) else [],
     )

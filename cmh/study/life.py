@@ -16,9 +16,9 @@ from cmh.config import Value
 from cmh.errors import StudyError
 from cmh.records import Record
 from cmh.signals import Interrupts
-from cmh.study import confirm, folder, preflight, resources, tuner
+from cmh.study import address, confirm, folder, preflight, resources, tuner
 from cmh.study.confirm import Confirmed
-from cmh.study.database import readable_errors, without_password
+from cmh.study.database import readable_errors
 from cmh.study.outcome import Outcome, Scores, cost, write_winner
 from cmh.study.request import Limits, Request, StudyRequest
 from cmh.study.resources import Resources
@@ -49,9 +49,10 @@ def begun(study: StudyRequest) -> Iterator[None]:
     with folder.locked_folder(study.folder):
         about = folder.identity(study.space, study.identity(study.base), study.fixed)
         notes = {
-            "method_file": methods.spec(study.space.method),
+            "name": study.folder.name,
+            **study.places(),
             "versions": confirm.versions(),
-            "storage": without_password(study.url),
+            "storage": address.kept(study.url, study.folder),
             **study.notes,
         }
         where = files.short(study.folder)
@@ -85,8 +86,9 @@ def search(
         lives = []
         for study, values in zip(request.studies, controls, strict=True):
             with readable_errors(study.url):
-                owner = folder.read_study(study.folder).id
-                store = Store(study.url, study.folder.name, study.space, study.base, study.seed, owner)
+                about, begun = folder.read_study(study.folder), any(study.folder.glob("trials/*"))
+                store = Store(study.url, about.name, study.space, study.base, study.seed, about.id, begun=begun)
+            folder.note_storage(study.folder, study.url)
             name = study.folder.name if len(request.studies) > 1 else ""
             life = Life(study, store, request, values, name, watch(store, study.limit, name), show)
             stack.callback(life.close)
@@ -148,7 +150,7 @@ class Life:
             store=self.store,
             limit=study.limit,
             folder=study.folder,
-            run=study.run,
+            run=study.noted_run,
             dataset=study.dataset,
             view=self.screen,
             ended=self.ended,
@@ -198,7 +200,7 @@ class Life:
         self.tell(f"confirming trial {best.number} with seeds {seeds}: training, then the test split")
         if self.opened[0] > 1:
             self.tell(f"this is opening {self.opened[0]} of this study's test split, and its records say so")
-        shared = {**best.config, **study.run}
+        shared = {**best.config, **study.noted_run}
         folders = {seed: (study.folder / "confirm" / f"{best.number}-{seed}").resolve() for seed in missing}
         return [{**shared, "seed": seed, "folder": str(folders[seed])} for seed in missing]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from cmh import methods
 from cmh.config import INPUTS
 from cmh.records import Cost, Record
 from cmh.study import folder
@@ -40,15 +39,15 @@ def cost(rows: Sequence[TrialRow], store: Store) -> Cost:
 
 def write_winner(study: StudyRequest, best: TrialRow, spent: Cost) -> None:
     """`best.yml` in the study's folder: the trial `best` as an experiment file, for `cmh.reproduce`."""
-    run = study.run
+    run, places = study.run, study.places()
     folder.write_yaml(
         study.folder / "best.yml",
         {
-            "method": methods.spec(study.space.method),
-            "dataset": run["dataset"],
+            "method": places["method_file"],
+            "dataset": places["dataset"],
             **{key: run[key] for key in ("split", "skip_bad") if run[key] not in ("torchcmh", False)},
             "features": run["features"],
-            **({"weights": run["weights"]} if run["weights"] else {}),
+            **({"weights": places["weights"]} if "weights" in places else {}),
             "bits": run["bits"],
             "epochs": study.space.epochs,
             **{key: run[key] for key in INPUTS if key in run},

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from cmh import config, datasets, methods, training
+from cmh import config, datasets, files, methods, training
 from cmh.config import INPUTS, Value
 from cmh.errors import ConfigError, collected
 from cmh.features import backbones
 from cmh.identity import Identity
 from cmh.interfaces import Dataset
-from cmh.study import confirm, folder
+from cmh.study import address, confirm, folder
 from cmh.study import space as spaces
 from cmh.study.space import Space
 
@@ -79,6 +79,21 @@ class StudyRequest:
         return {**config.defaults(methods.get(self.space.method).Config), **self.fixed}
 
     @property
+    def noted_run(self) -> dict[str, Value]:
+        """`run` as a trial writes it down: the dataset by its name, as no trial looks for it by itself."""
+        return {**self.run, "dataset": self.dataset.name}
+
+    def places(self) -> dict[str, str]:
+        """Where method, dataset and weights are, as a file in the study's folder names them."""
+        weights, dataset = str(self.run["weights"]), str(self.run["dataset"])
+        found = {"method_file": methods.spec(self.space.method), "dataset": dataset, "weights": weights}
+        return {
+            key: files.portable(Path(value), self.folder) if "/" in value else value
+            for key, value in found.items()
+            if value
+        }
+
+    @property
     def bits(self) -> int:
         """Length of its codes."""
         return int(self.run["bits"])
@@ -124,6 +139,8 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
     searches = [collected(functools.partial(_space, name, values, asked), problems) for name in names]
     if asked.limits.cpus_per_trial == 0 and not asked.limits.gpus_per_trial:
         problems.append("--cpus-per-trial is 0 without --gpus-per-trial: a trial must take something")
+    storage = None if asked.storage is None else collected(lambda: address.asked(str(asked.storage)), problems)
+    collected(lambda: address.check_cluster(asked.limits.address), problems)
     # Reading is cheap; preparing comes only when everything else is right.
     source = collected(
         lambda: datasets.read(asked.dataset, skip_bad=asked.skip_bad, order=asked.split, progress=progress), problems
@@ -142,6 +159,7 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
         ),
         source,
     )
+    asked = dataclasses.replace(asked, storage=storage)
     studies = [
         _study(asked, space, fixed, bits, inputs, dataset)
         for space, fixed in filter(None, searches)
@@ -197,7 +215,7 @@ def _study(
         fixed=fixed,
         limit=asked.trials or space.trials,
         dataset=dataset,
-        url=asked.storage or f"sqlite:///{(place / 'study.db').resolve()}",
+        url=folder.storage_for(place, asked.storage),
     )
 
 

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cmh.config import Value
 from cmh.errors import StudyError
 from cmh.study import trial_row
-from cmh.study.database import engine_settings, without_password
+from cmh.study.database import open_storage, without_password
 from cmh.study.samplers import SeededSampler, suggest
 from cmh.study.space import Space
 from cmh.study.trial_row import TrialRow
@@ -52,20 +52,27 @@ class Store:
     """A study in its storage. `url` None keeps it in memory (for a plan).
 
     `owner` names the study folder: in a storage that many share, a study of the same name may be another's. Raises
-    StudyError where it is, and where the package of the space's sampler is missing.
+    StudyError where it is, where one that has `begun` is not there, and where the sampler's package is missing.
     """
 
     def __init__(
-        self, url: str | None, name: str, space: Space, base: Mapping[str, Value], seed: int, owner: str = ""
+        self,
+        url: str | None,
+        name: str,
+        space: Space,
+        base: Mapping[str, Value],
+        seed: int,
+        owner: str = "",
+        *,
+        begun: bool = False,
     ) -> None:
         self.space, self.base, self.seed = space, dict(base), seed
         self.url = url or ""
         self._starts = dict(space.starts())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            storage = None if url is None else optuna.storages.RDBStorage(url, engine_kwargs=engine_settings(url))
             self.study = optuna.create_study(
-                storage=storage,
+                storage=None if url is None else open_storage(url, name, begun=begun),
                 study_name=name,
                 direction="maximize",
                 load_if_exists=True,
