@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -117,6 +118,14 @@ def portable(path: Path, folder: Path) -> str:
         if len(root.parts) > 1 and path.is_relative_to(root) and folder.is_relative_to(root):
             return os.path.relpath(path, folder)
     return str(path)
+
+
+def placed(name: str, folder: Path) -> str:
+    """The path that a file in `folder` names, as `portable` made it or a person wrote it: from there, else from the
+    current folder, else from the nearest folder above that has it (`folder` may have been moved to another depth)."""
+    folder, tail = folder.resolve(), re.sub(r"^(\.\./)+", "", name)
+    places = [folder / name, Path.cwd() / name, *(above / tail for above in (folder, *folder.parents))]
+    return os.path.normpath(next((place for place in places if place.exists()), places[0]))
 
 
 def _sync(path: Path) -> None:

@@ -19,8 +19,9 @@ examples:
   python -m cmh.reproduce experiments/jiang2017_dcmh_clipart.yml    the paper's settings on the built-in clip art
   python -m cmh.reproduce studies/dcmh-clipart-32                   the winner of a study, with its confirmed seeds
   python -m cmh.reproduce studies/dcmh-clipart-32 --check           … trained anew and compared with its records
-  python -m cmh.reproduce studies/dcmh-clipart-32 --set gamma=0.5   … with a change: a row of its own on the board
-  python -m cmh.reproduce studies/dcmh-clipart-32:7                 trial 7 of a study (validation only)
+  python -m cmh.reproduce studies/dcmh-clipart-32 --set gamma=0.5   … with a change (validation only)
+  python -m cmh.reproduce studies/dcmh-clipart-32 --set gamma=0.5 --test     … tested: a row of its own on the board
+  python -m cmh.reproduce studies/dcmh-clipart-32:7 --seeds 3       trial 7 with other seeds (validation only)
 
 Results go to OUT/NAME-IDENTITY: run.yml, records.jsonl (for cmh.leaderboard) and, for each seed, config, curve, log and
 checkpoint. IDENTITY is the run's: code, data, settings, device and versions, so runs that differ never meet. A killed
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("target", metavar="TARGET", help="an experiment file, the folder of a study or run, or STUDY:TRIAL")
-    add("--seeds", type=commands.whole(1), metavar="N", help="run seeds 1 … N instead of the recorded ones")
+    add("--seeds", type=commands.whole(1), metavar="N", help="run seeds 1 to N instead of the recorded ones")
     add("--check", action="store_true", help="train anew, compare with what was recorded; exit 1 where it differs")
     add("--fresh", action="store_true", help="train again what is trained already")
     add(
@@ -59,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="change hyperparameters, epochs, bits …",
     )
+    add("--from", dest="base", type=Path, metavar="STUDY", help="with the hyperparameters of another study's winner")
+    add("--test", action="store_true", help="test a winner that --set has changed, too: a row of its own on the board")
     add("--label", metavar="TEXT", help="what its row is called on the board (default: what was changed)")
     add("--method", metavar="NAME|FILE", help="where a method of one's own is now")
     add("--dataset", metavar="NAME|DIR", help="another dataset than the target's, or where it is now")
@@ -86,6 +89,8 @@ def _run(arguments: argparse.Namespace) -> int:
             out=arguments.out,
             compare=arguments.check,
             fresh=arguments.fresh,
+            test=arguments.test,
+            base=arguments.base,
         )
     )
     runner = rerun.Runner(request, _bar)
@@ -94,7 +99,7 @@ def _run(arguments: argparse.Namespace) -> int:
         for line in (*verdict.lines, "check: everything agrees" if verdict.agrees else "check: DIFFERS"):
             _print(line)
         return 0 if verdict.agrees else 1
-    for line in runner.test() if request.target.trial is None else runner.validate():
+    for line in runner.test() if request.tested else runner.validate():
         _print(line)
     return 0
 

@@ -271,9 +271,9 @@ def test_each_other_setting_is_a_further_opening_a_row_and_a_folder(capsys: pyte
 def test_changes_of_a_winner_are_rows_with_labels_and_count_in_its_study(capsys: pytest.CaptureFixture[str]) -> None:
     study = made_study(seeds=(11,))
     for value in "0.1", "0.2":
-        assert run(study, "--set", f"gamma={value}") == 0
+        assert run(study, "--set", f"gamma={value}", "--test") == 0
     assert "this is opening 2" in capsys.readouterr().err
-    assert run(study, "--set", "gamma=0.3", "--label", "a third") == 0
+    assert run(study, "--set", "gamma=0.3", "--label", "a third", "--test") == 0
     found = [record for rows in recorded().values() for record in rows]
     assert len(recorded()) == 3
     assert {record.label for record in found} == {"gamma=0.1", "gamma=0.2", "a third"}
@@ -282,8 +282,49 @@ def test_changes_of_a_winner_are_rows_with_labels_and_count_in_its_study(capsys:
     assert len(ledger.openings(study / ledger.OWN)) == 4
     rows, _ = board(capsys, "studies", "runs")
     assert len(rows) == 4
-    shown = " ".join(" ".join(row.values()) for row in rows)
-    assert all(label in shown for label in ("gamma=0.1", "gamma=0.2", "a third"))
+    assert sorted(row["label"] for row in rows) == ["", "a third", "gamma=0.1", "gamma=0.2"]
+    assert leaderboard.main(["studies", "runs", "--markdown", "board.md"]) == 0
+    for shown in capsys.readouterr().out, Path("board.md").read_text():
+        assert all(label in shown for label in ("gamma=0.1", "gamma=0.2", "a third"))
+
+
+def test_changes_of_a_winner_are_validated_only(capsys: pytest.CaptureFixture[str]) -> None:
+    study = made_study()
+    assert run(study, "--set", "gamma=0.1", "--seeds", "2") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(": epoch")[0] for line in said[:2]] == ["seed 1", "seed 2"]
+    assert said[2] == "gamma=0.1: validated only; --test opens the test split and makes a row of the board"
+    assert "test MAP" not in "".join(said)
+    assert len(ledger.openings(study / ledger.OWN)) == 1
+    assert recorded() == {}
+    # What was trained is taken up.
+    assert run(study, "--set", "gamma=0.1", "--seeds", "2", "--test") == 0
+    assert "seed 1: already trained on" in capsys.readouterr().out
+    assert [len(rows) for rows in recorded().values()] == [2]
+    # Without a change the winner is tested, as a file is with one.
+    assert run(study, "--seeds", "1") == run(file(), "--set", "epochs=1") == 0
+    assert capsys.readouterr().out.count("test MAP") == 2
+
+
+def test_the_winner_of_another_study_as_a_base(capsys: pytest.CaptureFixture[str]) -> None:
+    study = made_study(seeds=(11,), gamma=0.7)
+    best = yaml.safe_load((study / "best.yml").read_text())
+    folder.write_yaml(study / "best.yml", {**best, "config": {**best["config"], "gamma": 0.7, "batch_size": 16}})
+    assert run(file(), "--from", study, "--set", "batch_size=32") == 0
+    (record,) = (record for rows in recorded().values() for record in rows)
+    assert (record.identity.config["gamma"], record.identity.config["batch_size"]) == (0.7, 32)
+    assert record.label == "from dcmh-made-8, batch_size=32"
+    assert record.selection == "fixed"
+    capsys.readouterr()
+    for method, place, message in (
+        ("ridge", study, f"--from {study}: is a study of dcmh, but must be one of ridge"),
+        ("dcmh", "data", "--from data: has no best.yml, which a study writes when its search has ended"),
+    ):
+        assert run(file(method), "--from", place) == 2
+        assert message in capsys.readouterr().err
+    (study / "best.yml").write_text("[1]")
+    assert run(file(), "--from", study) == 2
+    assert "describes no winner" in capsys.readouterr().err
 
 
 def test_a_ledger_that_cannot_be_written_opens_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

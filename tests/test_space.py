@@ -200,8 +200,19 @@ def test_a_document_that_is_no_mapping(document: object) -> None:
     assert "but must be a mapping with method, params" in problems(document)[0]
 
 
-def test_epochs_of_the_command_line_count() -> None:
-    assert "must be < the 3 epochs" in problems(GOOD, epochs=3)[0]
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_few_epochs_of_the_command_line_leave_the_rungs_out(epochs: int) -> None:
+    found = read(GOOD, epochs=epochs)
+    assert (found.asha, found.epochs) == (None, epochs)
+    assert found.notes == (
+        f"--epochs {epochs}: the first rung would be at epoch 3, so there is none, and every trial runs to its end",
+    )
+
+
+def test_more_epochs_of_the_command_line_keep_the_rungs() -> None:
+    found = read(changed("schedule.asha.first_rung", 40), epochs=50)  # the file alone contradicts itself
+    assert (found.asha, found.notes) == (Asha(40, 3), ())
+    assert read(GOOD, epochs=4).asha == Asha(3, 3)
 
 
 def test_several_problems_at_once(tmp_path: Path) -> None:
@@ -232,6 +243,12 @@ BUILT_IN = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yml")
 def test_there_are_built_in_spaces() -> None:
     assert len(BUILT_IN) >= 2
     assert {path.stem for path in BUILT_IN} == set(methods.names()) - {"random"}  # which has nothing to search
+
+
+@pytest.mark.parametrize("path", BUILT_IN, ids=[path.stem for path in BUILT_IN])
+def test_built_in_spaces_load_with_any_epochs(path: Path) -> None:
+    for epochs in (1, 2, 5):
+        assert space.load(path, method=path.stem, epochs=epochs).epochs == epochs
 
 
 @pytest.mark.parametrize("path", BUILT_IN, ids=[path.stem for path in BUILT_IN])

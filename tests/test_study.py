@@ -269,7 +269,6 @@ REFUSED = {
     "set": (["--set", "gama=1"], "did you mean 'gamma'"),
     "set value": (["--set", "gamma=-1"], "gamma is '-1'"),
     "set form": (["--set", "gamma"], "must be KEY=VALUE"),
-    "rung": (["--epochs", "1"], "first_rung is 3"),
     "missing": (["--dataset", "mirflickr25k"], "MIRFlickr-25K is not complete here"),
 }
 
@@ -324,6 +323,14 @@ def test_plan_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "rungs: 1, 2" in text
     assert "0 (default)" in text
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_of_few_epochs_says_that_there_are_no_rungs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--method", "ridge", "dcmh", "--epochs", "2", "--bits", "8", "--trials", "2"]
+    assert tune.main([*few, "--out", str(tmp_path / "out"), "--plan"]) == 0
+    shown = capsys.readouterr()
+    assert "dcmh: --epochs 2: the first rung would be at epoch 3, so there is none" in shown.err
+    assert shown.out.count("rungs: none") == 2
 
 
 def test_a_dataset_is_read_once_on_the_way(

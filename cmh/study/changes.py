@@ -21,6 +21,8 @@ from cmh.study.target import Target
 
 log = logging.getLogger(__name__)
 
+OWN = ("epochs", "bits", "features", "weights", *INPUTS)  # run settings that `--set` may change
+
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
@@ -38,6 +40,8 @@ class Asked:
     out: Path
     compare: bool
     fresh: bool
+    test: bool = False  # open the test split for a winner that was changed
+    base: Path | None = None  # a study whose winner's hyperparameters take the place of the target's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Rerun:
     out: Path
     compare: bool  # with what was recorded
     fresh: bool  # train again what is trained already
+    tested: bool = True  # false: validated only, so that no test query helps to choose between changes
 
 
 def check(asked: Asked) -> Rerun:
@@ -58,9 +63,11 @@ def check(asked: Asked) -> Rerun:
     Raises ConfigError where the target, a change or the device cannot be used, or nothing was recorded that could be
     compared; DatasetError where its data cannot be had; RecordError where its records cannot be read.
     """
-    found, source = _changed(asked)
+    found, changed, source = _changed(asked)
     for note in found.notes:
         log.warning("note: %s", note)
+    if asked.test and found.trial is not None:
+        raise ConfigError(f"--test: {asked.target} is a trial of a search, which never meets the test split")
     if asked.compare and not set(found.recorded) & set(found.seeds):
         there = ", ".join(map(str, sorted(found.recorded))) or "none"
         seeds = ", ".join(map(str, found.seeds))
@@ -69,31 +76,35 @@ def check(asked: Asked) -> Rerun:
             f" recorded seeds: {there}"
         )
     dataset = training.load(config.build(training.Run, found.run), source)
-    return Rerun(found, dataset, asked.device, asked.out, asked.compare, asked.fresh)
+    tested = found.trial is None and (asked.test or found.study is None or not changed)
+    return Rerun(found, dataset, asked.device, asked.out, asked.compare, asked.fresh, tested)
 
 
-def _changed(asked: Asked) -> tuple[Target, Source]:
-    """The target with the changes that were asked for, and its data as its reader sees them."""
-    found = targets.read(asked.target, method=asked.method)
+def _changed(asked: Asked) -> tuple[Target, bool, Source]:
+    """The target with the changes that were asked for, whether there are any, and its data as its reader sees them."""
+    at = str(Path(asked.dataset).resolve()) if asked.dataset and datasets.is_folder(asked.dataset) else asked.dataset
+    found = targets.read(asked.target, method=asked.method, dataset=at)
     run = dict(found.run)
-    if asked.dataset:
-        run["dataset"] = str(Path(asked.dataset).resolve()) if datasets.is_folder(asked.dataset) else asked.dataset
     if asked.split:
         run["split"] = asked.split
     if asked.skip_bad:
         run["skip_bad"] = True
     changes = config.from_pairs(asked.settings)
-    own: dict[str, Value] = {key: changes.pop(key) for key in ("epochs", "bits", "features", *INPUTS) if key in changes}
+    own: dict[str, Value] = {key: changes.pop(key) for key in OWN if key in changes}
+    if own.get("weights"):
+        own["weights"] = str(Path(str(own["weights"])).resolve())
     module = methods.get(found.method)
+    base = found.config if asked.base is None else targets.winner(asked.base, methods.short(module))
     checked = config.build(training.Run, run | own, where="run settings")
     run |= {key: getattr(checked, key) for key in (*run, *own)}
-    values = dataclasses.asdict(config.build(module.Config, {**found.config, **changes}, where="hyperparameters"))
+    values = dataclasses.asdict(config.build(module.Config, {**base, **changes}, where="hyperparameters"))
     # A missing dataset is said before anything is written.
     source = datasets.read(checked.dataset, skip_bad=checked.skip_bad, order=checked.split)
-    old, new = found.config | found.run, values | run
-    changed = [f"{key}={new[key]}" for key in new if new[key] != old.get(key) and key not in ("dataset", "skip_bad")]
+    old, new = base | found.run, values | run
+    changed = [] if asked.base is None or base == found.config else [f"from {asked.base.resolve().name}"]
+    changed += [f"{key}={new[key]}" for key in new if new[key] != old.get(key) and key not in ("dataset", "skip_bad")]
     here = {one.identity.dataset_sha256 for one in found.recorded.values() if one.identity is not None}
-    same_data = run["dataset"] == found.run["dataset"] or source.sha256 in here
+    same_data = at in (None, found.dataset) or source.sha256 in (*here, found.dataset_sha256)
     label = asked.label if asked.label is not None else ", ".join([*filter(None, [found.label]), *changed])
     with_changes = dataclasses.replace(
         found,
@@ -104,4 +115,4 @@ def _changed(asked: Asked) -> tuple[Target, Source]:
         recorded={} if changed else found.recorded,
         label=label,
     )
-    return with_changes, source
+    return with_changes, bool(changed), source

@@ -207,7 +207,7 @@ def write_yaml(path: Path, document: Mapping[str, object]) -> None:
 def _placed(written: object, folder: Path, mark: str = "") -> str:
     """A path of `study.yml` as it is from here; what has no `mark` in it is a name."""
     text = str(written)
-    return os.path.normpath(folder.resolve() / text) if text and mark in text else text
+    return files.placed(text, folder) if text and mark in text else text
 
 
 def read_study(folder: Path) -> StudyFile:

@@ -72,6 +72,7 @@ class Space:
     asha: Asha | None
     epochs: int
     trials: int
+    notes: tuple[str, ...] = ()  # what a user should know of it
 
     def starts(self) -> list[tuple[str, dict[str, Value]]]:
         """The known-good points, in the order in which they are tried."""

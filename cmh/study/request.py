@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,8 @@ from cmh.interfaces import Dataset
 from cmh.study import address, confirm, folder
 from cmh.study import space as spaces
 from cmh.study.space import Space
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +188,8 @@ def _space(name: str, values: Mapping[str, Value], asked: Asked) -> tuple[Space,
     space = collected(load, problems)
     if space is None or problems:
         raise ConfigError(*problems)
+    for note in space.notes:
+        log.info("%s: %s", space.method, note)
     return space, fixed
 
 

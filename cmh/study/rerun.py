@@ -49,7 +49,8 @@ class Runner:
     def values(self, seed: int, place: Path) -> dict[str, Value]:
         """Hyperparameters and run settings of one seed, whose files go to `place`."""
         own: dict[str, Value] = {"seed": seed, "device": self.request.device, "folder": str(place)}
-        return {**self.target.config, **self.target.run, **own}
+        named = {"dataset": self.dataset.name}  # it is given to the run, whose files need not say where it is
+        return {**self.target.config, **self.target.run, **named, **own}
 
     def identity(self, seed: int) -> Identity:
         """Of the run with this seed. Raises ConfigError where the device cannot be used."""
@@ -75,7 +76,7 @@ class Runner:
             yield _scores(record)
         if todo:
             opened = self.open_test(todo)
-            folder.write_yaml(place / "run.yml", self.description())
+            folder.write_yaml(place / "run.yml", self.description(place))
             for seed in todo:
                 yield from self.record(seed, place, opened)
         yield f"records: {files.short(place / 'records.jsonl')}"
@@ -152,26 +153,41 @@ class Runner:
         return opened
 
     def validate(self) -> Iterator[str]:
-        """A search trial never met the test split, and does not meet it here; lines for people.
+        """Train and validate every seed: a search trial never met the test split, and does not meet it here; lines for
+        people.
 
         Raises ConfigError where the results cannot be written, NotFiniteError where a loss term or a code is not
         finite.
         """
-        place = _made(self.folder)
-        left = self.left(place)
-        fitted = self.fitted(self.target.seeds[0], place)
-        yield from _resumed(f"trial {self.target.trial}", left, fitted.resumed, len(fitted.curve))
-        best = fitted.best
-        yield (
-            f"trial {self.target.trial}: epoch {best.epoch}, validation MAP i→t {best.val_map_i2t:.4f},"
-            f" t→i {best.val_map_t2i:.4f}, mean {best.val_map:.4f}; curve: {files.short(place / 'curve.csv')}"
-        )
+        place, trial = _made(self.folder), self.target.trial
+        several = len(self.target.seeds) > 1
+        for seed in self.target.seeds:
+            name = f"seed {seed}" if trial is None else f"trial {trial}" + f", seed {seed}" * several
+            own = place / f"seed-{seed}"
+            left = self.left(own)
+            fitted = self.fitted(seed, own)
+            yield from _resumed(name, left, fitted.resumed, len(fitted.curve))
+            best = fitted.best
+            yield (
+                f"{name}: epoch {best.epoch}, validation MAP i→t {best.val_map_i2t:.4f},"
+                f" t→i {best.val_map_t2i:.4f}, mean {best.val_map:.4f}; curve: {files.short(own / 'curve.csv')}"
+            )
+        if trial is None:
+            yield f"{self.target.label}: validated only; --test opens the test split and makes a row of the board"
 
     def fitted(self, seed: int, place: Path) -> training.Fitted:
         """One seed, trained; its files are in `place`."""
         module = methods.get(self.target.method)
         run, hyperparameters = training.parse(module, self.values(seed, place))
-        return training.fit(module, run, hyperparameters, self.dataset.search(), folder=place)
+        with self.bar(f"seed {seed}", self.identity(seed).epochs) as show:
+            return training.fit(
+                module,
+                run,
+                hyperparameters,
+                self.dataset.search(),
+                report=lambda epoch, _: show(epoch),
+                folder=place,
+            )
 
     def compare(self) -> Verdict:
         """Train the recorded seeds anew, in a folder that goes away, and compare.
@@ -200,12 +216,19 @@ class Runner:
             one = confirm.run(self.target.method, self.values(seed, place), show, self.dataset)
         return Recorded(one.identity, confirm.versions(), one.validation, one.chosen_epoch, one.test, one.ap)
 
-    def description(self) -> dict[str, object]:
-        """The run as an experiment file."""
+    def description(self, place: Path) -> dict[str, object]:
+        """The run as an experiment file in `place`."""
         found = self.target
+        where = {
+            key: files.portable(Path(value), place) if "/" in value else value
+            for key, value in (
+                ("method", methods.spec(methods.short(methods.get(found.method)))),
+                ("dataset", str(found.run["dataset"])),
+                ("weights", str(found.run["weights"])),
+            )
+        }
         return {
-            "method": methods.spec(methods.short(methods.get(found.method))),
-            **{key: found.run[key] for key in SETTINGS},
+            **{key: where.get(key, found.run.get(key)) for key in ("method", *SETTINGS)},
             "seeds": found.seeds,
             "selection": found.selection,
             "label": found.label,
@@ -223,9 +246,11 @@ def _scores(record: Record) -> str:
 
 
 def _made(place: Path) -> Path:
-    """The folder, made if absent. Raises ConfigError where it cannot be."""
+    """The folder, made if absent. Raises ConfigError where it cannot be, or cannot be written."""
     try:
         place.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(place / ".writable", "")
+        (place / ".writable").unlink()
     except OSError as error:
         raise ConfigError(f"{place}: cannot be written ({error.strerror}); use --out for another folder") from error
     return place

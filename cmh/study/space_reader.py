@@ -27,8 +27,8 @@ def read(
 ) -> Space:
     """The checked search space of `document`; `config` is the method's, and `fixed` values are taken out of the search.
 
-    `epochs` are those of a full trial, in place of the document's own. Raises ConfigError with `heading` that lists
-    every problem at once.
+    `epochs` are those of a full trial, in place of the document's own: where they leave no room for its rungs, there
+    are none. Raises ConfigError with `heading` that lists every problem at once.
     """
     reader = _Reader(document, config, fixed)
     space = reader.space(method, epochs)
@@ -60,12 +60,20 @@ class _Reader:
             self.problems.append(f"objective is {objective}, but must be 'val_map' (the protocol)")
         ranges = self._ranges()
         asha, own_epochs = self._schedule()
+        notes: tuple[str, ...] = ()
+        if asha is not None and asha.first_rung >= (epochs or own_epochs):
+            if epochs is None:
+                self.problems.append(
+                    f"schedule.asha.first_rung is {asha.first_rung}, but must be < the {own_epochs} epochs of a trial;"
+                    " lower it or give trials more --epochs"
+                )
+            else:
+                notes = (
+                    f"--epochs {epochs}: the first rung would be at epoch {asha.first_rung}, so there is none,"
+                    " and every trial runs to its end",
+                )
+            asha = None
         epochs = epochs or own_epochs
-        if asha is not None and asha.first_rung >= epochs:
-            self.problems.append(
-                f"schedule.asha.first_rung is {asha.first_rung}, but must be < the {epochs} epochs of a trial;"
-                " lower it or give trials more --epochs"
-            )
         trials = self._whole("trials", self.document.get("trials", 24), 1)
         sampler = self._sampler()
         if sampler == "grid":
@@ -75,7 +83,7 @@ class _Reader:
                 if item.kind == "float"
             ]
         starts = self._starts(ranges)
-        return None if self.problems else Space(method, ranges, starts, sampler, asha, epochs, trials)
+        return None if self.problems else Space(method, ranges, starts, sampler, asha, epochs, trials, notes)
 
     def _ranges(self) -> tuple[Range, ...]:
         params = self.document.get("params")

@@ -135,7 +135,9 @@ class _Reports(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: object, trial: RayTrial) -> None:
         error = Path(trial.error_file or "")
-        self.dispatcher.died(trial.trial_id, error.read_text() if error.is_file() else "")
+        self.dispatcher.died(
+            trial.trial_id, error.read_text(encoding="utf-8", errors="replace") if error.is_file() else ""
+        )
 
 
 class _Rounds(tune.Callback):

@@ -21,6 +21,9 @@ Rows = Sequence[Mapping[str, object]]  # of a curve, one an epoch
 def begin(folder: Path, run: Run, config: Config, identity: Identity, curve: Rows) -> None:
     """Write the settings, and the curve that a checkpoint brought."""
     settings = {key: value for key, value in dataclasses.asdict(run).items() if key != "folder"}
+    settings["weights"] = Path(
+        run.weights
+    ).name  # where they lie is a matter of this machine; what they hold, of identity
     values = {"method": identity.method, **settings, "config": dataclasses.asdict(config)}
     values["identity"] = identity.without()
     files.write_atomic(folder / "config.json", json.dumps(values, indent=2) + "\n")
@@ -46,5 +49,5 @@ def append(folder: Path, row: Mapping[str, object], *, first: bool) -> None:
 def note(folder: Path, text: str) -> None:
     """A line of the log, with its time."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a") as file:
+    with (folder / "log.txt").open("a", encoding="utf-8") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
