@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from cmh import __version__, commands
+
 COMMANDS = {
     "tune": ("cmh.tune", "search hyperparameters on validation, confirm the winner, test it once"),
     "reproduce": ("cmh.reproduce", "run a winner, a trial or an experiment file again"),
@@ -17,11 +19,15 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """The console script."""
+    commands.any_terminal()
     arguments = sys.argv[1:] if argv is None else argv
     lines = "\n".join(f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items())
-    usage = f"usage: cmh COMMAND …\n\n{lines}\n\n`cmh COMMAND --help` teaches each.\n"
+    usage = f"usage: cmh COMMAND …\n\n{lines}\n\n`cmh COMMAND --help` teaches each; `cmh --version` names this one.\n"
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(usage)
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        sys.stdout.write(f"cmh {__version__}\n")
         return 0
     if arguments[0] not in COMMANDS:
         sys.stderr.write(f"error: {arguments[0]!r} is no command\n{usage}")

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
+import io
 import logging
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from cmh.errors import CmhError
+
+SIGNS = {  # what stands for a sign that a terminal cannot show
+    **{"→": "->", "←": "<-", "±": "+/-", "×": "x", "…": "...", "·": "*", "−": "-", "–": "-", "‖": "||", "√": "sqrt"},
+    **{"≤": "<=", "≥": ">=", "≠": "!=", "∈": "in", "⟨": "<", "⟩": ">", "°": " degrees", "“": '"', "”": '"', "’": "'"},
+    **{"∘": "o", "½": "1/2", "∇": "grad"},
+}
 
 
 def guarded(work: Callable[[], int]) -> int:
@@ -30,6 +39,30 @@ def guarded(work: Callable[[], int]) -> int:
             return 130
         except BrokenPipeError:
             return 1
+
+
+def any_terminal() -> None:
+    """From here on stdout and stderr show other signs for those that their encoding has not, instead of failing."""
+    codecs.register_error("cmh.signs", _in_other_signs)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="cmh.signs")
+
+
+def _in_other_signs(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):  # reading is no business of this
+        raise error
+    return "".join(map(_other_sign, error.object[error.start : error.end])), error.end
+
+
+def _other_sign(sign: str) -> str:
+    if sign in SIGNS:
+        return SIGNS[sign]
+    bare = unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode()
+    if bare or unicodedata.combining(sign):
+        return bare
+    name = unicodedata.name(sign, "")
+    return name.rpartition(" ")[2].lower().replace("lamda", "lambda") if name.startswith("GREEK") else "?"
 
 
 def end_interrupted() -> NoReturn:

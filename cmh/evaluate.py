@@ -52,8 +52,7 @@ The CSV file (protocol, used_by, k, direction, value, seed) also has the other c
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table, write it where asked; the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without → still shows the numbers
+    commands.any_terminal()
     arguments = _parser().parse_args(argv)
     return commands.guarded(lambda: _run(arguments))
 
@@ -103,7 +102,7 @@ def _best_epoch(folder: Path, seed: int) -> list[Line]:
     if chosen is None or abs(chosen - there) > records.MEAN_DIGITS:
         sys.stderr.write(
             f"note: the epoch chosen on validation has MAP {chosen:.6f} now, but {there:.6f} in the record;"
-            f" `python -m cmh.reproduce {folder} --check` says what differs\n"
+            f" `python -m cmh.reproduce {files.quoted(folder)} --check` says what differs\n"
         )
     return by_epoch
 
@@ -129,7 +128,7 @@ def _of_study(folder: Path, seed: int | None, *, one: bool = False) -> tuple[str
     if one:
         kept = dict([*kept.items()][:1])
     if lacking := [str(number) for number, record in kept.items() if not record.codes]:
-        cure = f"`python -m cmh.reproduce {folder} --fresh` keeps them"
+        cure = f"`python -m cmh.reproduce {files.quoted(folder)} --fresh` keeps them"
         raise CmhError(f"{folder}: the codes of seed {', '.join(lacking)} were not kept; {cure}")
     made = latest.identity
     title = f"{folder}: {made.method} on {made.dataset}, seed{'s' * (len(kept) > 1)} {', '.join(map(str, kept))}"

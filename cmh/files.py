@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -104,6 +105,11 @@ def short(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def quoted(path: Path) -> str:
+    """The same as a shell takes it, within a command that is shown."""
+    return shlex.quote(short(path))
 
 
 def portable(path: Path, folder: Path) -> str:

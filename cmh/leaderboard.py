@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import io
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cmh import files
+from cmh import commands, files
 from cmh.board import current, find, papers, render, rows
 from cmh.errors import CmhError
 
@@ -58,8 +57,7 @@ commit and date.
 
 def main(argv: list[str] | None = None) -> int:
     """Print the boards, write them where asked; the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without ± and → still shows the numbers
+    commands.any_terminal()
     arguments = _parser().parse_args(argv)
     collecting = gc.isenabled()
     gc.disable()  # of 10,000 records nothing is garbage, but looking for it takes a tenth of the time

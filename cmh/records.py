@@ -133,7 +133,7 @@ def read(folder: Path) -> tuple[list[Record], list[str]]:
 
 def _again(folder: Path) -> str:
     if (folder / "best.yml").is_file():
-        return f"`python -m cmh.reproduce {folder}` makes them again"
+        return f"`python -m cmh.reproduce {files.quoted(folder)}` makes them again"
     return "run the command that made them again"
 
 

@@ -36,6 +36,7 @@ tolerance that is printed with its reason. Exit code 1: something differs, or no
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
+    commands.any_terminal()
     arguments = _parser().parse_args(argv)
     return commands.guarded(lambda: _run(arguments))
 

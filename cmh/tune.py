@@ -38,6 +38,7 @@ split is opened by the confirmation, and every opening is counted.
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
+    commands.any_terminal()
     arguments = _parser().parse_args(argv)
     return commands.guarded(lambda: _run(arguments))
 
@@ -134,10 +135,10 @@ def _parser() -> argparse.ArgumentParser:
         help="split of a benchmark: torchcmh (its seed; default) or file (the order of the files)",
     )
     add(
-        "--features",
+        *("--features", "--backbone"),
         default="efficientnet-lite0",
         metavar="NETWORK",
-        help="image network, frozen unless finetune is set (default: %(default)s)",
+        help="image network, frozen unless finetune is set (default: %(default)s); --backbone is the same",
     )
     add("--weights", type=Path, metavar="FILE", help="weights for it (default: its own)")
     add("--bits", nargs="+", type=commands.whole(1), default=[32], metavar="N", help="code lengths (default: 32)")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tqdm import tqdm
 
-from cmh import commands
+from cmh import __main__, __version__, commands, files, records
 from cmh.errors import ConfigError
 
 log = logging.getLogger("cmh.some.room")
@@ -80,3 +85,78 @@ def test_how_a_command_ends(name: str, capsys: pytest.CaptureFixture[str]) -> No
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         commands.guarded(lambda: 1 // 0)
+
+
+# Signs
+
+
+def printed(encoding: str, *arguments: str) -> bytes:
+    """What a command shows where the terminal has this encoding."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(
+        [sys.executable, "-m", "cmh", *arguments], capture_output=True, check=False, env=environment, timeout=120
+    )
+    assert b"Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+SHOWN = {
+    **{f"{name} --help": [name, "--help"] for name in __main__.COMMANDS},
+    "all": [],
+    "a method": ["methods", "dcmh"],
+    "a board": ["leaderboard", str(Path(__file__).parent.parent / "experiments" / "board")],
+    "an error": ["reproduce", "nöwhere→"],
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_terminal_of_another_encoding_is_shown_other_signs(name: str) -> None:
+    text = printed("ascii", *SHOWN[name])
+    assert text.decode("ascii").strip()
+    assert b"\\u" not in text
+    if name == "a board":
+        assert b"i->t" in text
+        assert b"+/-" in text
+        assert "i->t" in printed("latin-1", *SHOWN[name]).decode("latin-1")
+        assert "±" in printed("latin-1", *SHOWN[name]).decode("latin-1")
+        assert "i→t" in printed("utf-8", *SHOWN[name]).decode()
+
+
+def test_every_sign_has_another() -> None:
+    commands.any_terminal()
+    signs = "→←±×…·−–‖√≤≥≠∈°½∘⟨⟩“”’∇²₂éüλθΣ好\udcff\u0302"
+    text = signs.encode("ascii", "cmh.signs").decode()
+    assert text == ('-><-+/-x...*--||sqrt<=>=!=in degrees1/2o<>""\'grad22eulambdathetasigma??')
+    with pytest.raises(UnicodeDecodeError):
+        b"\xff".decode("ascii", "cmh.signs")
+
+
+def test_a_stream_that_is_no_terminal_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    commands.any_terminal()
+
+
+# Commands that are printed
+
+
+def test_paths_in_printed_commands_are_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("plain/study", "my studies/it's", "$HOME", "a;b", "(1)"):
+        assert shlex.split(f"cmd {files.quoted(tmp_path / name)} --more") == ["cmd", name, "--more"]
+    place = tmp_path / "my study"
+    place.mkdir()
+    (place / "best.yml").write_text("")
+    (place / "records.jsonl").write_text('{"schema": 1}\n')
+    _, (note,) = records.read(place)
+    assert "`python -m cmh.reproduce 'my study'` makes them again" in note
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["--version"]) == __main__.main(["-V"]) == 0
+    assert capsys.readouterr().out == f"cmh {__version__}\n" * 2
+
+
+def test_the_image_network_has_one_name_and_an_older_one() -> None:
+    for name in ("tune", "datasets prepare"):
+        text = printed("utf-8", *name.split(), "--help").decode()
+        assert "--features NETWORK, --backbone NETWORK" in text

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import cmh
-from cmh import identity, records
+from cmh import files, identity, records
 from cmh.board.find import Run
 from cmh.records import Cost
 
@@ -121,5 +121,5 @@ def _clipart() -> tuple[str, str]:
 def again(run: Run) -> str:
     """The command that makes a run again."""
     if any((run.folder / name).is_file() for name in ("best.yml", "run.yml")):
-        return f"`python -m cmh.reproduce {run.folder}` makes it again"
+        return f"`python -m cmh.reproduce {files.quoted(run.folder)}` makes it again"
     return f"{run.folder} has no best.yml or run.yml to make it again from"

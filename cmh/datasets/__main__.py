@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ labels) or features (a .npz or .mat file: image, text, labels), and split: {quer
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
+    commands.any_terminal()
     parser = argparse.ArgumentParser(
         prog="python -m cmh.datasets",
         description="List, show, check or prepare datasets: built-in ones by name, your own by their folder.",
@@ -45,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     add = actions.choices["check"].add_argument
     add("--contact-sheet", type=Path, metavar="FILE", help="write a PNG of 48 of its pictures")
     add = actions.choices["prepare"].add_argument
-    add("--backbone", default=datasets.DEFAULT_FEATURES, metavar="NETWORK", help="image network (default: %(default)s)")
+    help = "image network (default: %(default)s); --backbone is the same"
+    add("--features", "--backbone", default=datasets.DEFAULT_FEATURES, metavar="NETWORK", help=help)
     add("--weights", default="", metavar="FILE", help="weights for it (default: its own)")
     return commands.guarded(lambda: _run(parser.parse_args(argv)))
 
@@ -62,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
     _say(*_counts(source))
     dataset = datasets.load(
         arguments.name,
-        features=arguments.backbone,
+        features=arguments.features,
         weights=arguments.weights,
         skip_bad=arguments.skip_bad,
         order=arguments.split,
@@ -101,7 +104,7 @@ def _show(name: str) -> int:
         source = datasets.read(name, skip_bad=True, progress=_terminal())
         _say(f"{source.name}: {name}", *_counts(source))
         if source.skipped:
-            _say(f"with --skip-bad; {len(source.skipped):,} problems: python -m cmh.datasets check {name}")
+            _say(f"with --skip-bad; {len(source.skipped):,} problems: python -m cmh.datasets check {shlex.quote(name)}")
         name = source.name
     _show_prepared(name)
     return 0

@@ -21,6 +21,7 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
+    commands.any_terminal()
     parser = argparse.ArgumentParser(
         prog="python -m cmh.methods",
         description="List the methods, describe one, or write a new one.",
@@ -64,14 +65,15 @@ def _new(name: str | None, folder: Path) -> int:
 
     if name is None:
         raise ConfigError("new: a name for the method is missing, such as `new mine`")
-    paths = [files.short(path) for path in _new.write(name, folder)]
+    written = _new.write(name, folder)
+    paths, typed = [files.short(path) for path in written], [files.quoted(path) for path in written]
     sys.stdout.write(
         "\n".join(
             [
                 f"{paths[0]:<24} the method: it already trains; write your paper into it",
-                f"{paths[1]:<24} its search space: python -m cmh.tune --method {paths[0]} --space {paths[1]}",
-                f"{paths[2]:<24} its experiment:   python -m cmh.reproduce {paths[2]}",
-                f"{paths[3]:<24} its test:         python -m pytest {paths[3]}",
+                f"{paths[1]:<24} its search space: python -m cmh.tune --method {typed[0]}",
+                f"{paths[2]:<24} its experiment:   python -m cmh.reproduce {typed[2]}",
+                f"{paths[3]:<24} its test:         python -m pytest {typed[3]}",
             ]
         )
         + "\n"

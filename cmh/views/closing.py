@@ -38,8 +38,8 @@ def table(outcome: Outcome) -> str:
     lines += [
         "",
         f"every trial           {where}/trials.csv",
-        f"reproduce the winner  python -m cmh.reproduce {where}",
-        f"see the board         python -m cmh.leaderboard {files.short(study.folder.parent)}",
+        f"reproduce the winner  python -m cmh.reproduce {files.quoted(study.folder)}",
+        f"see the board         python -m cmh.leaderboard {files.quoted(study.folder.parent)}",
         "",
     ]
     return "\n".join(lines)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 from cmh import methods, training
 from cmh.config import Value
 from cmh.study import preflight
@@ -13,7 +16,7 @@ POINTS = 5  # that are shown
 
 
 def text(study: StudyRequest) -> str:
-    """The plan of a study as text. One epoch is trained, so that the estimate is measured."""
+    """The plan of a study as text. Two epochs are trained, so that the estimate is measured."""
     space = study.space
     lines = [
         f"{study.folder}: {space.method} on {study.dataset.name}, {study.bits} bits,"
@@ -45,13 +48,22 @@ def _short(value: Value) -> str:
 
 def _estimate(study: StudyRequest) -> str:
     space, module = study.space, methods.get(study.space.method)
-    run, config = training.parse(module, {**study.base, **study.run, "epochs": 1, "threads": 1})
-    seconds = training.fit(module, run, config, study.dataset.search()).seconds
-    likely = likely_epochs(space, study.limit)
+    run, config = training.parse(module, {**study.base, **study.run, "epochs": 2, "threads": 1})
+    epochs = training.n_epochs(module, dataclasses.replace(run, epochs=space.epochs))
+    seconds = _warm_seconds(lambda: training.fit(module, run, config, study.dataset.search()))
+    likely = likely_epochs(space, study.limit) * epochs / space.epochs
     return (
-        f"estimate: about {likely:.0f} epochs (at most {study.limit * space.epochs}); one epoch of the default point"
+        f"estimate: about {likely:.0f} epochs (at most {study.limit * epochs}); one epoch of the default point"
         f" took {seconds:.2f} s here on one thread, so about {likely * seconds / 60:.1f} CPU minutes"
     )
+
+
+def _warm_seconds(fit: Callable[[], training.Fitted]) -> float:
+    """Seconds of an epoch that is not the first of this process, which compiles and loads what the others find."""
+    curve = fit().curve
+    if len(curve) > 1:
+        return curve[1].seconds - curve[0].seconds
+    return fit().curve[0].seconds  # a closed form makes one epoch
 
 
 def likely_epochs(space: Space, trials: int) -> float:

@@ -40,6 +40,7 @@ class Progress:
             self._count(row.curve)
         self.best = max((row for row in rows if row.val_map_best is not None), key=_value, default=None)
         self.running: dict[int, int] = {}
+        self.headed = False
         layout = "{desc} |{bar}| {n_fmt}/{total_fmt} trials [{elapsed}<{remaining}{postfix}]"
         self.bar = tqdm(
             total=limit,
@@ -69,6 +70,9 @@ class Progress:
         row = self.store.row(number)
         if row.val_map_best is not None and (self.best is None or _value(row) > _value(self.best)):
             self.best = row
+        if not self.headed:
+            self.headed = True
+            log.info("%s", f"{self.name}  {HEADER}" if self.name else HEADER)
         text = line(row, searched=[item.name for item in self.store.space.ranges])
         log.info("%s", f"{self.name}  {text}" if self.name else text)
         self.bar.update()
@@ -90,8 +94,11 @@ class Progress:
         self.bar.set_postfix_str(f"{best}, running {running}, rungs {rungs}")
 
 
+HEADER = f"{'trial':<9}  {'state':<13} {'MAP':<6}  {'best epoch':<12} {'time':<5}  settings"
+
+
 def line(row: TrialRow, searched: list[str]) -> str:
-    """One line for an ended trial."""
+    """One line for an ended trial, below HEADER: MAP on validation, the best epoch of how many, seconds."""
     state = {"pruned": f"pruned at {row.rung}", "failed": f"failed ({row.failure})"}.get(row.state, row.state)
     score = "     -" if row.val_map_best is None else f"{row.val_map_best:.4f}"
     if row.state == "failed":

@@ -1,0 +1,67 @@
+"""What people see of a study: its lines while it runs, its plan, its closing table."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cmh.study import request
+from cmh.study.outcome import Outcome
+from cmh.study.trial_row import from_stored
+from cmh.views import closing, plan, progress
+from tests.test_address import asked
+
+
+def test_lines_stand_below_a_header_that_says_what_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    rows = [
+        from_stored(0, "COMPLETE", {1: 0.3, 2: 0.5, 3: 0.4}, {"result": {"seconds": 12.0}}, {"gamma": 0.1}),
+        from_stored(1, "PRUNED", {1: 0.2}, {"result": {"seconds": 2.0, "rung": 1}}, {"gamma": 0.2}),
+    ]
+    space = SimpleNamespace(asha=None, epochs=3, ranges=[SimpleNamespace(name="gamma")])
+    store: Any = SimpleNamespace(space=space, rows=list, row=rows.__getitem__)
+    for name in "", "dcmh-8":
+        caplog.clear()
+        shown = progress.Progress(store, 2, name, terminal=False)
+        shown.ended(0)
+        shown.ended(1)
+        header, first, second = caplog.messages
+        start = header.index("best epoch")
+        assert first[start:].startswith("epoch  2/3 ")
+        assert second[start:].startswith("epoch  1/1 ")
+        assert first[header.index("MAP") :].startswith("0.5000")
+        assert first[header.index("settings") :] == "gamma=0.1"
+        assert header.startswith(f"{name}  trial" if name else "trial")
+
+
+def test_the_closing_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (study,) = request.check(asked(Path("my studies"))).studies
+    row = from_stored(0, "COMPLETE", {1: 0.5}, {"result": {}}, {})
+    text = closing.table(Outcome(study, [row], row, {"chance": (0.1, 0.1, 0.1)}, []))
+    commands = [shlex.split(line[line.index("python") :]) for line in text.splitlines() if "python -m" in line]
+    assert [words[-1] for words in commands] == ["my studies/ridge-clipart-8", "my studies"]
+
+
+@pytest.mark.parametrize("n_epochs", [1, 2])
+def test_a_plan_estimates_from_a_warm_epoch(n_epochs: int) -> None:
+    """The first one in a process compiles and loads: here it takes 100 s, the others 2."""
+    seconds: Iterator[list[float]] = iter([[100.0, 102.0]] if n_epochs == 2 else [[100.0], [2.0]])
+
+    def fit() -> Any:
+        return SimpleNamespace(curve=[SimpleNamespace(seconds=value) for value in next(seconds)])
+
+    assert plan._warm_seconds(fit) == 2.0
+    assert list(seconds) == []
+
+
+def test_a_plan_counts_the_epochs_that_a_closed_form_makes(tmp_path: Path) -> None:
+    (study,) = request.check(asked(tmp_path)).studies
+    assert (study.space.epochs, study.limit) != (1, 1)
+    assert f"(at most {study.limit})" in plan.text(study)
