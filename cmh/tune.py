@@ -26,6 +26,7 @@ EPILOG = """\
 examples:
   python -m cmh.tune --method dcmh --space spaces/dcmh.yml             the main job, on the built-in clip art
   python -m cmh.tune --method dcmh ridge --bits 16 32 64               six studies, one after the other, no idle worker
+  python -m cmh.tune --method ridge own/mine.py                        a method of one's own; its space is own/mine.yml
   python -m cmh.tune --method dcmh --space dcmh --trials 100           the same study again, with more trials
   python -m cmh.tune --method dcmh --space dcmh --plan                 check everything, start nothing
 
@@ -74,7 +75,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
 
     return Asked(
         methods=tuple(arguments.method),
-        space=arguments.space,
+        spaces=tuple(arguments.space),
         dataset=arguments.dataset,
         skip_bad=arguments.skip_bad,
         split=arguments.split,
@@ -125,7 +126,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--method", required=True, nargs="+", metavar="NAME|FILE", help="methods (`python -m cmh.methods`) or files")
-    add("--space", metavar="FILE", help="search space; a file, or the name of a built-in one (default: the method's)")
+    add(
+        "--space",
+        nargs="+",
+        default=[],
+        metavar="FILE|DIR",
+        help="search spaces: files, a folder of them, built-in names (default: beside the method's file, or built in)",
+    )
     add("--dataset", default="clipart", metavar="NAME|DIR", help="default: %(default)s, which comes with cmh")
     add("--skip-bad", action="store_true", help="go on without the dataset's bad items, and say how many")
     add(

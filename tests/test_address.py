@@ -24,7 +24,7 @@ def asked(out: Path, storage: str | None = None, where: str | None = None) -> re
     limits = request.Limits(1.0, None, None, where, None, None, None)
     return request.Asked(
         methods=("ridge",),
-        space=None,
+        spaces=(),
         dataset="clipart",
         skip_bad=False,
         split="torchcmh",

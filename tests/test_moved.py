@@ -27,7 +27,6 @@ def searched(out: str = "studies", method: str = "mine.py") -> Path:
     about = dataclasses.replace(
         about,
         methods=(method,),
-        space=str(Path(method).with_suffix(".yml")),
         dataset="data",
         settings=tuple(f"{key}={value}" for key, value in sizes.items()),
         epochs=2,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cmh import config, methods, reproduce, training
+from cmh import config, methods, reproduce, tune
 from cmh.errors import ConfigError
 from cmh.methods.__main__ import main
 from cmh.study import space as spaces
@@ -123,26 +123,55 @@ def test_a_file_of_the_same_name_elsewhere_is_loaded_anew(here: Path) -> None:
     assert methods.get("mine") is second
 
 
-def test_a_field_with_a_run_settings_name_is_warned_of(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_field_with_a_run_settings_name_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "mine"]) == 0
-    methods.get("mine.py")
-    assert caplog.messages == []
+    assert methods.get("mine.py").Config
     fields = '    epochs: int = param(50, "of mine")\n    features: str = param("", "of mine")\n    quantisation: float'
     (here / "other.py").write_text((here / "mine.py").read_text().replace("    quantisation: float", fields))
-    methods.get("other.py")
-    methods.get("other.py")  # said once
     before = f"method {here / 'other.py'}: the field"
-    why = (
-        "of Config has a run setting's name; a value for one would be given to both,"
-        " and without a value each has its own default:"
-    )
-    assert caplog.messages == [
-        f"{before} `epochs` {why} rename it, or leave it out and take `setup.epochs`",
-        f"{before} `features` {why} rename it",
-    ]
-    assert {record.levelname for record in caplog.records} == {"WARNING"}
-    run, settings = training.parse(methods.get("other.py"), {})
-    assert (run.epochs, config.defaults(type(settings))["epochs"]) == (30, 50)
+    why = "of Config has a run setting's name, so that a value for one would be given to both: rename it"
+    for _ in range(2):  # nothing half loaded stays
+        with pytest.raises(ConfigError) as error:
+            methods.get("other.py")
+        epochs, features = error.value.problems
+        assert epochs == f"{before} `epochs` {why}, or take `setup.epochs`"
+        assert features == f"{before} `features` {why}"
+    capsys.readouterr()
+    assert main(["other.py"]) == 2
+    assert tune.main(["--method", "ridge", "other.py", "--plan"]) == 2
+    assert capsys.readouterr().err.count("`features` of Config") == 2
+
+
+def plans(*arguments: str) -> int:
+    return tune.main([*arguments, "--bits", "8", "--trials", "2", "--plan"])
+
+
+def test_the_space_beside_the_file_is_found(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "mine", "--out", "own"]) == 0
+    space = (here / "own" / "mine.yml").read_text()
+    (here / "own" / "mine.yml").write_text(space.replace("sampler: tpe", "sampler: random"))
+    capsys.readouterr()
+    assert plans("--method", "ridge", "own/mine.py") == 0
+    shown = capsys.readouterr().out
+    assert "studies/ridge-clipart-8" in shown
+    assert "studies/mine-clipart-8" in shown
+    assert shown.count("sampler: tpe") == shown.count("sampler: random") == 1
+    # One that is asked for comes first; the others keep their own.
+    (here / "other.yml").write_text(space.replace("sampler: tpe", "sampler: qmc"))
+    assert plans("--method", "ridge", "own/mine.py", "--space", "other.yml") == 0
+    assert "sampler: qmc" in capsys.readouterr().out
+    assert main(["new", "mine", "--out", "twin"]) == 0
+    assert plans("--method", "own/mine.py", "dchm", "twin/mine.py", "./own/mine.py", "--space", "nowhere") == 2
+    error = capsys.readouterr().err
+    for part in (
+        "twin/mine.py: have one name, but studies go by it",
+        "did you mean 'dcmh'",
+        "--space nowhere: no such",
+    ):
+        assert error.count(part) == 1
+    (here / "own" / "mine.yml").unlink()
+    assert plans("--method", "own/mine.py") == 2
+    assert "mine.py: mine.yml is not beside it; --space FILE says where its space is" in capsys.readouterr().err
 
 
 @pytest.mark.ray

@@ -299,6 +299,49 @@ def test_a_path_that_does_not_exist_is_no_built_in_space(
         space.find(path)
 
 
+def chosen(names: list[str], asked: list[str]) -> dict[str, str]:
+    return {name: str(file) for name, file in space.of_methods([methods.get(name) for name in names], asked).items()}
+
+
+def test_each_method_has_one_of_the_spaces_or_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "of dcmh": "method: dcmh",
+        "prdh": "trials: 3",
+        "broken": "{",
+        "deep/ridge": "",
+        "deep/dcmh": "method: dcmh",
+        "deep/broken": "{",
+    }.items():
+        path = tmp_path / f"{name}.yml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    own = str(BUILT_IN[0].with_name("ridge.yml"))
+    three = ["dcmh", "prdh", "ridge"]
+    assert chosen(three, ["prdh.yml", "of dcmh.yml"]) == {"dcmh": "of dcmh.yml", "prdh": "prdh.yml", "ridge": own}
+    found = chosen(three, ["deep", "prdh.yml"])
+    assert found == {"dcmh": "deep/dcmh.yml", "prdh": "prdh.yml", "ridge": "deep/ridge.yml"}
+    assert chosen(["ridge"], []) == chosen(["ridge"], ["ridge"]) == {"ridge": own}
+    assert chosen(["ridge"], ["of dcmh.yml"]) == {"ridge": "of dcmh.yml"}  # which its reader refuses
+    (tmp_path / "empty").mkdir()
+    for asked, messages in {
+        ("nowhere", "deep", "of dcmh.yml"): ["--space nowhere: no such file", "are both of dcmh; one method has one"],
+        ("broken.yml",): [
+            "--space broken.yml: is of broken, but --method asks for dcmh, prdh, ridge; a file names its"
+        ],
+        ("empty",): ["--space empty: is a folder without a .yml file"],
+    }.items():
+        with pytest.raises(ConfigError) as error:
+            chosen(three, list(asked))
+        assert len(error.value.problems) == len(messages)
+        for problem, message in zip(error.value.problems, messages, strict=True):
+            assert message in problem
+    with pytest.raises(ConfigError, match="--space deep: is of broken, dcmh, ridge, but --method asks for prdh"):
+        chosen(["prdh"], ["deep"])
+    with pytest.raises(ConfigError, match="method random: has no search space of its own; --space FILE names one"):
+        chosen(["random"], [])
+
+
 def test_a_folder_of_that_name_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "spaces").mkdir()

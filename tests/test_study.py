@@ -358,7 +358,7 @@ def test_a_request_is_a_value_that_python_can_make_too(tmp_path: Path) -> None:
     limits = request.Limits(1.0, None, None, None, None, None, None)
     asked = request.Asked(
         methods=("ridge", "dcmh", "ridge"),
-        space=None,
+        spaces=(),
         dataset="clipart",
         skip_bad=False,
         split="torchcmh",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
-import logging
 import pkgutil
 import sys
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import TypeGuard
 from cmh.config import unknown
 from cmh.errors import ConfigError
 from cmh.interfaces import MethodModule, Setup
-
-log = logging.getLogger(__name__)
 
 PARTS = ("TITLE", "YEAR", "KIND", "LABELS", "SOURCE", "Config", "Method", "trainable")  # of a method's module
 
@@ -30,8 +27,8 @@ def get(name: str) -> MethodModule:
     """The module of a method: `Config`, `Method`, `trainable`, and what `cmh.methods NAME` prints.
 
     `name` is a method of cmh or the path of a Python file (`mine.py`), which is known by its file's name from then on.
-    A field of its Config that has a run setting's name is warned of. Raises ConfigError for a name that is neither,
-    and for a file that is no method.
+    Raises ConfigError for a name that is neither, for a file that is no method, and for fields of a Config that have a
+    run setting's name.
     """
     if name.endswith(".py"):
         return _from_file(Path(name))
@@ -82,27 +79,26 @@ def _from_file(path: Path) -> MethodModule:
     try:
         found.loader.exec_module(module)
         method = _checked(module)
+        _check_fields(method)
     except ConfigError:
         del sys.modules[name]
         raise
     except Exception as error:  # whatever a user's file raises while it is read
         del sys.modules[name]
         raise ConfigError(f"method {path}: cannot be imported ({type(error).__name__}: {error})") from error
-    _warn_of_run_settings(method)
     return method
 
 
-def _warn_of_run_settings(module: MethodModule) -> None:
+def _check_fields(module: MethodModule) -> None:
+    """Raises ConfigError where a value for a hyperparameter would be one for the run, too."""
     from cmh.training import Run  # loads torch, as the method's file has done
 
     runs, given = ({field.name for field in dataclasses.fields(cls)} for cls in (Run, Setup))
-    for name in getattr(module.Config, "__dataclass_fields__", {}):
-        if name in runs:
-            cure = f"rename it, or leave it out and take `setup.{name}`" if name in given else "rename it"
-            log.warning(
-                "method %s: the field `%s` of Config has a run setting's name; a value for one would be given to both,"
-                " and without a value each has its own default: %s",
-                module.__file__,
-                name,
-                cure,
+    if both := [name for name in getattr(module.Config, "__dataclass_fields__", {}) if name in runs]:
+        raise ConfigError(
+            *(
+                f"method {module.__file__}: the field `{name}` of Config has a run setting's name, so that a value for"
+                f" one would be given to both: rename it{f', or take `setup.{name}`' if name in given else ''}"
+                for name in both
             )
+        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from cmh.config import INPUTS, Value
 from cmh.errors import ConfigError, collected
 from cmh.features import backbones
 from cmh.identity import Identity
-from cmh.interfaces import Dataset
+from cmh.interfaces import Dataset, MethodModule
 from cmh.study import address, confirm, folder
 from cmh.study import space as spaces
 from cmh.study.space import Space
@@ -32,7 +32,7 @@ class Asked:
     """What somebody asks for, in plain values; only their form has been checked."""
 
     methods: tuple[str, ...]  # names, or files of one's own
-    space: str | None  # a file or a built-in name; None: each method's own
+    spaces: tuple[str, ...]  # files, folders of them or built-in names; whoever is not among them has its own
     dataset: str  # a name, or a folder of one's own
     skip_bad: bool
     split: str  # the order of a benchmark's split
@@ -132,14 +132,13 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
     once; DatasetError where the arrays cannot be prepared; StudyError where the storage of `warm_start` cannot be read.
     """
     problems: list[str] = []
-    names = list(dict.fromkeys(asked.methods))
-    if asked.space and len(names) > 1:
-        problems.append("--space is one method's, but there are several; leave it out, then each has its own")
+    modules = _modules(asked.methods, problems)
+    files = collected(lambda: spaces.of_methods(modules, asked.spaces), problems) or {}
     values = collected(lambda: config.from_pairs(asked.settings), problems) or {}
     given = {key: values.pop(key) for key in INPUTS if key in values}
     run = collected(lambda: config.build(training.Run, given, where="--set"), problems)
     inputs: dict[str, Value] = {key: getattr(run, key) for key in given} if run is not None else {}
-    searches = [collected(functools.partial(_space, name, values, asked), problems) for name in names]
+    searches = [collected(functools.partial(_space, *each, values, asked), problems) for each in files.items()]
     if asked.limits.cpus_per_trial == 0 and not asked.limits.gpus_per_trial:
         problems.append("--cpus-per-trial is 0 without --gpus-per-trial: a trial must take something")
     storage = None if asked.storage is None else collected(lambda: address.asked(str(asked.storage)), problems)
@@ -174,18 +173,27 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
     return Request(tuple(studies), seeds, asked.limits)
 
 
-def _space(name: str, values: Mapping[str, Value], asked: Asked) -> tuple[Space, dict[str, Value]]:
+def _modules(wanted: Sequence[str], problems: list[str]) -> list[MethodModule]:
+    """The methods, each once; those that are none, or share a name, are problems."""
+    found: dict[str, MethodModule] = {}
+    for text in wanted:
+        module = collected(functools.partial(methods.get, text), problems)
+        if module is None:
+            continue
+        before = found.setdefault(methods.short(module), module)
+        if before.__file__ != module.__file__:
+            problems.append(f"--method {before.__file__} and {module.__file__}: have one name, but studies go by it")
+    return list(found.values())
+
+
+def _space(name: str, file: Path, values: Mapping[str, Value], asked: Asked) -> tuple[Space, dict[str, Value]]:
     """A method's search space, and the checked values that `--set` takes out of it."""
     module = methods.get(name)
     problems: list[str] = []
     built = collected(lambda: config.build(module.Config, values, where="--set"), problems)
     fixed: dict[str, Value] = {} if built is None else {key: getattr(built, key) for key in values}
 
-    def load() -> Space:
-        path = spaces.find(asked.space or methods.short(module))
-        return spaces.load(path, method=methods.short(module), fixed=fixed, epochs=asked.epochs)
-
-    space = collected(load, problems)
+    space = collected(lambda: spaces.load(file, method=name, fixed=fixed, epochs=asked.epochs), problems)
     if space is None or problems:
         raise ConfigError(*problems)
     for note in space.notes:

@@ -3,17 +3,78 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cmh
 from cmh import config, methods
 from cmh.config import Value
-from cmh.errors import ConfigError
+from cmh.errors import ConfigError, collected
+from cmh.interfaces import MethodModule
 from cmh.study import space_reader
 from cmh.study.ranges import Asha, Range, Space
 
-__all__ = ["Asha", "Range", "Space", "find", "load"]
+__all__ = ["Asha", "Range", "Space", "find", "load", "of_methods"]
+
+
+def of_methods(modules: Sequence[MethodModule], asked: Sequence[str]) -> dict[str, Path]:
+    """The space file of each method, by the method's name.
+
+    `asked` are files, built-in names and folders of files; a file is of the method that it names, else of the one that
+    has its name. A method without one among them has its own: that beside the file of a method of one's own, or the
+    built-in one. Raises ConfigError that lists every file that is of none of the methods, and every method without one.
+    """
+    names = {methods.short(module): module for module in modules}
+    found: dict[str, Path] = {}
+    problems: list[str] = []
+    for text in asked:
+        folder = Path(text) if Path(text).is_dir() else None
+        files = sorted(folder.glob("*.y*ml")) if folder is not None else _found(text, problems)
+        known = {file: _method_of(file) for file in files}
+        if len(asked) == len(names) == len(files) == 1 and folder is None:
+            known = dict.fromkeys(files, next(iter(names)))  # where it names another, its reader says so
+        wanted = {file: name for file, name in known.items() if name in names}
+        if files and names and not wanted:
+            those = ", ".join(sorted(set(known.values())))
+            problems.append(
+                f"--space {text}: is of {those}, but --method asks for {', '.join(names)}; a file names its method with"
+                " `method: NAME`"
+            )
+        elif folder is not None and not files:
+            problems.append(f"--space {text}: is a folder without a .yml file")
+        for file, name in wanted.items():
+            if found.setdefault(name, file) != file:
+                problems.append(f"--space {found[name]} and {file} are both of {name}; one method has one space")
+    for name, module in names.items():
+        if name not in found:
+            problems += _own(name, module, found)
+    if problems:
+        raise ConfigError(*problems)
+    return found
+
+
+def _found(text: str, problems: list[str]) -> list[Path]:
+    path = collected(lambda: find(text), problems)
+    return [] if path is None else [path]
+
+
+def _own(name: str, module: MethodModule, found: dict[str, Path]) -> list[str]:
+    """Note the space of a method for which none was asked; a problem where it has none."""
+    if name in methods.names():
+        path = collected(lambda: find(name), [])
+        found |= {} if path is None else {name: path}
+        return [] if path is not None else [f"method {name}: has no search space of its own; --space FILE names one"]
+    beside = Path(str(module.__file__)).with_suffix(".yml")
+    if not beside.is_file():
+        return [f"method {module.__file__}: {beside.name} is not beside it; --space FILE says where its space is"]
+    found[name] = beside
+    return []
+
+
+def _method_of(file: Path) -> str:
+    """The method that a space file names; its own name where it names none, or cannot be read."""
+    document = collected(lambda: config.load_yaml(file), [])
+    return str(document.get("method", file.stem)) if isinstance(document, dict) else file.stem
 
 
 def find(path: str) -> Path:
