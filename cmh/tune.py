@@ -48,7 +48,8 @@ def _run(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts(commands.end_interrupted))
-        from cmh.study import request as requests  # PyTorch and Optuna come in here
+        from cmh.study import preflight  # PyTorch and Optuna come in here
+        from cmh.study import request as requests
 
         request = requests.check(_asked(arguments), progress=sys.stderr.isatty())
         if arguments.plan:
@@ -57,6 +58,9 @@ def _run(arguments: argparse.Namespace) -> int:
             for study in request.studies:
                 sys.stdout.write(plan.text(study))
             return 0
+        for study in request.studies:
+            if not (study.folder / "study.yml").exists():
+                preflight.try_one_batch(study)
         from cmh import cluster  # Ray comes in here
         from cmh.study import controls, life
 

@@ -28,6 +28,8 @@ from cmh.study.trial_row import TrialRow
 
 log = logging.getLogger(__name__)
 
+CHANCE_DIGITS = 1e-9  # how far equal codes' MAP may be from chance's by rounding
+
 
 class Screen(View, Protocol):
     """Who watches a search, until it is closed."""
@@ -173,12 +175,16 @@ class Life:
         """
         self.close()
         self.tell_spent_budget()
-        study, complete = self.study, [row for row in self.rows if row.state == "complete"]
+        study, complete = self.study, [row for row in self.rows if row.completed]
         if not complete:
             raise _no_winner(study, self.rows)
         best = self.best = max(complete, key=lambda row: (row.val_map_best or 0.0, -row.number))
         spent, identity = cost(self.rows, self.store), study.identity(best.config)
         write_winner(study, best, spent)
+        if nothing := self.nothing_learned():
+            self.tell(f"{nothing}; the test split stays closed")
+            self.finish()
+            return []
         if self.seeds:
             found = confirm.of_identity(records.read(study.folder)[0], identity)
             self.records = {
@@ -203,6 +209,17 @@ class Life:
         shared = {**best.config, **study.noted_run}
         folders = {seed: (study.folder / "confirm" / f"{best.number}-{seed}").resolve() for seed in missing}
         return [{**shared, "seed": seed, "folder": str(folders[seed])} for seed in missing]
+
+    def nothing_learned(self) -> str:
+        """In words, that no epoch of any trial was better than chance or another one; empty where one was."""
+        values = {value for row in self.rows for value in row.curve.values()}
+        floor = self.controls.get("chance", (None, None, 0.0))[2] or 0.0
+        if len(values) != 1 or max(values) > floor + CHANCE_DIGITS:
+            return ""
+        return (
+            f"nothing was learned: each epoch of all {len(self.rows)} trials has the validation MAP {max(values):.4f},"
+            f" and chance has {floor:.4f}"
+        )
 
     def tested(self, tested: Confirmed) -> None:
         """A seed of the winner was trained and tested."""

@@ -1,15 +1,74 @@
-"""Before a search starts: searched hyperparameters that have no effect."""
+"""Before a search starts: whether its method runs at all, and searched hyperparameters that have no effect."""
 
 from __future__ import annotations
 
+import itertools
+import traceback
+import types
 from collections.abc import Mapping
 
-from cmh import audits, methods, training
+import torch
+
+from cmh import audits, datasets, methods, training
 from cmh.config import Value
+from cmh.errors import CmhError, ConfigError, NotFiniteError
 from cmh.interfaces import SearchData
+from cmh.nets import state
 from cmh.study.request import StudyRequest
 from cmh.study.space import Range, Space
 from cmh.training import Run
+
+ITEMS = 4  # of the validation queries, that are encoded
+
+
+def try_one_batch(study: StudyRequest) -> None:
+    """Train the method on one batch, as every trial would begin, encode some items, and save its state.
+
+    Raises ConfigError, with the traceback, where the method fails or its codes have another shape than promised. What
+    lies in a configuration (a loss that is not finite, too little memory) is left to the trials.
+    """
+    module, data = methods.get(study.space.method), study.dataset.search()
+    run, config = training.parse(module, {**study.base, **study.run})
+    queries = data.validation_query.rows(slice(ITEMS))
+    try:
+        with datasets.locked():
+            device, _ = training.prepare(run)
+            method, begin = training.build(module, run, config, data, device)
+            batches = begin(1)
+            terms = method.epoch(lambda: itertools.islice(batches(), 1))
+            sum(float(value) for value in terms.values())
+            state.save(method.state())
+            with torch.inference_mode():
+                pictures = queries.pixels if run.finetune and queries.pixels is not None else queries.image
+                found = {
+                    "encode_image": method.encode_image(torch.as_tensor(pictures[:]).to(device, _kind(run.finetune))),
+                    "encode_text": method.encode_text(torch.as_tensor(queries.text[:]).to(device, torch.float32)),
+                }
+        wanted = (len(queries.text), run.bits)
+        if wrong := {name: tuple(codes.shape) for name, codes in found.items() if tuple(codes.shape) != wanted}:
+            raise TypeError(", ".join(f"{name} gives {shape}, but must give {wanted}" for name, shape in wrong.items()))
+    except (NotFiniteError, MemoryError, torch.OutOfMemoryError):
+        return
+    except CmhError:
+        raise
+    except Exception as error:  # whatever a method raises
+        shown = "".join(traceback.format_exception(error.with_traceback(_within(error, str(module.__file__)))))
+        raise ConfigError(
+            f"method {module.__file__}: fails on one batch of {study.dataset.name}, before the search has started:"
+            f" {type(error).__name__}: {error}\n{shown.rstrip()}"
+        ) from error
+
+
+def _kind(from_pixels: bool) -> torch.dtype:
+    return torch.uint8 if from_pixels else torch.float32
+
+
+def _within(error: Exception, file: str) -> types.TracebackType | None:
+    """The traceback from where it enters the method's file; all of it where it does not."""
+    found = error.__traceback__
+    while found is not None and found.tb_frame.f_code.co_filename != file:
+        found = found.tb_next
+    return found or error.__traceback__
 
 
 def warnings(study: StudyRequest) -> list[str]:

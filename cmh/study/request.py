@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -161,6 +162,7 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
         ),
         source,
     )
+    _check_labels(asked.dataset, dataset)
     asked = dataclasses.replace(asked, storage=storage)
     studies = [
         _study(asked, space, fixed, bits, inputs, dataset)
@@ -171,6 +173,21 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
         studies = [_warm(study, asked.warm_start) for study in studies]
     seeds = tuple(asked.seed + number for number in range(1, asked.seeds + 1))
     return Request(tuple(studies), seeds, asked.limits)
+
+
+def _check_labels(name: str, dataset: Dataset) -> None:
+    """Raises ConfigError where every ranking of the validation split has the same MAP, so that nothing can be learned
+    from it."""
+    data = dataset.search()
+    queries, database = data.validation_query.labels > 0, data.validation_database.labels > 0
+    problem = ""
+    if not (queries & database.any(0)).any():
+        problem = f"none of the {len(queries)} validation queries has a relevant item, as none shares a label with one"
+    elif (queries.all(0) & database.all(0)).any():
+        problem = f"every item is relevant to each of the {len(queries)} validation queries, as all carry one label"
+    if problem:
+        cure = f"`python -m cmh.datasets check {shlex.quote(name)}` shows labels and split"
+        raise ConfigError(f"nothing can be learned from {dataset.name}: {problem}; {cure}")
 
 
 def _modules(wanted: Sequence[str], problems: list[str]) -> list[MethodModule]:

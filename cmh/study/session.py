@@ -16,6 +16,7 @@ from cmh.study.confirm import Confirmed
 from cmh.study.rungs import Rungs
 from cmh.study.storage import DEATHS, Proposal, Store
 
+HUGE, GROWN = 1e9, 1e3  # a loss at the last epoch that is so large, or so many times its smallest, has diverged
 RESULT_KEYS = ("best_epoch", "best_i2t", "best_t2i", "seconds", "passes", "device_seconds", "device")
 
 
@@ -65,11 +66,29 @@ class RunningTrial:
 
     proposal: Proposal
     newest: Mapping[str, object] = dataclasses.field(default_factory=dict)  # what it reported last
+    lowest: dict[str, float] = dataclasses.field(default_factory=dict)  # size of each loss since the worker began
 
     @property
     def number(self) -> int:
         """Of the trial in its study."""
         return self.proposal.number
+
+    def note(self, result: Mapping[str, object]) -> None:
+        """Take in what it reported."""
+        self.newest = result
+        for name in result:
+            if name == "loss" or name.endswith("_loss"):
+                size = abs(_number(result, name))
+                self.lowest[name] = min(size, self.lowest.get(name, size))
+
+    def diverged(self) -> str:
+        """Which loss has become huge, in words; empty where none has."""
+        sizes = {name: abs(_number(self.newest, name)) for name in self.lowest if name in self.newest}
+        return ", ".join(
+            f"{name} ended at {sizes[name]:.2g}"
+            for name in sizes
+            if sizes[name] >= HUGE or sizes[name] >= GROWN * max(1.0, self.lowest[name])
+        )
 
     def summary(self) -> dict[str, object]:
         """What of the newest report the storage keeps."""
@@ -171,7 +190,7 @@ class Session:
             self.failed(trial, str(result["failed"]), str(result["reason"]))
             return False
         number, epoch, value = trial.number, int(_number(result, "epoch")), _number(result, "val_map")
-        trial.newest = result
+        trial.note(result)
         stored = self.store.curve(number).get(epoch, value)
         if stored != value:
             self.store.replace(
@@ -188,7 +207,7 @@ class Session:
             self.work.view.reported(number, epoch, value)
         # A closed-form method may need fewer epochs than asked for.
         if epoch >= int(_number(result, "epochs", self.epochs)):
-            self.store.complete(number, trial.summary())
+            self.store.complete(number, {**trial.summary(), "diverged": trial.diverged()})
             self.note_end(trial)
             return False
         stops = self.rungs is not None and self.rungs.stops(number, epoch, self.store.curve(number))

@@ -245,7 +245,7 @@ def _of_trial(folder: Path, number: int, method: str | None, dataset: str | None
     elif "/" in run["dataset"] and not Path(run["dataset"]).is_dir():
         raise ConfigError(f"{folder}: dataset {run['dataset']}: no such folder; --dataset DIR says where it is now")
     recorded: dict[int, Recorded] = {}
-    if row["state"] == "complete":
+    if row["state"] in ("complete", "diverged"):
         names = {"map": "val_map_best", "map_i2t": "val_map_i2t", "map_t2i": "val_map_t2i"}
         recorded[study.seed] = Recorded(
             identity=made,

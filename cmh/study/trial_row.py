@@ -17,7 +17,7 @@ class TrialRow:
     """A trial that was started."""
 
     number: int
-    state: str  # complete | pruned | failed | interrupted
+    state: str  # complete | diverged | pruned | failed | interrupted
     origin: str
     epochs: int
     copied_from: int | None  # the trial with the same configuration that was trained
@@ -36,6 +36,11 @@ class TrialRow:
     curve: dict[int, float]  # validation MAP by epoch
 
     @property
+    def completed(self) -> bool:
+        """Whether it reached its last epoch. Where its loss has diverged by then, its best epoch still counts."""
+        return self.state in ("complete", "diverged")
+
+    @property
     def spent(self) -> int:
         """Epochs that were trained for it."""
         return self.epochs if self.copied_from is None else 0
@@ -48,9 +53,10 @@ def from_stored(
     curve = dict(sorted(curve.items()))
     result = attributes.get("result", {})
     best = max(curve.values(), default=math.nan)
+    diverged = str(result.get("diverged", "")) if state == "COMPLETE" else ""
     return TrialRow(
         number=number,
-        state=STATES.get(state, "interrupted"),
+        state="diverged" if diverged else STATES.get(state, "interrupted"),
         origin=str(attributes.get("origin", "search")),
         epochs=max(curve, default=0),
         copied_from=result.get("copied_from"),
@@ -64,7 +70,7 @@ def from_stored(
         device_seconds=result.get("device_seconds"),
         device=result.get("device", ""),
         failure=result.get("failure", ""),
-        error=result.get("error", ""),
+        error=result.get("error", diverged),
         config=config,
         curve=curve,
     )

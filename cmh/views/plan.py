@@ -16,8 +16,12 @@ POINTS = 5  # that are shown
 
 
 def text(study: StudyRequest) -> str:
-    """The plan of a study as text. Two epochs are trained, so that the estimate is measured."""
+    """The plan of a study as text. Two epochs are trained, so that the estimate is measured.
+
+    Raises ConfigError where the method fails on its first batch.
+    """
     space = study.space
+    preflight.try_one_batch(study)
     lines = [
         f"{study.folder}: {space.method} on {study.dataset.name}, {study.bits} bits,"
         f" {study.limit} trials of {space.epochs} epochs",

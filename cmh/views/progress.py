@@ -103,6 +103,8 @@ def line(row: TrialRow, searched: list[str]) -> str:
     score = "     -" if row.val_map_best is None else f"{row.val_map_best:.4f}"
     if row.state == "failed":
         detail = row.error
+    elif row.state == "diverged":
+        detail = row.error if row.origin == "search" else f"{row.origin}: {row.error}"
     elif row.copied_from is not None:
         detail = f"the same as trial {row.copied_from}, not run again"
     else:
