@@ -28,6 +28,7 @@ examples:
   python -m cmh.tune --method dcmh ridge --bits 16 32 64               six studies, one after the other, no idle worker
   python -m cmh.tune --method ridge own/mine.py                        a method of one's own; its space is own/mine.yml
   python -m cmh.tune --method dcmh --space dcmh --trials 100           the same study again, with more trials
+  python -m cmh.tune --method dcmh --space two.yml --from STUDY        search two.yml around the winner of a study
   python -m cmh.tune --method dcmh --space dcmh --plan                 check everything, start nothing
 
 The same command again goes on where it stopped (after a kill, too). A study lives in OUT/METHOD-DATASET-BITS:
@@ -92,6 +93,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         seed=arguments.seed,
         seeds=0 if arguments.no_confirm else arguments.seeds,
         warm_start=arguments.warm_start,
+        base=arguments.base,
         out=arguments.out,
         storage=arguments.storage,
         limits=Limits(
@@ -183,6 +185,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"fix hyperparameters, or how items are taken: {', '.join(INPUTS)}",
     )
     add("--warm-start", type=Path, metavar="STUDY", help="start with the best points of another study of the method")
+    add(
+        "--from",
+        dest="base",
+        type=Path,
+        metavar="STUDY",
+        help="what is not searched has the values of another study's winner, which is a point to start from",
+    )
     add("--seeds", type=commands.whole(1), default=3, metavar="N", help="seeds of the confirmation (default: 3)")
     add("--no-confirm", action="store_true", help="leave the test split closed")
     add("--out", type=Path, default=Path("studies"), metavar="DIR", help="where studies go (default: studies)")

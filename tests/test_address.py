@@ -37,6 +37,7 @@ def asked(out: Path, storage: str | None = None, where: str | None = None) -> re
         seed=0,
         seeds=1,
         warm_start=None,
+        base=None,
         out=out,
         storage=storage,
         limits=limits,

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cmh import files, ledger, methods, reproduce, study, training
+from cmh import files, ledger, methods, reproduce, study, training, tune
+from cmh.errors import ConfigError
 from cmh.methods.__main__ import main as methods_main
 from cmh.study import folder, life, outcome, request
 from cmh.study.storage import Store
@@ -223,3 +224,48 @@ def test_results_where_nothing_can_be_written(
         monkeypatch.setattr("cmh.files.write_atomic", refused_below(Path("runs")))
     assert run("run.yml") == 2
     assert "use --out for another folder" in capsys.readouterr().err
+
+
+# The winner of another study as a base
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_search_around_the_winner_of_another(capsys: pytest.CaptureFixture[str]) -> None:
+    place = searched()
+    best = yaml.safe_load((place / "best.yml").read_text())["config"]
+    Path("narrow.yml").write_text(
+        "method: mine\nparams:\n  quantisation: {float: [1.0e-6, 100], log: true}\nstart_from: [default]\n"
+    )
+    about = dataclasses.replace(
+        asked(Path("around")),
+        methods=("mine.py",),
+        spaces=("narrow.yml",),
+        dataset="data",
+        settings=("lr_text=0.005",),
+        base=place,
+    )
+    (study_,) = request.check(about).studies
+    rest = {key: value for key, value in best.items() if key != "quantisation"}
+    assert study_.fixed == {**rest, "lr_text": 0.005}
+    assert {key: study_.base[key] for key in rest} == dict(study_.fixed)
+    starts = dict(study_.space.starts())
+    assert list(starts) == ["default", "from"]
+    assert starts["from"] == {**best, "lr_text": 0.005}
+    with life.begun(study_):
+        written = yaml.safe_load((study_.folder / "study.yml").read_text())
+    assert written["from"] == "../../studies/mine-made-8"
+    assert written["identity"]["fixed"] == study_.fixed
+    # The winner lies outside: it is no point to start from, but a base.
+    Path("narrow.yml").write_text("method: mine\nparams:\n  quantisation: {float: [90, 99]}\nstart_from: []\n")
+    if not 90 <= best["quantisation"] <= 99:
+        (study_,) = request.check(dataclasses.replace(about, out=Path("more"))).studies
+        assert study_.space.starts() == []
+    arguments = ["--method", "ridge", "--dataset", "data", "--plan", "--from"]
+    assert tune.main([*arguments, str(place)]) == 2
+    assert f"--from {place}: is a study of mine, but must be one of ridge" in capsys.readouterr().err
+    assert tune.main([*arguments, "data"]) == 2
+    assert "--from data: has no best.yml" in capsys.readouterr().err
+    document = yaml.safe_load((place / "best.yml").read_text())
+    folder.write_yaml(place / "best.yml", {**document, "config": {**best, "colour": "red"}})
+    with pytest.raises(ConfigError, match="'colour' is not known"):
+        request.check(about)

@@ -202,6 +202,6 @@ def test_a_search_of_a_method_of_ones_own_with_slow_epochs(here: Path) -> None:
     assert set(states) == {"complete", "pruned"}
     (record,) = (json.loads(line) for line in (study / "records.jsonl").read_text().splitlines())
     assert record["identity"]["method"] == "mine"
-    assert yaml.safe_load((study / "best.yml").read_text())["method"] == str(here / "mine.py")
+    assert yaml.safe_load((study / "best.yml").read_text())["method"] == "../../mine.py"
     assert reproduce.main(["studies/mine-clipart-8", "--check"]) == 0
     assert reproduce.main(["studies/mine-clipart-8:0", "--check"]) == 0

@@ -336,6 +336,19 @@ def test_a_ledger_that_cannot_be_written_opens_nothing(here: Path, capsys: pytes
     assert recorded() == {}
 
 
+def test_a_file_twice_and_then_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first trains, the second says that this was done, and a check of the file says where its record is."""
+    assert run(file(), "--check") == 2
+    assert capsys.readouterr().err.endswith("recorded seeds: none\n")
+    assert run(file()) == run(file()) == 0
+    assert capsys.readouterr().out.count("already trained") == 1
+    ((place, (record,)),) = recorded().items()
+    assert (record.test_opened, record.split_opened) == (1, 1)
+    assert run(file(), "--check") == 2
+    assert f"its newest run: python -m cmh.reproduce {place} --check" in capsys.readouterr().err
+    assert run(place, "--check") == 0
+
+
 def test_results_that_have_no_place(capsys: pytest.CaptureFixture[str]) -> None:
     Path("taken").write_text("")
     assert run(file(), "--out", "taken/below") == 2

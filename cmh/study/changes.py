@@ -11,7 +11,7 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from cmh import config, datasets, methods, training
+from cmh import config, datasets, files, methods, training
 from cmh.config import INPUTS, Value
 from cmh.datasets import Source
 from cmh.errors import ConfigError
@@ -73,11 +73,20 @@ def check(asked: Asked) -> Rerun:
         seeds = ", ".join(map(str, found.seeds))
         raise ConfigError(
             f"--check: nothing was recorded for {asked.target} with these settings and seeds {seeds};"
-            f" recorded seeds: {there}"
+            f" recorded seeds: {there}{_own_runs(found, asked)}"
         )
     dataset = training.load(config.build(training.Run, found.run), source)
     tested = found.trial is None and (asked.test or found.study is None or not changed)
     return Rerun(found, dataset, asked.device, asked.out, asked.compare, asked.fresh, tested)
+
+
+def _own_runs(found: Target, asked: Asked) -> str:
+    """The command that compares the newest run of a file with its record, where there is one."""
+    runs = [path for path in asked.out.glob(f"{found.name}-*") if (path / "run.yml").is_file()]
+    if not runs or Path(asked.target).is_dir():
+        return ""
+    newest = max(runs, key=lambda path: path.stat().st_mtime)
+    return f"; its newest run: python -m cmh.reproduce {files.quoted(newest)} --check"
 
 
 def _changed(asked: Asked) -> tuple[Target, bool, Source]:

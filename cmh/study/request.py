@@ -23,6 +23,7 @@ from cmh.identity import Identity
 from cmh.interfaces import Dataset, MethodModule
 from cmh.study import address, confirm, folder
 from cmh.study import space as spaces
+from cmh.study import target as targets
 from cmh.study.space import Space
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Asked:
     seed: int
     seeds: int  # how many the winner is confirmed with; 0 leaves the test split closed
     warm_start: Path | None
+    base: Path | None  # a study whose winner has the values of whatever is not searched
     out: Path
     storage: str | None  # None: SQLite in the study's folder
     limits: Limits
@@ -210,7 +212,23 @@ def _space(name: str, file: Path, values: Mapping[str, Value], asked: Asked) -> 
     built = collected(lambda: config.build(module.Config, values, where="--set"), problems)
     fixed: dict[str, Value] = {} if built is None else {key: getattr(built, key) for key in values}
 
-    space = collected(lambda: spaces.load(file, method=name, fixed=fixed, epochs=asked.epochs), problems)
+    def load() -> Space:
+        space = spaces.load(file, method=name, fixed=fixed, epochs=asked.epochs)
+        return space if asked.base is None else based(space)
+
+    def based(space: Space) -> Space:
+        """The same ranges around another study's winner, which is a point to start from, too."""
+        assert asked.base is not None
+        found = targets.winner(asked.base, name)
+        point = dataclasses.asdict(config.build(module.Config, {**found, **fixed}, where=f"--from {asked.base}"))
+        searched = {item.name for item in space.ranges}
+        fixed.update({key: value for key, value in point.items() if key not in searched})
+        space = spaces.load(file, method=name, fixed=fixed, epochs=asked.epochs)
+        inside = all(item.holds(point[item.name]) for item in space.ranges if item.active(point))
+        starts = (*space.start_from, *([("from", tuple(point.items()))] if inside else []))
+        return dataclasses.replace(space, start_from=starts)
+
+    space = collected(load, problems)
     if space is None or problems:
         raise ConfigError(*problems)
     for note in space.notes:
@@ -245,6 +263,7 @@ def _study(
         fixed=fixed,
         limit=asked.trials or space.trials,
         dataset=dataset,
+        notes={} if asked.base is None else {"from": files.portable(asked.base, place)},
         url=folder.storage_for(place, asked.storage),
     )
 
@@ -254,5 +273,5 @@ def _warm(study: StudyRequest, source: Path) -> StudyRequest:
     points = folder.warm_start(study.folder, source, study.space, study.base)
     named = tuple((f"warm {number}", tuple(point.items())) for number, point in enumerate(points, start=1))
     space = dataclasses.replace(study.space, start_from=study.space.start_from + named)
-    notes = {"warm_start": {"study": str(source), "points": points}}
-    return dataclasses.replace(study, space=space, notes=notes)
+    notes = {"warm_start": {"study": files.portable(source, study.folder), "points": points}}
+    return dataclasses.replace(study, space=space, notes={**study.notes, **notes})

@@ -13,7 +13,8 @@ from cmh.board.statistics import intervals, levels
 from cmh.records import Record
 from cmh.study.outcome import Outcome, Scores
 
-KNOWN_GOOD = {"paper": "paper setting", "default": "library default"}  # origin of a trial, and its name in the table
+# Origin of a trial, and its name in the table.
+KNOWN_GOOD = {"paper": "paper setting", "default": "library default", "from": "winner of --from"}
 
 
 def table(outcome: Outcome) -> str:
