@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -22,9 +23,12 @@ SIGNS = {  # what stands for a sign that a terminal cannot show
     **{"∘": "o", "½": "1/2", "∇": "grad"},
 }
 
+REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # of a disk, not of this program
+ELSEWHERE = "results go where --out says, features to $CMH_CACHE, and the ledger of test openings to $CMH_DATA"
+
 
 def guarded(work: Callable[[], int]) -> int:
-    """Run a command's body: 2 and one message for a user's error, 130 for an interrupt.
+    """Run a command's body: 2 and one message for a user's error or a disk that refuses, 130 for an interrupt.
 
     Meanwhile what cmh logs is shown on stderr.
     """
@@ -39,6 +43,11 @@ def guarded(work: Callable[[], int]) -> int:
             return 130
         except BrokenPipeError:
             return 1
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                raise
+            sys.stderr.write(f"error: {error.filename or 'a file'}: {error.strerror}; {ELSEWHERE}\n")
+            return 2
 
 
 def any_terminal() -> None:

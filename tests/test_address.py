@@ -102,6 +102,8 @@ def test_what_is_typed_and_what_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
 BAD = {
     "optuna.db": "is no address; did you mean sqlite:///optuna.db?",
     "/data/my optuna.db": "did you mean sqlite:////data/my optuna.db?",
+    "sqlite:optuna.db": "is no address; did you mean sqlite:///optuna.db?",
+    "sqlite:/optuna.db": "did you mean sqlite:///optuna.db?",
     "me@host/base": "is no address; an address is sqlite:///FILE.db or postgresql://USER@HOST/BASE",
     "": "is no address; an address is sqlite:///FILE.db",
     "sqlite://optuna.db": "has two slashes, but a file has three; did you mean sqlite:///optuna.db?",

@@ -15,6 +15,7 @@ import pytest
 from tqdm import tqdm
 
 from cmh import __main__, __version__, commands, files, records
+from cmh.commands import ELSEWHERE
 from cmh.errors import ConfigError
 
 log = logging.getLogger("cmh.some.room")
@@ -68,6 +69,8 @@ ENDS = {
     "errors": (ConfigError("one", "two", heading="run.yml"), 2, "error: run.yml:\n  - one\n  - two\n"),
     "interrupt": (KeyboardInterrupt(), 130, "\ninterrupted; the same command goes on from here\n"),
     "nobody reads": (BrokenPipeError(), 1, ""),
+    "a disk": (OSError(30, "Read-only file system", "a/b"), 2, f"error: a/b: Read-only file system; {ELSEWHERE}\n"),
+    "a disk that does not say": (OSError(28, "full"), 2, f"error: a file: full; {ELSEWHERE}\n"),
 }
 
 
@@ -83,6 +86,8 @@ def test_how_a_command_ends(name: str, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(FileNotFoundError):
+        commands.guarded(lambda: len(Path("nowhere").read_text()))
     with pytest.raises(ZeroDivisionError):
         commands.guarded(lambda: 1 // 0)
 

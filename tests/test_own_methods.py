@@ -123,6 +123,12 @@ def test_a_file_of_the_same_name_elsewhere_is_loaded_anew(here: Path) -> None:
     assert methods.get("mine") is second
 
 
+def test_a_file_that_is_asked_for_without_its_ending(here: Path) -> None:
+    assert main(["new", "mine"]) == 0
+    with pytest.raises(ConfigError, match=r"'mine' is not known; .*; did you mean the file mine\.py\?$"):
+        methods.get("mine")
+
+
 def test_a_field_with_a_run_settings_name_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "mine"]) == 0
     assert methods.get("mine.py").Config

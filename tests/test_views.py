@@ -44,7 +44,9 @@ def test_the_closing_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     (study,) = request.check(asked(Path("my studies"))).studies
     row = from_stored(0, "COMPLETE", {1: 0.5}, {"result": {}}, {})
-    text = closing.table(Outcome(study, [row], row, {"chance": (0.1, 0.1, 0.1)}, []))
+    lost = from_stored(1, "COMPLETE", {1: 0.4}, {"result": {"diverged": "loss ended at 8e+12"}, "origin": "paper"}, {})
+    text = closing.table(Outcome(study, [row, lost], row, {"chance": (0.1, 0.1, 0.1)}, []))
+    assert "paper setting (diverged)" in text
     commands = [shlex.split(line[line.index("python") :]) for line in text.splitlines() if "python -m" in line]
     assert [words[-1] for words in commands] == ["my studies/ridge-clipart-8", "my studies"]
 

@@ -35,7 +35,8 @@ def get(name: str) -> MethodModule:
     if f"{__name__}.{name}" in sys.modules and name.isidentifier() and name[0] != "_":
         return _checked(sys.modules[f"{__name__}.{name}"])
     if name not in names():
-        raise ConfigError(f"method {unknown(name, names())}")
+        own = f"; did you mean the file {name}.py?" if Path(f"{name}.py").is_file() else ""
+        raise ConfigError(f"method {unknown(name, names())}{own}")
     return _checked(importlib.import_module(f"{__name__}.{name}"))
 
 

@@ -53,7 +53,8 @@ def asked(text: str) -> str:
     """
     scheme, found, rest = text.partition("://")
     if not found:
-        near = f"did you mean {of_file(Path(text))}?" if text.strip() and "@" not in text else RIGHT
+        file = Path(re.sub("^sqlite:/*", "", text))
+        near = f"did you mean {of_file(file)}?" if text.strip() and "@" not in text else RIGHT
         raise ConfigError(f"--storage {text!r}: is no address; {near}")
     kind = scheme.partition("+")[0]
     if kind == "postgres":  # as some hosts still write it
