@@ -19,8 +19,8 @@ epoch is one pass. q is `pair_target`, d `distance_weight`, c `coherence_weight`
 
 Differences from the paper and from the authors' code (Atmegal/DGCPN @9f62c56):
 
-1. A, P and S are never N × N; A is one product, of rows √a₁ T/|T| beside √(1 − a₁) I/|I|. P's rows are remembered, or made for each batch where they would be too many (`KEPT`);
-   the result is the same.
+1. A, P and S are never N × N. A is a product of the rows √a₁ T/|T| beside √(1 − a₁) I/|I|; P's rows are remembered, or
+   made for each batch where they would be too many (`KEPT`); the result is the same.
 2. `knn` is the share of neighbours kept: 2000 of 5000 in the paper, where the code's `knn_number` 3000 are those it
    drops. `scale` is relative to their number: 2 where the code has 4000.
 3. The item itself is left out of its neighbours by its place; the code leaves out the largest entry of the row, which

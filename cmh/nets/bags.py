@@ -108,7 +108,7 @@ def tensor(texts: NDArray[np.generic] | csr_array) -> Tensor:
 
 def _linear(words: Bags, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """words weightᵀ + bias: the sum of a row's columns of the weight `(out, d)`."""
-    by_words = weight.T.contiguous()  # no copy where `by_words` has laid it out so
+    by_words = weight.T.contiguous()  # no copy where it is a WordLinear's
     out = functional.embedding_bag(
         words.columns,
         by_words,
@@ -120,8 +120,25 @@ def _linear(words: Bags, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out if bias is None else out + bias
 
 
-def by_words(net: nn.Module, width: int) -> None:
-    """Lay the weights of all linear layers on `width` words out word by word, so that a word's are side by side."""
-    for layer in net.modules():
-        if isinstance(layer, nn.Linear) and layer.in_features == width:
-            layer.weight.data = layer.weight.data.T.contiguous().T
+class WordLinear(nn.Module):
+    """A linear layer whose weight is stored word by word, `(d, out)`: a word's numbers are side by side.
+
+    They are for the optimizer, too, which is three times slower on a weight that is transposed.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(layer.weight.detach().T.contiguous()), layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Texts `(b, d)` to `(b, out)`."""
+        return functional.linear(x, self.weight.T, self.bias)
+
+
+def by_words(net: nn.Module, width: int) -> nn.Module:
+    """The net with `WordLinear` in the place of every linear layer on `width` words."""
+    if isinstance(net, nn.Linear) and net.in_features == width:
+        return WordLinear(net)
+    for name, part in net.named_children():
+        setattr(net, name, by_words(part, width))
+    return net

@@ -20,10 +20,9 @@ class Team:
     """Nets that are trained in turn or against each other, each by the optimizers that `add` is given."""
 
     def __init__(self, setup: Setup, nets: Mapping[str, nn.Module]) -> None:
-        self.nets = {name: net.to(setup.device) for name, net in nets.items()}
         if isinstance(setup.text, Bags):
-            for net in self.nets.values():
-                by_words(net, setup.text_dim)
+            nets = {name: by_words(net, setup.text_dim) for name, net in nets.items()}
+        self.nets = {name: net.to(setup.device) for name, net in nets.items()}
         self.optimizers: dict[str, Optimizer] = {}
         self.schedules: dict[str, LRScheduler] = {}
         self._epochs = setup.epochs
