@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     # It imports everything once, computes nothing and never touches CUDA; each section is a fork of it.
     os.environ["PYTHONPATH"] = f"{HERE}{os.pathsep}{ROOT}"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gpu_checks", "gpu_measures"])
+    context.set_forkserver_preload(["gpu_place", "gpu_checks", "gpu_measures"])
     end = time.monotonic() + ALL_SECONDS
     report: dict[str, Any] = {"machine": _run(context, "machine", given, end), "sections": {}}
     _say("machine", report["machine"])
