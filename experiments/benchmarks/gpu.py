@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in given.only:
         report["sections"][name] = found = _run(context, name, given, min(end, time.monotonic() + LIMITS[name]))
         _say(name, found)
-        given.json.write_text(json.dumps(report, indent=1))
+        given.json.write_text(json.dumps(report, indent=1, default=str))
     return int(any(one["status"] in ("failed", "broke") for one in report["sections"].values()))
 
 

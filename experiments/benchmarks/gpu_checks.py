@@ -33,7 +33,7 @@ def tests(place: Place) -> Found:
 def determinism(place: Place) -> Found:
     """Same seed twice, with another run between (a reused worker); resumed; in another process; pixels, too."""
     fitting.CHECKPOINT_SECONDS = 0.0
-    data = made(150) if place.tiny else made(2000, 512, 1000, 21, queries=200)
+    data = made(150) if place.tiny else made(1000, 512, 1000, 21, queries=200)
     pixels = made(64, 512, side=64)
     runs: list[tuple[str, str, SearchData, dict[str, Any]]] = [
         (
