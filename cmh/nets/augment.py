@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from cmh.nets.bags import Bags
 from cmh.nets.transfer import to_device
 
 
@@ -38,6 +39,9 @@ def erase(text: Tensor, draw: torch.Generator, *, share: float) -> Tensor:
     if not n_erased:
         return text
     columns = torch.rand(text.shape, generator=draw).topk(n_erased, 1).indices
+    if isinstance(text, Bags):
+        kept = torch.ones(text.shape).scatter_(1, columns, 0.0)
+        return text.with_entries(text.entries * text.at_words(kept))
     return text.scatter(1, to_device(columns, text.device), 0.0)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cmh.nets.bags import Bags
+
 
 def on_gpu(device: torch.device) -> bool:
     """Whether work there goes on while this thread does other things."""
@@ -16,5 +18,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     that was asked of the GPU before.
     """
     if on_gpu(device) and tensor.device.type == "cpu":
+        if isinstance(tensor, Bags):  # a GPU has them dense: there the matrix product is no burden
+            tensor = tensor.dense()
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
