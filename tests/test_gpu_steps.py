@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cmh import methods, training
 from cmh.losses import Means
 from cmh.metrics import _torch
-from cmh.nets import transfer
+from cmh.nets import bags, transfer
 from cmh.training.batches import Augmentation, Batch, Items, Passes
 from tests.test_methods import small
 
@@ -135,4 +137,14 @@ def test_counting_waits_at_its_end_only(believed: Copies, monkeypatch: pytest.Mo
     monkeypatch.setattr(Tensor, "cpu", end)
     with pytest.raises(EndError), believed:
         _torch.histograms(*sides, device=GPU, pairs=70 * 100)
+    assert believed.waiting == []
+
+
+def test_texts_of_few_words_come_to_a_gpu_dense(believed: Copies) -> None:
+    sparse = bags.tensor(csr_array(np.eye(6, 4, dtype=np.float32)))
+    assert isinstance(transfer.to_device(sparse, torch.device("cpu")), bags.Bags)
+    with believed:
+        there = transfer.to_device(sparse, GPU)
+    assert not isinstance(there, bags.Bags)
+    assert (there.device, there.shape) == (GPU, (6, 4))
     assert believed.waiting == []
