@@ -171,7 +171,7 @@ CHANGED: dict[str, tuple[str, str, str, Any]] = {
     "what is kept of the best epoch": ("training/device.py", ".to(device, copy=copy)", ".to(device)", "all"),
     "what is set before a run": ("training/device.py", "benchmark = False", "benchmark = True", "all"),
     "how an epoch is validated": ("training/evaluation.py", "i2t, t2i = (", "t2i, i2t = (", "all"),
-    "how codes are tested": ("training/evaluation.py", "radius=2", "radius=3", "all"),
+    "how codes are tested": ("training/evaluation.py", "min(2, ", "min(3, ", "all"),
     "a run's default": ("training/run.py", "erase: float = param(0.0", "erase: float = param(0.1", "all"),
     "what a closed form trains": ("training/run.py", "int(min(run.epochs", "int(max(run.epochs", "all"),
     "the metric": ("metrics/_kernel.py", "[:, 0]", "[:, -1]", "all"),

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from cmh.nets.bags import Bags
+from cmh.nets.transfer import to_device
 
 
 def turn_and_flip(pixels: Tensor, draw: torch.Generator, *, rotate: float, hflip: float, vflip: float) -> Tensor:
@@ -41,7 +42,7 @@ def erase(text: Tensor, draw: torch.Generator, *, share: float) -> Tensor:
     if isinstance(text, Bags):
         kept = torch.ones(text.shape).scatter_(1, columns, 0.0)
         return text.with_entries(text.entries * text.at_words(kept))
-    return text.scatter(1, columns.to(text.device), 0.0)
+    return text.scatter(1, to_device(columns, text.device), 0.0)
 
 
 def _chosen(n: int, probability: float, draw: torch.Generator) -> Tensor:
@@ -51,4 +52,4 @@ def _chosen(n: int, probability: float, draw: torch.Generator) -> Tensor:
 
 def _rows(chosen: Tensor, like: Tensor) -> Tensor:
     """The numbers of those items, on the device of `like`."""
-    return chosen.nonzero().flatten().to(like.device)
+    return to_device(chosen.nonzero().flatten(), like.device)
