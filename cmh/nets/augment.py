@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from cmh.nets.bags import Bags
 from cmh.nets.transfer import to_device
@@ -18,6 +17,8 @@ def turn_and_flip(pixels: Tensor, draw: torch.Generator, *, rotate: float, hflip
     """Square pictures `(b, 3, side, side)`, each with probability `rotate` turned by 90, 180 or 270 degrees (equally
     likely), with `hflip` mirrored left to right, and with `vflip` upside down.
     """
+    from torchvision.transforms.v2 import functional  # late: 160 MB that training on frozen features never needs
+
     n = len(pixels)
     turns = torch.where(_chosen(n, rotate, draw), torch.randint(1, 4, (n,), generator=draw), 0)
     horizontal, vertical = _chosen(n, hflip, draw), _chosen(n, vflip, draw)

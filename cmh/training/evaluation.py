@@ -25,7 +25,7 @@ from cmh.nets.transfer import on_gpu, to_device
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-ENCODE_ROWS = 4096  # items encoded at once: bounds memory, changes no code
+ENCODE_ROWS = 1024  # items encoded at once: bounds memory, changes no code
 ENCODE_PICTURES = 64  # the same where pictures go through a whole network
 KEPT_BYTES = 2**30  # of features of one side and modality: as much stays on a GPU
 
