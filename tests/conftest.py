@@ -24,6 +24,15 @@ settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What is marked `cuda` runs where there is such a device."""
+    if item.get_closest_marker("cuda") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
 @pytest.hookimpl(optionalhook=True)  # where pytest-xdist is left out
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """A file that starts sessions of Ray stays in one process, so that its fixtures do; all else goes anywhere.

@@ -10,6 +10,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,57 @@ def test_lite0_gives_finite_features_that_do_not_hang_on_the_batch(side: int) ->
     assert np.isfinite(features).all()
     alone = next(backbones.extract("efficientnet-lite0", some[3:4]))
     assert np.allclose(features[3], alone[0], atol=1e-3)
+
+
+def test_another_precision_is_another_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name in records and by its entry in the cache, as its features are others; its preparation is the same."""
+    monkeypatch.setenv("CMH_CACHE", str(tmp_path))
+    raws = [encoded(pixels) for pixels in np.random.default_rng(0).integers(0, 256, (20, 70, 90, 3), np.uint8)]
+    source = SimpleNamespace(name="made", n_items=20, picture_digest="d", pictures=lambda: raws)
+    folders = [extraction.features(source, name, "", progress=False) for name in ("conv4", "conv4-bf16")]
+    assert folders[0] != folders[1]
+    whole, half = (np.load(folder / "image.npy") for folder in folders)
+    assert whole.dtype == half.dtype == np.float32
+    assert not np.array_equal(whole, half)
+    assert np.allclose(whole, half, rtol=0.05, atol=0.05 * np.abs(whole).max())
+    assert [extraction.provenance(folder)["network"] for folder in folders] == ["conv4", "conv4-bf16"]
+    assert backbones.check("resnet50-bf16") == "resnet50-bf16"
+    assert backbones.about("vgg16-bf16") is backbones.about("vgg16")
+    states = [backbones.build(name).state_dict().values() for name in ("conv4", "conv4-bf16")]
+    assert all(torch.equal(*pair) for pair in zip(*states, strict=True))  # to be trained along, they are one
+    with pytest.raises(DatasetError, match="resnet8-bf16"):
+        backbones.check("resnet8-bf16")
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_float32_is_float32_in_convolutions_of_a_gpu_too(allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, build = [], backbones.build
+
+    def spied(*names: str) -> torch.nn.Module:
+        network = build(*names)
+        network.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+        return network
+
+    monkeypatch.setattr(backbones, "build", spied)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+    for _ in backbones.extract("conv4", pictures(20, 64)):
+        assert torch.backends.cudnn.allow_tf32 is allowed  # whoever takes the features computes as before
+    assert seen == [False, False]
+
+
+def test_a_gpu_takes_as_many_pictures_at_once_as_its_memory_allows() -> None:
+    sizes = [backbones.batch_on_gpu(gib * 2**30) for gib in (1, 8, 24, 141)]
+    assert sizes == [16, 64, 192, 256]
+
+
+@pytest.mark.cuda
+def test_a_gpu_gives_the_features_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = pictures(backbones.BATCH_GPU + 3, 64)
+    there = np.concatenate(list(backbones.extract("conv4", some)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    here = np.concatenate(list(backbones.extract("conv4", some)))
+    assert there.shape == here.shape
+    assert np.allclose(there, here, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18"])

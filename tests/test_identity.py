@@ -158,9 +158,9 @@ def test_comments_docstrings_and_other_rooms_change_no_hash(hashes: Any, change:
 
 
 CHANGED: dict[str, tuple[str, str, str, Any]] = {
-    "the method's own file": ("methods/dcmh.py", "theta = 0.5 *", "theta = 0.6 *", {"dcmh"}),
+    "the method's own file": ("methods/dcmh.py", "similar, 0.5)", "similar, 0.6)", {"dcmh"}),
     "a default": ("methods/dcmh.py", "param(128,", "param(64,", {"dcmh"}),
-    "a loss": ("losses.py", "softplus(theta) - similar", "softplus(theta) + similar", "pairwise_nll"),
+    "a loss": ("losses.py", "sub_(similar * theta)", "add_(similar * theta)", "pairwise_nll"),
     "a critic": ("nets/critics.py", "of_real, of_fake = -softplus", "of_real, of_fake = softplus", "train_critic"),
     "the sign": ("losses.py", "values >= 0", "values > 0", "all"),
     "the order of items": ("training/batches.py", "order = torch.randperm(", "order = 1 - torch.randperm(", "all"),
@@ -171,7 +171,7 @@ CHANGED: dict[str, tuple[str, str, str, Any]] = {
     "what is kept of the best epoch": ("training/device.py", ".to(device, copy=copy)", ".to(device)", "all"),
     "what is set before a run": ("training/device.py", "benchmark = False", "benchmark = True", "all"),
     "how an epoch is validated": ("training/evaluation.py", "i2t, t2i = (", "t2i, i2t = (", "all"),
-    "how codes are tested": ("training/evaluation.py", "radius=2", "radius=3", "all"),
+    "how codes are tested": ("training/evaluation.py", "min(2, ", "min(3, ", "all"),
     "a run's default": ("training/run.py", "erase: float = param(0.0", "erase: float = param(0.1", "all"),
     "what a closed form trains": ("training/run.py", "int(min(run.epochs", "int(max(run.epochs", "all"),
     "the metric": ("metrics/_kernel.py", "[:, 0]", "[:, -1]", "all"),

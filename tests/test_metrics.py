@@ -277,24 +277,86 @@ def test_kernel_and_matrix_products_count_the_same(bits: int, labels: int) -> No
     for counts in (
         metrics.histograms(*case),
         metrics.histograms(*tensors),
-        _torch.histograms(*tensors, device="cpu"),
-        _torch.histograms(*case, device="cpu", pairs=40),  # a query a chunk
-        _torch.histograms(*tensors, device="cpu", pairs=3 * 31),  # the last chunk is not full
+        *(_torch.histograms(*sides, device="cpu", half=half) for sides in (case, tensors) for half in (False, True)),
+        _torch.histograms(*case, device="cpu", pairs=4),  # an item a chunk
+        _torch.histograms(*tensors, device="cpu", pairs=4 * 10, half=True),  # the last chunk is not full
     ):
         np.testing.assert_array_equal(counts[0], everything)
         np.testing.assert_array_equal(counts[1], relevant)
         assert counts[0].dtype == counts[1].dtype == np.int64
 
 
-def test_matrix_products_stay_exact_under_autocast() -> None:
+@pytest.mark.parametrize("half", [False, True])
+def test_matrix_products_stay_exact_under_autocast(half: bool) -> None:
     case = make_case(0, n_query=3, n_database=50, bits=1000)
     tensors = [torch.from_numpy(side).float() for side in case]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        counts = _torch.histograms(*tensors, device="cpu")
+        counts = _torch.histograms(*tensors, device="cpu", half=half)
     np.testing.assert_array_equal(counts[0], slow_histograms(case)[0])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("bits", [1022, 1023, 1024, 2500])
+def test_half_precision_is_used_only_where_it_is_exact(bits: int) -> None:
+    """At both ends: all bits differ, all are equal, all but one."""
+    query = np.ones((1, bits), np.int8)
+    database = np.concatenate([query, -query, query, -query])
+    database[2:, 0] *= -1
+    labels = np.ones((4, 3000), np.uint8)  # so many labels in common that their number itself is not exact
+    labels[1::2] = 0
+    case = (query, database, labels[:1], labels)
+    for left, right in zip(_torch.histograms(*case, device="cpu", half=True), slow_histograms(case), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_many_queries_are_counted_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_torch, "_QUERIES", 4)
+    case = make_case(3, n_query=9, n_database=21)
+    for pairs in (1, 8, 10_000):
+        np.testing.assert_array_equal(_torch.histograms(*case, device="cpu", pairs=pairs), slow_histograms(case))
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2])
+def test_counting_needs_no_deterministic_algorithms_and_leaves_them_as_they_are(
+    mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, scatter = [], torch.Tensor.scatter_add_
+
+    def spy(*arguments: Any) -> torch.Tensor:
+        seen.append(torch.get_deterministic_debug_mode())
+        return scatter(*arguments)
+
+    monkeypatch.setattr(torch.Tensor, "scatter_add_", spy)
+    before = torch.get_deterministic_debug_mode()
+    try:
+        torch.set_deterministic_debug_mode(mode)
+        _torch.histograms(*make_case(1), device="cpu")
+        assert torch.get_deterministic_debug_mode() == mode
+    finally:
+        torch.set_deterministic_debug_mode(before)
+    assert set(seen) == {0}
+
+
+@pytest.mark.cuda
+def test_counting_on_a_gpu_waits_for_it_only_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = [torch.from_numpy(side).cuda() for side in make_case(1, n_query=30, n_database=4000)]
+    _torch.histograms(*tensors, device="cuda")  # the libraries' own start waits, too
+    waits: list[str] = []
+
+    def to_cpu(tensor: torch.Tensor) -> torch.Tensor:
+        torch.cuda.set_sync_debug_mode("default")
+        waits.append("cpu")
+        return tensor.to("cpu")
+
+    monkeypatch.setattr(torch.Tensor, "cpu", to_cpu)
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        _torch.histograms(*tensors, device="cuda", pairs=30 * 100)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(waits) == 2
+
+
+@pytest.mark.cuda
 @pytest.mark.parametrize("bits", [16, 64, 200])
 def test_codes_on_a_gpu_give_the_numbers_of_the_cpu(bits: int) -> None:
     case = make_case(bits, n_query=70, n_database=3000, bits=bits, labels=30)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cmh.losses import sign, similar
 from cmh.methods import ssah
+from cmh.nets import multiscale
 from cmh.nets.encoders import ResponseNorm
 from cmh.nets.multiscale import SCALES, ScaleVector
 from tests import golden
@@ -220,3 +221,17 @@ def test_response_norm_is_tensorflows() -> None:
     for i in range(7):
         around = x[:, max(0, i - 2) : i + 3].square().sum(1)
         assert torch.allclose(found[:, i], x[:, i] / (2 + 1e-4 * around) ** 0.75)
+
+
+@pytest.mark.parametrize("n_averages", [1, 7, 20, 101])
+def test_a_gpu_stretches_averages_as_a_cpu_does(n_averages: int) -> None:
+    """In a picture of height 1, whose gradient is deterministic there: value and gradient."""
+    averages = torch.rand(3, 1, n_averages, dtype=torch.float64, requires_grad=True)
+    upstream = torch.rand(3, 1, 101, dtype=torch.float64)
+    found = [
+        multiscale._stretched(averages, 101),
+        torch.nn.functional.interpolate(averages, 101, mode="linear"),
+    ]
+    gradients = [torch.autograd.grad((one * upstream).sum(), averages)[0] for one in found]
+    assert torch.allclose(*found, rtol=1e-12)
+    assert torch.allclose(*gradients, rtol=1e-12)

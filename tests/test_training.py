@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -21,6 +22,7 @@ import torch
 from cmh import datasets, interfaces, methods, training
 from cmh.datasets import Arrays, SearchData
 from cmh.errors import CheckpointError, ConfigError, DatasetError, NotFiniteError
+from cmh.metrics import _torch
 from cmh.nets import state as states
 from cmh.training.batches import Items, Passes
 
@@ -90,6 +92,82 @@ def test_same_seed_same_curve_in_another_process() -> None:
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert json.loads(done.stdout) == {variant: numbers(fit(variant)) for variant in VARIANTS}
+
+
+def test_a_run_sets_what_makes_it_repeat_itself() -> None:
+    """And leaves a stricter mode as it is. cuBLAS reads its setting in the process's first product on a GPU."""
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")
+    try:
+        for before, after in ((0, 1), (1, 1), (2, 2)):
+            torch.set_deterministic_debug_mode(before)
+            training.prepare(training.Run(threads=1))
+            assert torch.get_deterministic_debug_mode() == after
+            assert torch.backends.cudnn.deterministic
+            assert not torch.backends.cudnn.benchmark
+            assert not torch.utils.deterministic.fill_uninitialized_memory
+    finally:
+        torch.set_deterministic_debug_mode(1)
+
+
+def test_gradients_of_rows_taken_many_times_repeat_on_two_threads() -> None:
+    """Without what `prepare` sets, threads add them up in any order."""
+    threads = torch.get_num_threads()
+    draw = torch.Generator().manual_seed(0)
+    rows, weight = torch.randint(0, 50, (20_000,), generator=draw), torch.randn(20_000, 64, generator=draw)
+    try:
+        training.prepare(training.Run(threads=2))
+        found = []
+        for _ in range(8):
+            table = torch.ones(50, 64, requires_grad=True)
+            (table[rows] * weight).sum().backward()
+            found.append(table.grad)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradient, found[0]) for gradient in found[1:])
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", [name for name in methods.names() if methods.get(name).KIND != "shallow"])
+def test_a_curve_repeats_on_a_gpu(name: str) -> None:
+    module = methods.get(name)
+    run, config = training.parse(module, {"bits": 8, "epochs": 2, "threads": 1, "device": "cuda", "batch_size": 32})
+    first, second = (numbers(training.fit(module, run, config, tiny())) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("variant", ["dcmh-adam", "ridge"])
+def test_validation_on_a_gpu_gives_the_numbers_of_the_cpu(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU's way, taken on the CPU: codes stay there, products count, the kernel does nothing."""
+    fitted = fit(variant)
+    test = interfaces.TestData(tiny().validation_query, tiny().train, np.zeros(30, np.int64))
+    expected = training.score(fitted.method, test, fitted.device, False)
+    there: list[torch.Tensor] = []
+
+    def count(*codes_and_labels: torch.Tensor) -> Any:
+        there.extend(codes_and_labels)
+        return _torch.histograms(*codes_and_labels, device="cpu", half=True)
+
+    monkeypatch.setattr("cmh.training.evaluation.on_gpu", lambda device: True)
+    monkeypatch.setattr("cmh.metrics.histograms", count)
+    monkeypatch.setattr("cmh.metrics._kernel.histograms", None)  # calling it would fail
+    found = training.score(fitted.method, test, fitted.device, False)
+    assert found.metrics == expected.metrics
+    for left, right in ((found.i2t, expected.i2t), (found.t2i, expected.t2i)):
+        np.testing.assert_array_equal(left, right)
+    assert found.codes.keys() == expected.codes.keys()
+    assert all(np.array_equal(found.codes[name], expected.codes[name]) for name in found.codes)
+    assert len(there) == 8
+    assert all(isinstance(tensor, torch.Tensor) for tensor in there)
+    assert values(fit(variant)) == values(fitted)
+
+
+@pytest.mark.cuda
+def test_large_features_go_to_a_gpu_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = fit("dcmh-adam", device="cuda")
+    test = interfaces.TestData(tiny().validation_query, tiny().train, np.zeros(30, np.int64))
+    kept = training.score(fitted.method, test, fitted.device, False)
+    monkeypatch.setattr("cmh.training.evaluation.KEPT_BYTES", 0)
+    assert training.score(fitted.method, test, fitted.device, False).metrics == kept.metrics
 
 
 class _KilledError(Exception):

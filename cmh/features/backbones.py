@@ -1,10 +1,17 @@
-"""Image networks: encoded pictures in, one vector a picture out. One registry, each with its own preparation."""
+"""Image networks: encoded pictures in, one vector a picture out. One registry, each with its own preparation.
+
+Features are computed in float32, on GPUs too (where convolutions would else be taken in TF32). `NAME-bf16` is the same
+network in bfloat16, which a GPU computes several times as fast. Its features are others, the third digit on, so it is a
+network of its own in cache keys, records and boards, and on any device.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,11 +26,15 @@ from cmh.errors import DatasetError
 from cmh.features.pictures import rgb
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 BATCH = 16  # more than twice as fast as 64 on two cores: the maps of 16 pictures fit their caches
+BATCH_GPU = 256  # where memory allows
+BYTES_A_PICTURE = 2**27  # of a GPU's memory; VGG's largest maps take a third of it
+BF16 = "-bf16"  # at the end of a network's name
 VERSION = 2  # of everything that turns a picture into a vector; part of the cache key
-DECODERS = 4  # threads that decode beside the network; Pillow lets go of the interpreter's lock
+DECODERS = 4  # threads beside the network, on a GPU one a core; Pillow lets go of the interpreter's lock
 AHEAD = 4  # batches that wait, decoded
 
 _IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # mean and deviation of RGB, 0 to 255
@@ -47,8 +58,13 @@ class Backbone:
 
 
 def names() -> list[str]:
-    """Known networks."""
+    """Known networks; each can be had in bfloat16, too."""
     return list(REGISTRY)
+
+
+def about(name: str) -> Backbone:
+    """How pictures are prepared for a network, in whatever precision it computes."""
+    return REGISTRY[name.removesuffix(BF16)]
 
 
 def check(name: str, weights: str = "") -> str:
@@ -56,7 +72,7 @@ def check(name: str, weights: str = "") -> str:
 
     Raises DatasetError for an unknown network or a weights file that is not there.
     """
-    if name not in REGISTRY:
+    if name.removesuffix(BF16) not in REGISTRY:
         raise DatasetError(f"features {unknown(name, names())}")
     if not weights:
         return name
@@ -81,37 +97,67 @@ def provenance(name: str, weights: str = "") -> dict[str, str]:
     """
     from cmh.nets import backbones
 
-    file = backbones.weights_file(name, Path(weights) if weights else None)
+    file = backbones.weights_file(name.removesuffix(BF16), Path(weights) if weights else None)
     return {"network": name, "weights_sha256": files.sha256(file) if file is not None else "", **versions()}
 
 
 def build(name: str, weights: str = "") -> nn.Module:
-    """The network in evaluation mode; pixels `(n, 3, side, side)`, 0 to 255, to vectors `(n, dim)`.
+    """The network in evaluation mode, in float32; pixels `(n, 3, side, side)`, 0 to 255, to vectors `(n, dim)`.
 
     Raises DatasetError when its weights cannot be had or are another network's.
     """
     from cmh.nets import backbones
 
-    about = REGISTRY[name]
-    network = backbones.build(name, Path(weights) if weights else None)
-    return backbones.Standardised(network, about.mean, about.std).eval()
+    network = backbones.build(name.removesuffix(BF16), Path(weights) if weights else None)
+    return backbones.Standardised(network, about(name).mean, about(name).std).eval()
 
 
 def extract(name: str, pictures: Iterable[bytes], *, weights: str = "") -> Iterator[NDArray[np.float32]]:
     """Features of encoded pictures (any format that Pillow reads), in their order, a batch `(b, d)` at a time.
 
-    Decoding runs in threads beside the network.
+    Decoding runs in threads beside the network. A GPU is used where there is one, with larger batches.
     """
     check(name, weights)
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    from cmh.nets.transfer import on_gpu, to_device
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build(name, weights).to(device).to(memory_format=torch.channels_last)
-    for pixels in decoded(pictures, REGISTRY[name]):
-        with torch.inference_mode():
-            inputs = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float()  # (b, 3, side, side)
-            features: NDArray[np.float32] = network(inputs.contiguous(memory_format=torch.channels_last)).cpu().numpy()
-        yield features
+    batch, threads = BATCH, DECODERS
+    if on_gpu(device):
+        batch = batch_on_gpu(torch.cuda.get_device_properties(device).total_memory)
+        threads = max(DECODERS, len(os.sched_getaffinity(0)))
+    try:
+        for pixels in decoded(pictures, about(name), batch, threads):
+            with torch.inference_mode(), _precision(name, device):
+                inputs = to_device(torch.from_numpy(pixels), device).permute(0, 3, 1, 2).float()  # (b, 3, side, side)
+                vectors = network(inputs.contiguous(memory_format=torch.channels_last))
+                features: NDArray[np.float32] = vectors.float().cpu().numpy()
+            yield features
+    finally:
+        del network
+        if on_gpu(device):  # what a search's trials are to have
+            torch.cuda.empty_cache()
+
+
+def batch_on_gpu(memory: int) -> int:
+    """Pictures that go through a network at once on a GPU with so many bytes."""
+    return max(BATCH, min(BATCH_GPU, memory // BYTES_A_PICTURE))
+
+
+@contextlib.contextmanager
+def _precision(name: str, device: torch.device) -> Iterator[None]:
+    """What a network's name says it computes in."""
+    import torch
+
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=name.endswith(BF16)):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def decode(raw: bytes, side: int, shorter: int = 0, bicubic: bool = False) -> NDArray[np.uint8]:
@@ -129,15 +175,17 @@ def decode(raw: bytes, side: int, shorter: int = 0, bicubic: bool = False) -> ND
     return np.asarray(resized.crop((left, top, left + side, top + side)))
 
 
-def decoded(pictures: Iterable[bytes], backbone: Backbone) -> Iterator[NDArray[np.uint8]]:
+def decoded(
+    pictures: Iterable[bytes], backbone: Backbone, batch: int = BATCH, threads: int = DECODERS
+) -> Iterator[NDArray[np.uint8]]:
     """Batches of pixels `(b, side, side, 3)` in order; while one is computed with, the next ones are decoded."""
     prepare = functools.partial(decode, side=backbone.side, shorter=backbone.shorter, bicubic=backbone.bicubic)
     source = iter(pictures)
-    with ThreadPoolExecutor(DECODERS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         waiting: list[list[Future[NDArray[np.uint8]]]] = []
         while True:
-            while len(waiting) < AHEAD and (batch := list(itertools.islice(source, BATCH))):
-                waiting.append([pool.submit(prepare, raw) for raw in batch])
+            while len(waiting) < AHEAD and (some := list(itertools.islice(source, batch))):
+                waiting.append([pool.submit(prepare, raw) for raw in some])
             if not waiting:
                 return
             yield np.stack([picture.result() for picture in waiting.pop(0)])

@@ -48,7 +48,7 @@ def features(source: Pictures, name: str, weights: str, progress: bool) -> Path:
     entry = f"features/{source.name}/{cache.key(source.picture_digest, called, backbones.VERSION)}"
 
     def compute() -> cache.Contents:
-        shape = (source.n_items, backbones.REGISTRY[name].dim)
+        shape = (source.n_items, backbones.about(name).dim)
         gathered = cache.Gathered(_begun(entry), {"image": (shape, np.float32)}, backbones.versions())
 
         def store(first: int, batch: NDArray[np.float32]) -> None:
@@ -75,7 +75,7 @@ def pixels(
 
     Raises DatasetError for damaged pictures and a wrong number of them.
     """
-    about = backbones.REGISTRY[name]
+    about = backbones.about(name)
     prepared = about.side, about.shorter, int(about.bicubic), backbones.VERSION
     entry = f"pixels/{source.name}/{cache.key(*made_of, *prepared)}"
     part_of, row_of = np.zeros(source.n_items, np.int64), np.full(source.n_items, -1, np.int64)

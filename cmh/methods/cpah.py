@@ -180,7 +180,8 @@ def consistency_loss(logits: Tensor) -> Tensor:
 
     Classes: 0 private image, 1 common, 2 private text.
     """
-    classes = torch.tensor([1, 1, 0, 2], device=logits.device).repeat_interleave(len(logits) // 4)
+    # Filled there: a list that is moved would have each step wait for a GPU.
+    classes = torch.cat([torch.full((len(logits) // 4,), number, device=logits.device) for number in (1, 1, 0, 2)])
     return cross_entropy(logits, classes, reduction="sum")
 
 

@@ -191,7 +191,7 @@ def gains(labels: Tensor) -> Tensor:
 
 def updated_codes(B: Tensor, H: Tensor, labels: Tensor, *, ridge: float, mu: float) -> tuple[Tensor, Tensor]:
     """P = (LᵀL + λI)⁻¹ LᵀB `(C, K)`, and the new B = sign(L P + ½μ H) with H = H^x + H^y `(N, K)`."""
-    gram = labels.T @ labels + ridge * torch.eye(labels.shape[1]).to(labels)
+    gram = labels.T @ labels + ridge * torch.eye(labels.shape[1], dtype=labels.dtype, device=labels.device)
     P: Tensor = torch.linalg.solve(gram, labels.T @ B)
     return P, sign(labels @ P + 0.5 * mu * H)
 

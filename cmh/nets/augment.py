@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
+
+from cmh.nets.bags import Bags
+from cmh.nets.transfer import to_device
 
 
 def turn_and_flip(pixels: Tensor, draw: torch.Generator, *, rotate: float, hflip: float, vflip: float) -> Tensor:
     """Square pictures `(b, 3, side, side)`, each with probability `rotate` turned by 90, 180 or 270 degrees (equally
     likely), with `hflip` mirrored left to right, and with `vflip` upside down.
     """
+    from torchvision.transforms.v2 import functional  # late: 160 MB that training on frozen features never needs
+
     n = len(pixels)
     turns = torch.where(_chosen(n, rotate, draw), torch.randint(1, 4, (n,), generator=draw), 0)
     horizontal, vertical = _chosen(n, hflip, draw), _chosen(n, vflip, draw)
@@ -36,7 +40,10 @@ def erase(text: Tensor, draw: torch.Generator, *, share: float) -> Tensor:
     if not n_erased:
         return text
     columns = torch.rand(text.shape, generator=draw).topk(n_erased, 1).indices
-    return text.scatter(1, columns.to(text.device), 0.0)
+    if isinstance(text, Bags):
+        kept = torch.ones(text.shape).scatter_(1, columns, 0.0)
+        return text.with_entries(text.entries * text.at_words(kept))
+    return text.scatter(1, to_device(columns, text.device), 0.0)
 
 
 def _chosen(n: int, probability: float, draw: torch.Generator) -> Tensor:
@@ -46,4 +53,4 @@ def _chosen(n: int, probability: float, draw: torch.Generator) -> Tensor:
 
 def _rows(chosen: Tensor, like: Tensor) -> Tensor:
     """The numbers of those items, on the device of `like`."""
-    return chosen.nonzero().flatten().to(like.device)
+    return to_device(chosen.nonzero().flatten(), like.device)

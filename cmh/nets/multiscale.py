@@ -21,8 +21,14 @@ def copies(x: Tensor, weigh: Iterable[Callable[[Tensor], Tensor]], mode: str) ->
     for scale, weighed in zip(SCALES, weigh, strict=True):
         window = min(scale, width)
         averages = torch.relu(weighed(avg_pool1d(x, window, window)))
-        found.append(interpolate(averages, width, mode=mode))
+        on_line = mode == "linear" and averages.is_cuda
+        found.append(_stretched(averages, width) if on_line else interpolate(averages, width, mode=mode))
     return found
+
+
+def _stretched(averages: Tensor, width: int) -> Tensor:
+    """`linear` in a picture of height 1: on a GPU torch has a deterministic gradient for that, and none for a line."""
+    return interpolate(averages.unsqueeze(2), (1, width), mode="bilinear").squeeze(2)
 
 
 class ScaleVector(nn.Module):

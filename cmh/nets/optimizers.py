@@ -95,15 +95,15 @@ def schedule_param(other: str, words: str) -> str:
 
 
 def descend(loss: Tensor, *steppers: optim.Optimizer, clip: float | None = None) -> None:
-    """One step of these optimizers down the loss; gradients left by the other side's steps are cleared first.
+    """One step of these optimizers down the loss; no other net's gradient is computed.
 
     `clip`: the largest norm of the whole gradient of what they train.
     """
+    trained = [tensor for stepper in steppers for group in stepper.param_groups for tensor in group["params"]]
     for stepper in steppers:
         stepper.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+    loss.backward(inputs=trained)  # type: ignore[no-untyped-call]  # torch has no types here
     if clip is not None:
-        trained = [tensor for stepper in steppers for group in stepper.param_groups for tensor in group["params"]]
         nn.utils.clip_grad_norm_(trained, clip)
     for stepper in steppers:
         stepper.step()

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cmh.interfaces import Setup, State
+from cmh.nets.bags import Bags, by_words
 from cmh.nets.optimizers import Falling, descend
 from cmh.nets.towers import encode
 
@@ -19,6 +20,8 @@ class Team:
     """Nets that are trained in turn or against each other, each by the optimizers that `add` is given."""
 
     def __init__(self, setup: Setup, nets: Mapping[str, nn.Module]) -> None:
+        if isinstance(setup.text, Bags):
+            nets = {name: by_words(net, setup.text_dim) for name, net in nets.items()}
         self.nets = {name: net.to(setup.device) for name, net in nets.items()}
         self.optimizers: dict[str, Optimizer] = {}
         self.schedules: dict[str, LRScheduler] = {}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cmh.nets import augment
+from cmh.nets.transfer import to_device
 from cmh.seeding import derive
 
 
@@ -50,11 +51,11 @@ class Items:
 
 class Batch:
     """Training items as `cmh.interfaces.Batch` has them, gathered when first asked for. `names` are those of the
-    stream of their random changes: epoch, pass, number of the batch."""
+    stream of their random changes: epoch, pass, number of the batch. `index`: `rows`, on the device already."""
 
-    def __init__(self, rows: Tensor, items: Items, *names: int) -> None:
+    def __init__(self, rows: Tensor, items: Items, *names: int, index: Tensor | None = None) -> None:
         self._rows, self._items, self._names = rows, items, names
-        self.index = rows.to(items.device)
+        self.index = to_device(rows, items.device) if index is None else index
 
     @functools.cached_property
     def image(self) -> Tensor:
@@ -62,7 +63,7 @@ class Batch:
         items = self._items
         if items.pixels is None:
             return self.features
-        return items.augmentation.pictures(items.pixels[self._rows].to(items.device), *self._names)
+        return items.augmentation.pictures(to_device(items.pixels[self._rows], items.device), *self._names)
 
     @functools.cached_property
     def features(self) -> Tensor:
@@ -91,6 +92,9 @@ class Passes:
     def _pass(self, count: int) -> Iterator[Batch]:
         draw = torch.Generator().manual_seed(derive(self._seed, "batches", self._epoch, count))
         order = torch.randperm(len(self._items.image), generator=draw)
-        for number, rows in enumerate(torch.split(order, self._batch_size)):
+        # Moved once a pass, so that no batch waits for a GPU.
+        there = to_device(order, self._items.device)
+        both = zip(*(torch.split(rows, self._batch_size) for rows in (order, there)), strict=True)
+        for number, (rows, index) in enumerate(both):
             self.n_seen += len(rows)
-            yield Batch(rows, self._items, self._epoch, count, number)
+            yield Batch(rows, self._items, self._epoch, count, number, index=index)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 import torch
+import torch.utils.deterministic
 from torch import Tensor
 
 from cmh import metrics
 from cmh.errors import ConfigError
 from cmh.training.run import Run
+
+# cuBLAS repeats its sums only with a workspace of fixed buffers, and reads this when its first handle is made, in the
+# process's first matrix product on a GPU: so it stands here, where the module is imported. Workers inherit it.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def resolve(run: Run) -> tuple[torch.device, int]:
@@ -26,6 +32,11 @@ def resolve(run: Run) -> tuple[torch.device, int]:
 def prepare(run: Run) -> tuple[torch.device, int]:
     """Device and threads, after setting all that another trial in this process may have changed.
 
+    torch's deterministic algorithms are on, so that a curve repeats to the last digit: a trial that goes on from a
+    checkpoint is compared with what is stored of it. (On a CPU, too: with several threads the gradient of `x[index]`
+    is else added up in any order.) An operation that has none, such as the backward pass of VGG's pooling on a GPU,
+    gives torch's warning and the run goes on: a resumed trial may then be trained anew.
+
     Raises ConfigError where the device cannot be used.
     """
     device, threads = resolve(run)
@@ -33,6 +44,10 @@ def prepare(run: Run) -> tuple[torch.device, int]:
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+    if not torch.are_deterministic_algorithms_enabled():  # where somebody asks for errors, they are errors
+        torch.set_deterministic_debug_mode("warn")
+    # Nothing here reads memory before it is written, and filling it takes time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device, threads
 
 

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cmh import metrics
 from cmh.errors import NotFiniteError
 from cmh.interfaces import Arrays, Method, SearchData, TestData
 from cmh.losses import sign
+from cmh.metrics import counted
+from cmh.metrics.counted import Counts
+from cmh.metrics.ranked import Ranked
+from cmh.nets import bags
+from cmh.nets.transfer import on_gpu, to_device
 
-ENCODE_ROWS = 4096  # items encoded at once: bounds memory, changes no code
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+ENCODE_ROWS = 1024  # items encoded at once: bounds memory, changes no code
 ENCODE_PICTURES = 64  # the same where pictures go through a whole network
+KEPT_BYTES = 2**30  # of features of one side and modality: as much stays on a GPU
 
 Codes = NDArray[np.int8]  # ±1 (n, bits)
+Inputs: TypeAlias = "NDArray[np.generic] | csr_array"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,72 +57,102 @@ def chance(data: SearchData) -> float:
 
 
 class Ranking:
-    """AP of queries against a database in both directions; labels are packed once."""
+    """AP of queries against a database in both directions; labels are prepared once.
+
+    On a GPU everything stays there: labels, codes, and features where they are at most KEPT_BYTES (else they go there
+    in blocks each time); what comes back are two histograms a query.
+    """
 
     def __init__(self, query: Arrays, database: Arrays, device: torch.device, from_pixels: bool) -> None:
-        self._query, self._database, self._device, self._from_pixels = query, database, device, from_pixels
-        self._labels = metrics.pack_labels(query.labels), metrics.pack_labels(database.labels)
+        self._sides = {"query": query, "database": database}
+        self._device, self._from_pixels = device, from_pixels
+        self._histograms = _counter(query.labels, database.labels, device)
+        self._inputs = {
+            (side, modality): self._placed(modality, items)
+            for side, items in self._sides.items()
+            for modality in ("image", "text")
+        }
 
     def average_precision(self, method: Method) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """AP of every query `(n_query,)`: image to text, text to image."""
-        i2t, t2i = (self._rank(*codes) for codes in self._codes(method).values())
+        i2t, t2i = (
+            counted.average_precision(*self._histograms(*codes), None, "expected")
+            for codes in self._both_ways(self._codes(method)).values()
+        )
         return i2t, t2i
 
     def everything(self, method: Method) -> Tested:
         """MAP and further metrics with their usual names for both directions, the AP of every query, and the codes."""
         values: dict[str, float] = {}
         ap: dict[str, NDArray[np.float64]] = {}
-        both = self._codes(method)
-        for name, codes in both.items():
-            ap[name] = self._rank(*codes)
-            arguments = (*codes, self._query.labels, self._database.labels)
-            precision, recall = metrics.precision_recall_within(*arguments, radius=2)
+        codes = self._codes(method)
+        for name, pair in self._both_ways(codes).items():
+            counts = self._histograms(*pair)
+            ap[name] = counted.average_precision(*counts, None, "expected")
+            precision, recall = (by_radius[:, min(2, pair[0].shape[1])] for by_radius in counted.within(*counts))
             values[f"map_{name}"] = float(ap[name].mean())
-            values[f"map_at_50_{name}"] = metrics.mean_average_precision(*arguments, k=50)
-            values[f"ndcg_at_100_{name}"] = metrics.ndcg(*arguments, k=100)
-            values[f"precision_radius_2_{name}"], values[f"recall_radius_2_{name}"] = precision, recall
-        (query_image, database_text), (query_text, database_image) = both["i2t"], both["t2i"]
+            values[f"map_at_50_{name}"] = counted.mean(counted.average_precision(*counts, 50, "expected"))
+            values[f"ndcg_at_100_{name}"] = counted.mean(counted.ndcg(*counts, 100))
+            values[f"precision_radius_2_{name}"] = counted.mean(precision)
+            values[f"recall_radius_2_{name}"] = counted.mean(recall)
         return Tested(
             {"map": (values["map_i2t"] + values["map_t2i"]) / 2, **values},
             ap["i2t"],
             ap["t2i"],
-            {
-                "query_image": query_image,
-                "query_text": query_text,
-                "database_image": database_image,
-                "database_text": database_text,
-            },
+            {f"{side}_{modality}": tensor.cpu().numpy() for (side, modality), tensor in codes.items()},
         )
 
-    def _codes(self, method: Method) -> dict[str, tuple[Codes, Codes]]:
-        """Codes of (queries, database) for each direction."""
+    def _codes(self, method: Method) -> dict[tuple[str, str], Tensor]:
+        """Codes ±1 `(n, bits)` of each side and modality, int8 on the device."""
         return {
-            "i2t": (self._images(method, self._query), self._texts(method, self._database)),
-            "t2i": (self._texts(method, self._query), self._images(method, self._database)),
+            (side, modality): self._encoded(modality, method, inputs)
+            for (side, modality), inputs in self._inputs.items()
         }
 
-    def _rank(self, query: Codes, database: Codes) -> NDArray[np.float64]:
-        packed = metrics.pack_codes(query), metrics.pack_codes(database)
-        return metrics.average_precision_packed(*packed, *self._labels, query.shape[1])
+    def _both_ways(self, codes: dict[tuple[str, str], Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Those of (queries, database) for each direction."""
+        return {
+            "i2t": (codes["query", "image"], codes["database", "text"]),
+            "t2i": (codes["query", "text"], codes["database", "image"]),
+        }
 
-    def _images(self, method: Method, items: Arrays) -> Codes:
-        if not self._from_pixels:
-            return self._encoded("image", method, items.image, ENCODE_ROWS, torch.float32)
-        assert items.pixels is not None  # the dataset was loaded with them, or training had not begun
-        return self._encoded("image", method, items.pixels, ENCODE_PICTURES, torch.uint8)
+    def _placed(self, modality: str, items: Arrays) -> Inputs | Tensor:
+        """Features `(n, d)` or pixels: on a GPU if they are small enough, else where they lie."""
+        if modality == "image" and self._from_pixels:
+            assert items.pixels is not None  # the dataset was loaded with them, or training had not begun
+            return items.pixels
+        features = items.image if modality == "image" else items.text
+        keep = on_gpu(self._device) and 4 * math.prod(features.shape) <= KEPT_BYTES
+        return bags.tensor(features).to(self._device) if keep else features
 
-    def _texts(self, method: Method, items: Arrays) -> Codes:
-        return self._encoded("text", method, items.text, ENCODE_ROWS, torch.float32)
-
-    def _encoded(
-        self, modality: str, method: Method, inputs: NDArray[np.generic], at_once: int, dtype: torch.dtype
-    ) -> Codes:
+    def _encoded(self, modality: str, method: Method, inputs: Inputs | Tensor) -> Tensor:
         encode = method.encode_image if modality == "image" else method.encode_text
-        codes = []
+        pixels = inputs.ndim > 2
+        at_once = ENCODE_PICTURES if pixels else ENCODE_ROWS
+        codes, finite = [], torch.ones((), dtype=torch.bool, device=self._device)
         with torch.inference_mode():
-            for rows in torch.split(torch.from_numpy(inputs), at_once):
-                outputs = encode(rows.to(self._device, dtype))
-                if not bool(torch.isfinite(outputs).all()):
-                    raise NotFiniteError(f"the {modality} codes hold NaN or infinite values")
-                codes.append(sign(outputs).to("cpu", torch.int8).numpy())
-        return np.concatenate(codes)
+            for start in range(0, inputs.shape[0], at_once):
+                rows = inputs[start : start + at_once]
+                moved = to_device(rows if isinstance(rows, Tensor) else bags.tensor(rows), self._device)
+                outputs = encode(moved if pixels else moved.to(torch.float32))
+                finite = finite & torch.isfinite(outputs).all()  # asked once, so that no block waits for the device
+                codes.append(sign(outputs).to(torch.int8))
+            if not bool(finite):
+                raise NotFiniteError(f"the {modality} codes hold NaN or infinite values")
+            return torch.cat(codes)
+
+
+def _counter(
+    query_labels: NDArray[np.uint8], database_labels: NDArray[np.uint8], device: torch.device
+) -> Callable[[Tensor, Tensor], tuple[Counts, Counts]]:
+    """What counts all and relevant items at each distance, `(n_query, bits + 1)` each, of codes `(n, bits)` of queries
+    and database: on a GPU there, else by the compiled kernel. Both give the same integers."""
+    if on_gpu(device):
+        there = [torch.from_numpy(labels).to(device) for labels in (query_labels, database_labels)]
+        return lambda query, database: metrics.histograms(query, database, *there)
+    words = metrics.pack_labels(query_labels), metrics.pack_labels(database_labels)
+
+    def count(query: Tensor, database: Tensor) -> tuple[Counts, Counts]:
+        return Ranked(metrics.pack_codes(query), metrics.pack_codes(database), *words, query.shape[1]).counts
+
+    return count
