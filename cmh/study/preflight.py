@@ -13,7 +13,8 @@ from cmh import audits, datasets, methods, training
 from cmh.config import Value
 from cmh.errors import CmhError, ConfigError, NotFiniteError
 from cmh.interfaces import SearchData
-from cmh.nets import state
+from cmh.nets import bags, state
+from cmh.nets.transfer import to_device
 from cmh.study.request import StudyRequest
 from cmh.study.space import Range, Space
 from cmh.training import Run
@@ -30,6 +31,7 @@ def try_one_batch(study: StudyRequest) -> None:
     module, data = methods.get(study.space.method), study.dataset.search()
     run, config = training.parse(module, {**study.base, **study.run})
     queries = data.validation_query.rows(slice(ITEMS))
+    pictures = queries.pixels if run.finetune and queries.pixels is not None else queries.image
     try:
         with datasets.locked():
             device, _ = training.prepare(run)
@@ -39,12 +41,12 @@ def try_one_batch(study: StudyRequest) -> None:
             sum(float(value) for value in terms.values())
             state.save(method.state())
             with torch.inference_mode():
-                pictures = queries.pixels if run.finetune and queries.pixels is not None else queries.image
+                image, text = (to_device(bags.tensor(rows), device) for rows in (pictures, queries.text))
                 found = {
-                    "encode_image": method.encode_image(torch.as_tensor(pictures[:]).to(device, _kind(run.finetune))),
-                    "encode_text": method.encode_text(torch.as_tensor(queries.text[:]).to(device, torch.float32)),
+                    "encode_image": method.encode_image(image if run.finetune else image.to(torch.float32)),
+                    "encode_text": method.encode_text(text.to(torch.float32)),
                 }
-        wanted = (len(queries.text), run.bits)
+        wanted = (len(queries.labels), run.bits)
         if wrong := {name: tuple(codes.shape) for name, codes in found.items() if tuple(codes.shape) != wanted}:
             raise TypeError(", ".join(f"{name} gives {shape}, but must give {wanted}" for name, shape in wrong.items()))
     except (NotFiniteError, MemoryError, torch.OutOfMemoryError):
@@ -57,10 +59,6 @@ def try_one_batch(study: StudyRequest) -> None:
             f"method {module.__file__}: fails on one batch of {study.dataset.name}, before the search has started:"
             f" {type(error).__name__}: {error}\n{shown.rstrip()}"
         ) from error
-
-
-def _kind(from_pixels: bool) -> torch.dtype:
-    return torch.uint8 if from_pixels else torch.float32
 
 
 def _within(error: Exception, file: str) -> types.TracebackType | None:
