@@ -38,6 +38,14 @@ def test_every_method_passes(name: str) -> None:
     preflight.try_one_batch(study)
 
 
+def test_a_method_passes_from_pixels() -> None:
+    about = dataclasses.replace(
+        asked(Path("studies")), methods=("dcmh",), features="conv4", settings=("finetune=true", "batch_size=16")
+    )
+    (study,) = request.check(about).studies
+    preflight.try_one_batch(study)
+
+
 BROKEN = {
     "loss": ("    pairs = ", "    1 / 0\n    pairs = ", "ZeroDivisionError: division by zero"),
     "name": ("    pairs = ", "    pairs = undefined + ", "NameError: name 'undefined' is not defined"),
