@@ -25,11 +25,12 @@ from cmh.training import checkpoint, run_folder
 from cmh.training.batches import Augmentation, Items, Passes
 from cmh.training.checkpoint import Checkpoint
 from cmh.training.device import cores, moved, prepare
-from cmh.training.evaluation import ENCODE_ROWS, Ranking, Tested, score
+from cmh.training.evaluation import Ranking, Tested, score
 from cmh.training.identify import identify
 from cmh.training.run import Run, n_epochs
 
 CHECKPOINT_SECONDS = 15.0
+CLOSED_FORM_ROWS = 4096  # items of a batch for methods that have no batch size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,7 @@ def build(
         text=text,
         image_net=functools.partial(_on_backbone, run) if run.finetune else lambda head: head,
     )
-    batch_size = getattr(config, "batch_size", ENCODE_ROWS)
+    batch_size = getattr(config, "batch_size", CLOSED_FORM_ROWS)
 
     def begin(number: int) -> Passes:
         torch.manual_seed(derive(run.seed, "noise", number))
