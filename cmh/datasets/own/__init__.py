@@ -2,10 +2,14 @@
 
     name: holiday
     licence: CC0-1.0
-    items: items.jsonl   # or .csv: image, text and/or tags, labels; optional group, split (`own.item_list`)
-    features: data.npz   # or, in place of items: image (n, d), text (n, d), labels (n, c) 0/1; optional split, group;
-                         # also one .mat file, or {image: image.npy, text: text.npy, labels: labels.npy}
-    labels: [sea, city]  # optional: their names and order
+    items: items.jsonl   # or .csv, .tsv: image, text and/or tags, labels; optional group, split (`own.item_list`)
+    images: /data/photos # optional: where the pictures lie, absolute or seen from here; by default this folder
+    links: inside        # or follow: links may lead out of the folder, those of the pictures and those of other files
+    columns: {text: caption}  # of a table whose columns have other names; by default none have
+    label_separator: ";" # of several labels, or tags, in one cell of a table
+    features: data.npz   # or, in place of items: image (n, d), text (n, d), labels (n, c) 0/1 or class numbers (n,);
+                         # optional split, group; also one .mat file, or {image: image.npy, text: text.npy, …}
+    labels: [sea, city]  # optional: their names and order, or those of class numbers
     split: {query: 500, validation: 300, train: 2000, seed: 0, by: group, stratify: false}  # where items carry no split
     text: {size: 2000, min_count: 2, stop_words: none, label_words: keep, weight: binary}  # optional; label_words:
                          # keep, drop (forms and compounds of label names), telling (also what stands for a label)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from cmh.datasets.problems import Problems
 from cmh.datasets.split import SIDES, Split, by_groups, stratified
 
 VERSION = 2  # of how texts and arrays are made
+LISTED = 5  # labels without items in a note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Rows:
     label_names: Sequence[str]
     groups: Sequence[str]  # "" where an item has none
     sides: Sequence[str]  # "" where an item carries none
+    absorbed: Collection[int] = frozenset()  # rows that are part of an earlier item, and none of their own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +45,12 @@ def good(rows: Rows, draw: Draw | None, problems: Problems) -> Good | None:
 
     Adds what is wrong with split, groups and labels.
     """
+    left_out = problems.rows.union(rows.absorbed)
     carried = [bool(side) for side in rows.sides]
     if any(carried):
         if draw is not None:
             problems.add("split", f"{FILE}: split draws, but the items carry their own split: remove one of the two")
-        for row in (row for row, has in enumerate(carried) if not has and row not in problems.rows):
+        for row in (row for row, has in enumerate(carried) if not has and row not in left_out):
             problems.item(row, "split", f"{rows.names[row]}: has no split, but other items have")
         _check_groups(rows, problems)
     elif draw is None and not problems.fatal:
@@ -55,12 +58,14 @@ def good(rows: Rows, draw: Draw | None, problems: Problems) -> Good | None:
             "split",
             f"there is no split: give items a split, or write split: {{query: N, validation: N}} in {FILE}",
         )
-    kept = np.array([row for row in range(len(rows.labels)) if row not in problems.rows], np.int64)
+    left_out = problems.rows.union(rows.absorbed)
+    kept = np.array([row for row in range(len(rows.labels)) if row not in left_out], np.int64)
     labels = rows.labels[kept]
     used: NDArray[np.bool_] = np.asarray(labels.any(0))
     # A label that no item has; one that only bad items have is said by those.
-    for column in np.flatnonzero(~used & ~rows.labels.any(0)).tolist():
-        problems.spare("label without items", f"label {shown(rows.label_names[column])} belongs to no item")
+    if empty := [shown(rows.label_names[column]) for column in np.flatnonzero(~used & ~rows.labels.any(0)).tolist()]:
+        more = f" and {len(empty) - LISTED:,} more" if len(empty) > LISTED else ""
+        problems.note(f"labels without an item are left out ({len(empty):,}): {', '.join(empty[:LISTED])}{more}")
     if not len(kept):
         problems.add("items", "no item is left without a problem")
     if problems.fatal:
