@@ -1,9 +1,10 @@
-"""`python -m cmh.datasets list | show NAME|DIR | check NAME|DIR | prepare NAME|DIR`."""
+"""`python -m cmh.datasets list | show NAME|DIR | check NAME|DIR | prepare NAME|DIR | convert FILE|DIR NEW`."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -42,12 +43,29 @@ def main(argv: list[str] | None = None) -> int:
             add("--skip-bad", action="store_true", help="go on without bad items, and say how many")
             order = "split of a benchmark: torchcmh (its seed; default) or file (the order of the files, DCMH release)"
             add("--split", default="torchcmh", choices=datasets.ORDERS, help=order)
+    _add_convert(actions.add_parser("convert", help="make a dataset of the .mat files that papers pass on"))
     add = actions.choices["check"].add_argument
     add("--contact-sheet", type=Path, metavar="FILE", help="write a PNG of 48 of its pictures")
     add = actions.choices["prepare"].add_argument
     add("--backbone", default=datasets.DEFAULT_FEATURES, metavar="NETWORK", help="image network (default: %(default)s)")
     add("--weights", default="", metavar="FILE", help="weights for it (default: its own)")
     return commands.guarded(lambda: _run(parser.parse_args(argv)))
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "source",
+        type=Path,
+        metavar="FILE|DIR",
+        help="index, caption, label (.mat), or I_tr, T_tr, L_tr, I_te … (.mat, .npz)",
+    )
+    add("folder", type=Path, metavar="NEW", help="the folder to write")
+    add("--name", default="", help="of the dataset (default: the new folder's)")
+    add("--images", type=Path, metavar="DIR", help="where the pictures lie (default: beside the files)")
+    number = commands.whole(1)
+    add("--query", type=number, default=0, metavar="N", help="test queries to draw (default: a tenth, at most 2,000)")
+    add("--validation", type=number, default=0, metavar="N", help="validation queries to draw (default: the same)")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -58,6 +76,13 @@ def _run(arguments: argparse.Namespace) -> int:
         return _show(arguments.name)
     if action == "check":
         return _check(arguments)
+    if action == "convert":
+        from cmh.datasets import convert
+
+        about = {key: getattr(arguments, key) for key in ("name", "images", "query", "validation")}
+        _say(convert.convert(arguments.source, arguments.folder, **about))
+        _say(f"python -m cmh.datasets check {shlex.quote(str(arguments.folder))} looks at it")
+        return 0
     source = datasets.read(arguments.name, skip_bad=arguments.skip_bad, order=arguments.split, progress=_terminal())
     _say(*_counts(source))
     dataset = datasets.load(

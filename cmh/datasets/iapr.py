@@ -67,8 +67,8 @@ def read(root: Path, facts: Facts) -> Parts:
             found.append((int(file.stem), f"{photo_folder.name}/{inside.as_posix()}", said))
     if problems:
         grouped = Problems()
-        for line in problems:
-            grouped.add("line", line)
+        for problem in problems:
+            grouped.add("line", problem)
         raise DatasetError(*grouped.lines(), heading=f"{facts.title} in {root} cannot be used")
     found.sort()
     used = sorted({label for number, _, _ in found for label in labels_of[number]})

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from cmh import config
 from cmh.config import param, shown, unknown
-from cmh.datasets import arrays, scan
+from cmh.datasets import arrays, convert, scan
 from cmh.datasets.catalogue import NAMES
 from cmh.datasets.own import item_list
 from cmh.datasets.own.tables import FIELDS, SEPARATOR, Form
@@ -269,7 +269,8 @@ def _feature_files(folder: Path, value: object, problems: Problems, links: bool)
             return {}
         for name in NEEDED:
             if name not in found:
-                problems.add("features", f"{path.name}: has no array {name}; found {', '.join(found) or 'none'}")
+                held = f"found {', '.join(found) or 'none'}{convert.known_as(found)}"
+                problems.add("features", f"{path.name}: has no array {name}; {held}")
         return {name: (path, name) for name in ARRAYS if name in found}
     if not isinstance(value, dict):
         _wrong(problems, f"features is {shown(value)}, but must be a file or a mapping of files")
