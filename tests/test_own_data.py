@@ -586,8 +586,6 @@ BAD_ITEMS: dict[str, tuple[Any, str]] = {
     "labels type": ({"labels": [{}]}, "must be a list of texts, or of class numbers"),
     "labels of two kinds": ({"labels": [3]}, "has class numbers as labels, but other items have names"),
     "split": ({"split": "tset"}, "split is 'tset'"),
-    "no label": ({"labels": []}, "has no label"),
-    "label missing": ({"labels": None}, "has no label"),
     "label twice": ({"labels": ["sea", "sea"]}, "hold one twice"),
     "no text": ({"text": " ", "tags": []}, "has no text"),
     "dots": ({"image": "pictures/../../x.png"}, "must not hold '..'"),
@@ -730,9 +728,11 @@ def test_splits_that_items_carry(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left(tmp_path: Path) -> None:
-    some = [{**record, "labels": []} for record in records()]
+    some = [{**record, "text": "", "tags": []} for record in records()]
     found = problems_of(write(tmp_path / "d", some))
     assert "no item is left without a problem" in found
+    some = [{**record, "labels": []} for record in records()]
+    assert "no item has a label" in only_problem(write(tmp_path / "d", some))
     (tmp_path / "d" / "items.jsonl").write_text("\n\n")
     assert "holds no items" in only_problem(tmp_path / "d")
 
@@ -740,17 +740,20 @@ def test_nothing_is_left(tmp_path: Path) -> None:
 def test_everything_is_named_at_once(tmp_path: Path) -> None:
     some = records(400)
     for number in range(120):
-        some[number]["labels"] = []
+        some[number] |= {"text": " ", "tags": []}
     some[130]["image"] = "../x.png"
     write(tmp_path / "d", some)
     (tmp_path / "d" / "pictures" / "140.png").write_bytes(b"")
     with pytest.raises(DatasetError) as error:
         datasets.read(str(tmp_path / "d"))
     message = str(error.value)
-    assert "122 problems (no label 120, picture 2)" in message
+    assert "122 problems (no text 120, picture 2)" in message
     assert "items.jsonl:131: image '../x.png': must not hold '..'" in message
     assert "items.jsonl:141: image 'pictures/140.png': the picture is empty" in message
-    assert "120 times no label: items.jsonl:1: has no label; items.jsonl:2: has no label; …\n" in message
+    assert (
+        "120 times no text: items.jsonl:1: has no text and no tags; items.jsonl:2: has no text and no tags; …\n"
+        in message
+    )
     assert "--skip-bad goes on without the bad items (122)" in message
     assert len(message.splitlines()) == 5
 
@@ -835,7 +838,7 @@ def test_bad_arrays(fault: str, tmp_path: Path) -> None:
 def test_bad_rows_of_arrays_are_named_and_skipped_when_asked(tmp_path: Path) -> None:
     image, labels = np.random.default_rng(1).random((12, 3)), np.ones((12, 2), int)
     image[2, 1], image[5, 0] = np.nan, np.inf
-    labels[7], labels[8, 0] = 0, 3
+    labels[1], labels[8, 0] = 0, 3
     sides = np.array(["query"] * 3 + ["validation"] * 2 + ["train"] * 6 + ["tset"])
     folder = write_arrays(tmp_path / "d", image=image, labels=labels, split=sides)
     found = problems_of(folder)
@@ -843,14 +846,14 @@ def test_bad_rows_of_arrays_are_named_and_skipped_when_asked(tmp_path: Path) -> 
         "features.npz: image: row 2 holds NaN or infinite values",
         "features.npz: image: row 5 holds NaN or infinite values",
         "features.npz: labels: row 8 holds something else than 0 and 1",
-        "features.npz: labels: row 7 has no label",
         "split of row 11 is 'tset', but must be query, validation, train, database",
+        "features.npz: image: row 1: has no label, but is a query item",
     ]
     source = datasets.read(str(folder), skip_bad=True)
     assert source.n_skipped == 5
-    assert [part.tolist() for part in source.split.parts()] == [[0, 1], [2, 3], [4, 5, 6], []]
+    assert [part.tolist() for part in source.split.parts()] == [[0], [1, 2], [3, 4, 5, 6], []]
     assert source.image is not None
-    assert np.allclose(source.image()[np.arange(7)], image[[0, 1, 3, 4, 6, 9, 10]], atol=1e-6)
+    assert np.allclose(source.image()[np.arange(7)], image[[0, 3, 4, 6, 7, 9, 10]], atol=1e-6)
 
 
 def test_npz_files_that_are_damaged(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from cmh.datasets import check, own
     from cmh.datasets.problems import Problems
 
-    problems = Problems()
+    problems = Problems(skip_bad=arguments.skip_bad)
     if datasets.is_folder(arguments.name):
         source = own.inspect(Path(arguments.name), problems, progress=_terminal())
     else:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmh import ledger
+from cmh.datasets.labelled import evaluated
 from cmh.errors import DatasetError
 from cmh.interfaces import Arrays, SearchData, TestData
 
@@ -42,7 +43,7 @@ class CachedDataset:
         about = (self.name, self.sha256, self.split_sha256, self.features, self.label_names)
         parts = (slice(n_train), slice(n_database, None), slice(n_database))
         train, query, database = (arrays.rows(part) for part in parts)
-        return SearchData(*about, train, query, database, self.arrays_sha256)
+        return SearchData(*about, train, query, evaluated(database, self.name), self.arrays_sha256)
 
     def test(self) -> TestData:
         """Test queries and the whole database. Each call is an opening of the test split, and noted in its ledger.
@@ -60,7 +61,7 @@ class CachedDataset:
         """
         self._check_open()
         groups = _map(self.folder / "test" / "group.npy", np.int64)
-        return TestData(self._arrays("test"), self._arrays("search"), groups)
+        return TestData(self._arrays("test"), evaluated(self._arrays("search"), self.name), groups)
 
     def in_folder(self, folder: Path) -> CachedDataset:
         """The same dataset, whose arrays lie in another folder."""

@@ -173,6 +173,7 @@ def _blocks(n: int) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int64]]]:
 def _relevance(source: Source) -> Iterator[str]:
     split = source.split
     database = np.concatenate([split.train, split.other])
+    database = database[source.labels[database].any(1)]  # the others are left out of evaluation
     for name, queries, answers in (
         ("test", split.query, np.concatenate([database, split.validation])),
         ("validation", split.validation, database),

@@ -4,7 +4,7 @@ Two layouts are known, whatever the version of the `.mat` files:
 
 * `index`, `caption` and `label` (or `category`) in one or several files: paths of pictures, a text or several an item,
   and labels 0/1, as the repositories on CLIP have them. They become `items.jsonl`.
-* `I_tr, T_tr, L_tr, I_te, T_te, L_te`, perhaps `I_db …`, in one `.mat` or `.npz` file (`XTrain, YTrain, LTrain …`, too):
+* `I_tr, T_tr, L_tr, I_te, T_te, L_te`, perhaps `I_db …`, in a `.mat` or `.npz` file (`XTrain, YTrain, LTrain …`, too):
   features and labels of training items, which are searched as well, and of queries. They become `data.npz`.
 
 Neither has validation queries: they are drawn, in the second layout from the training items.

@@ -31,9 +31,13 @@ class Problem:
 
 
 class Problems:
-    """A list of problems that knows which items it spoils; and notes: what is no problem, but should be known."""
+    """A list of problems that knows which items it spoils; and notes: what is no problem, but should be known.
 
-    def __init__(self) -> None:
+    `skip_bad`: bad items are going to be left out, as the user has asked.
+    """
+
+    def __init__(self, *, skip_bad: bool = False) -> None:
+        self.skip_bad = skip_bad
         self.found: list[Problem] = []
         self.rows: set[int] = set()
         self.notes: list[str] = []

@@ -35,7 +35,7 @@ from cmh.datasets.source import Source
 
 def read(folder: Path, *, skip_bad: bool = False, progress: bool = False) -> Source:
     """The dataset in a folder. Raises DatasetError that names everything wrong with it."""
-    problems = Problems()
+    problems = Problems(skip_bad=skip_bad)
     source = inspect(folder, problems, progress=progress)
     problems.stop(str(folder), skip_bad=skip_bad)
     assert source is not None  # nothing fatal was found

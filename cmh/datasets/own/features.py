@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cmh.config import shown
 from cmh.datasets import arrays, scan
@@ -37,8 +36,6 @@ def source(folder: Path, wanted: Settings, problems: Problems) -> Source | None:
         return None
     matrix, label_names = labelled
     n = len(matrix)
-    for row in np.flatnonzero(~matrix.any(1) & ~_spoiled(n, problems)).tolist():
-        problems.item(row, "no label", f"{given['labels'].where}: row {row} has no label")
     sides = columns.get("split", [""] * n)
     for row, side in enumerate(sides):
         if side and side not in SIDES:
@@ -123,13 +120,6 @@ def _transposed(given: Mapping[str, arrays.Given], rows: Mapping[str, int]) -> s
             shapes = ", ".join(f"{key} is {' × '.join(map(str, given[key].shape))}" for key in turned)
             return f"; {shapes}: transposed{how}? A row must be an item"
     return ""
-
-
-def _spoiled(n: int, problems: Problems) -> NDArray[np.bool_]:
-    """Which of the rows `(n,)` have a problem already."""
-    spoiled = np.zeros(n, bool)
-    spoiled[[row for row in problems.rows if row < n]] = True
-    return spoiled
 
 
 class _Numbered(Sequence[str]):

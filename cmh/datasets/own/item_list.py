@@ -145,11 +145,8 @@ class _Reader:
             hint = f"; did you mean {meant(side)!r}?" if meant(side) else ""
             wrong("split", f"split is {shown(side)}, but must be one of {', '.join(SIDES)}{hint}", optional=not hint)
         labels = lists.get("labels", ())
-        if "labels" in lists or record.get("labels") is None:
-            if not labels:
-                wrong("no label", "has no label")
-            elif len(set(labels)) < len(labels):
-                wrong("label twice", f"labels {shown(list(labels))} hold one twice")
+        if len(set(labels)) < len(labels):
+            wrong("label twice", f"labels {shown(list(labels))} hold one twice")
         readable = all(record.get(key) is None or key in lists for key in ("text", "tags"))
         if readable and not any(part.strip() for key in ("text", "tags") for part in lists.get(key, ())):
             wrong("no text", "has no text and no tags")

@@ -144,7 +144,9 @@ def _without_label_words(some: list[list[str]], how: str, left: Good) -> list[li
     if how == "drop":
         dropped = labelwords.by_stem({word for document in some for word in document}, left.label_names)
     else:
-        dropped = labelwords.telling(some, left.label_names, left.labels, left.split.train)
+        train = left.split.train
+        labelled = train[left.labels[train].any(1)]  # of the others it is not known what they show
+        dropped = labelwords.telling(some, left.label_names, left.labels, labelled)
     return [[word for word in document if word not in dropped] for document in some]
 
 

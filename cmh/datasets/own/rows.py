@@ -58,6 +58,7 @@ def good(rows: Rows, draw: Draw | None, problems: Problems) -> Good | None:
             "split",
             f"there is no split: give items a split, or write split: {{query: N, validation: N}} in {FILE}",
         )
+    _check_labels(rows, draw, problems)
     left_out = problems.rows.union(rows.absorbed)
     kept = np.array([row for row in range(len(rows.labels)) if row not in left_out], np.int64)
     labels = rows.labels[kept]
@@ -73,9 +74,34 @@ def good(rows: Rows, draw: Draw | None, problems: Problems) -> Good | None:
     split = _carried(rows, kept, problems) if draw is None else _drawn(rows, draw, kept, problems)
     if split is None:
         return None
+    if len(gone := _beside_queries(rows, kept, split)):
+        problems.note(f"items without labels in the groups of queries are left out: {len(gone):,}")
+        rest = np.setdiff1d(np.arange(len(kept)), gone)
+        kept, labels, split = kept[rest], labels[rest], split.only(rest)
+    if n_without := int((~labels.any(1)).sum()):
+        problems.note(
+            f"{n_without:,} items have no label: unsupervised methods train on those among the training items;"
+            " evaluation leaves them out"
+        )
     names = [name for name, has in zip(rows.label_names, used, strict=True) if has]
     groups = tuple(rows.groups[row] for row in kept)
     return Good(kept, split, np.ascontiguousarray(labels[:, used]), names, groups if any(groups) else ())
+
+
+def _check_labels(rows: Rows, draw: Draw | None, problems: Problems) -> None:
+    """Queries need labels. Other items do not, but are as bad as they ever were where bad items are left out."""
+    without = [row for row in np.flatnonzero(~rows.labels.any(1)).tolist() if row not in rows.absorbed]
+    without = [row for row in without if row not in problems.rows]
+    if len(without) == len(rows.labels) - len(problems.rows.union(rows.absorbed)):
+        if without:
+            problems.add("no label", "no item has a label, but queries and the items that answer them need labels")
+        return
+    for row in without:
+        side = rows.sides[row] if draw is None else ""
+        if side in SIDES[:2]:
+            problems.item(row, "no label", f"{rows.names[row]}: has no label, but is a {side} item")
+        elif problems.skip_bad:
+            problems.item(row, "no label", f"{rows.names[row]}: has no label; without --skip-bad it is trained on")
 
 
 def _check_groups(rows: Rows, problems: Problems) -> None:
@@ -97,20 +123,38 @@ def _carried(rows: Rows, kept: NDArray[np.int64], problems: Problems) -> Split |
 
 def _drawn(rows: Rows, draw: Draw, kept: NDArray[np.int64], problems: Problems) -> Split | None:
     """A split of the items `kept` `(n_kept,)` as dataset.yml asks for it; None where it cannot be drawn."""
-    if draw.query + draw.validation + max(draw.train, 1) > len(kept):
+    labelled = np.flatnonzero(rows.labels[kept].any(1))
+    if draw.query + draw.validation + max(draw.train, 1) > len(labelled):
         problems.add(
             "split",
             f"{FILE}: split asks for {draw.query + draw.validation + draw.train:,} items and at least one to train"
-            f" on, but there are {len(kept):,}",
+            f" on, but there are {len(labelled):,}{' with a label' if len(labelled) < len(kept) else ''}",
         )
         return None
     if draw.by == "item" and any(rows.groups):
         problems.add("split", f"{FILE}: split: by item tears groups apart, but the items have groups")
         return None
-    names = [rows.groups[row] or f"\0{row}" for row in kept]  # an item without a group is one of its own
+    some = kept[labelled]
+    names = [rows.groups[row] or f"\0{row}" for row in some]  # an item without a group is one of its own
     numbers = draw.query, draw.validation, draw.seed, draw.train or None
-    split = stratified(names, rows.labels[kept], *numbers) if draw.stratify else by_groups(names, *numbers)
-    return _without_empty_sides(split, "smaller groups or a larger number would do", problems)
+    split = stratified(names, rows.labels[some], *numbers) if draw.stratify else by_groups(names, *numbers)
+    query, validation, train, other = (labelled[part] for part in split.parts())
+    others = np.setdiff1d(np.arange(len(kept)), labelled)
+    if not len(others):
+        pass
+    elif draw.train:  # the number of training items is given: all others are only searched
+        other = np.sort(np.concatenate([other, others]))
+    else:
+        train = np.sort(np.concatenate([train, others]))
+    whole = Split(query, validation, train, other)
+    return _without_empty_sides(whole, "smaller groups or a larger number would do", problems)
+
+
+def _beside_queries(rows: Rows, kept: NDArray[np.int64], split: Split) -> NDArray[np.int64]:
+    """Which of the rows `kept` `(n_kept,)` have no label, but the group of a query: searched, they would answer it."""
+    asked = {rows.groups[kept[row]] for part in split.parts()[:2] for row in part.tolist()} - {""}
+    without = np.flatnonzero(~rows.labels[kept].any(1)).tolist()
+    return np.array([row for row in without if rows.groups[kept[row]] in asked], np.int64)
 
 
 def _without_empty_sides(split: Split, cure: str, problems: Problems) -> Split | None:
