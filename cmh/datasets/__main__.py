@@ -15,19 +15,22 @@ examples:
   python -m cmh.datasets show coco2017                    what it is, where to get it, what is missing here
   python -m cmh.datasets check holiday                    every problem of your own dataset, and its figures
   python -m cmh.datasets check holiday --contact-sheet sheet.png
+  python -m cmh.datasets convert FLICKR/ flickr            a dataset of index.mat, caption.mat and label.mat
   python -m cmh.tune --method dcmh --space dcmh --dataset holiday
 
-A dataset of your own is a folder with dataset.yml: name, and items (a .jsonl or .csv file: image, text or tags,
-labels) or features (a .npz or .mat file: image, text, labels), and split: {query: N, validation: N}.
+A dataset of your own is a folder with dataset.yml, in which may stand:
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
+    from cmh.datasets.own import options
+
+    told = f"dataset.yml of a dataset of your own:\n{options.described()}\n"
     parser = argparse.ArgumentParser(
         prog="python -m cmh.datasets",
         description="List, show, check or prepare datasets: built-in ones by name, your own by their folder.",
-        epilog=EPILOG,
+        epilog=EPILOG + options.described(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(dest="action", required=True)
@@ -37,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
         ("check", "look at everything, name every problem, and give figures"),
         ("prepare", "compute its features now"),
     ):
-        add = actions.add_parser(action, help=text).add_argument
+        add = actions.add_parser(
+            action, help=text, epilog=told, formatter_class=argparse.RawDescriptionHelpFormatter
+        ).add_argument
         add("name", metavar="NAME|DIR")
         if action != "show":
             add("--skip-bad", action="store_true", help="go on without bad items, and say how many")
@@ -144,6 +149,7 @@ def _show_prepared(name: str) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     from cmh.datasets import check, own
     from cmh.datasets.problems import Problems
+    from cmh.features import extras
 
     problems = Problems(skip_bad=arguments.skip_bad)
     if datasets.is_folder(arguments.name):
@@ -151,6 +157,8 @@ def _check(arguments: argparse.Namespace) -> int:
     else:
         source = datasets.read(arguments.name, skip_bad=arguments.skip_bad, order=arguments.split, progress=_terminal())
     if source is not None:
+        for line in extras.missing(source.text_kind):
+            problems.add("extra", line)
         _say(f"{source.name}: {arguments.name}", *check.report(source))
         if arguments.contact_sheet is not None:
             check.contact_sheet(source, arguments.contact_sheet)

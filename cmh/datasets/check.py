@@ -14,7 +14,7 @@ from cmh import files
 from cmh.datasets.facts import FACTS
 from cmh.datasets.source import Source
 from cmh.errors import DatasetError
-from cmh.features import labelwords
+from cmh.features import extras, labelwords
 from cmh.features.pictures import rgb
 from cmh.seeding import derive
 
@@ -72,6 +72,9 @@ def _texts(source: Source) -> Iterator[str]:
         f"text: {lengths.mean():.1f} words an item ({lengths.min()} to {lengths.max()}), {len(train):,} different words"
         f" in the training items; the most frequent: {', '.join(word for word, _ in train.most_common(8))}"
     )
+    if extras.missing(source.text_kind):
+        yield f"text vectors: not made, as kind {source.text_kind} needs an extra that is not installed"
+        return
     matrix = source.text()
     empty = sum(int((~matrix[rows].any(1)).sum()) for rows in _blocks(len(documents)))
     yield f"text vectors: {matrix.shape[1]:,} columns, {empty:,} items with none of them"

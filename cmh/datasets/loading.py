@@ -16,7 +16,7 @@ from cmh.datasets.catalogue import NAMES, ORDERS, is_folder
 from cmh.datasets.facts import FACTS
 from cmh.datasets.source import Source
 from cmh.errors import DatasetError
-from cmh.features import backbones, extraction
+from cmh.features import backbones, extraction, extras
 
 if TYPE_CHECKING:
     from cmh.datasets.scan import Signature
@@ -67,13 +67,15 @@ def load(
     rows = {"search": np.concatenate([split.train, split.other, split.validation]), "test": split.query}
 
     def arrays() -> cache.Contents:
+        extras.check(source.text_kind, "" if source.image is not None else features)
         image: cache.RowArray
+        text = source.text()  # first: what is wrong with it is known within seconds
         if source.image is not None:
             image, made = source.image(), {"given": source.sha256}
         else:
             extracted = extraction.features(source, features, weights, progress)
             image, made = np.load(extracted / "image.npy", mmap_mode="r"), extraction.provenance(extracted)
-        whole: dict[str, cache.RowArray] = {"image": image, "text": source.text(), "labels": source.labels}
+        whole: dict[str, cache.RowArray] = {"image": image, "text": text, "labels": source.labels}
         parts = {f"{part}/{key}": cache.Rows(array, rows[part]) for part in rows for key, array in whole.items()}
         return {**parts, "test/group": source.query_groups(), extraction.PROVENANCE: cache.Note(made)}
 

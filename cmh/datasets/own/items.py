@@ -69,6 +69,7 @@ def source(folder: Path, wanted: Settings, file: Path, problems: Problems, *, pr
         pictures_sha256=pictures_sha256,
         digests=tuple(seen[row].digest for row in left.kept),
         words=None if matrix is not None else words,
+        text_kind=wanted.text.kind,
         groups=left.groups,
         skipped=tuple(problem.text for problem in problems.found),
         n_skipped=len(found) - len(absorbed) - len(left.kept),

@@ -159,7 +159,9 @@ def _form(document: Mapping[object, object], items: Path | None, problems: Probl
     """How the table of items is written."""
     separator, columns = document.get("label_separator", SEPARATOR), document.get("columns", {})
     if items is not None and items.suffix.lower() not in item_list.TABLES:
-        for key in {"label_separator", "columns"} & document.keys():
+        for key in [
+            key for key, one in (("columns", {}), ("label_separator", SEPARATOR)) if document.get(key, one) != one
+        ]:
             _wrong(problems, f"{key} goes with tables ({', '.join(item_list.TABLES)}); {items.name} names its keys")
         return Form()
     if not isinstance(separator, str) or not separator or len(separator) > 9 or set(separator) & set('"\r\n'):
