@@ -113,6 +113,19 @@ def test_a_damaged_file_with_objects_is_named(cut: int, tmp_path: Path) -> None:
         mat.variables(path)
 
 
+def test_a_damaged_sparse_matrix_is_named(tmp_path: Path) -> None:
+    """SciPy (1.17) takes its indices as they are, and turning it into rows ends the process."""
+    path = tmp_path / "x.mat"
+    matrix = csc_matrix(np.eye(7, 5)[::-1])
+    savemat(path, {"tags": matrix})
+    raw = path.read_bytes()
+    rows = matrix.indices.astype("<i4").tobytes()
+    assert raw.count(rows) == 1
+    path.write_bytes(raw.replace(rows, np.full(5, 2**30, "<i4").tobytes()))
+    with pytest.raises(DatasetError, match=r"tags cannot be read .ValueError: .*indices"):
+        arrays.numbers(path, "tags")
+
+
 def test_octaves_sparse_logical_has_a_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     savemat(tmp_path / "x.mat", values())
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.io import savemat
 
 from cmh import datasets
 from cmh.datasets import loading
@@ -170,6 +171,13 @@ def test_bad_options(fault: str, tmp_path: Path) -> None:
     found = problems_of(folder)
     assert any(said in line for line in found), found
     assert len(found) == 1 + (fault == "split, test"), found
+
+
+@pytest.mark.parametrize("key", ["items", "images", "text"])
+def test_names_that_no_file_can_have(key: str, tmp_path: Path) -> None:
+    name = "x" * 300
+    value = {"items": f"{name}.csv", "images": name, "text": {"kind": "clip", "weights": name}}[key]
+    assert "cannot be read (File name too long)" in only_problem(write(tmp_path / "d", **{key: value}))
 
 
 def test_options_that_go_with_items(tmp_path: Path) -> None:
@@ -440,6 +448,23 @@ def test_class_numbers_in_items(tmp_path: Path) -> None:
     assert read(write(tmp_path / "g", single)).label_names == ("sea",)
 
 
+@pytest.mark.parametrize("form", ["npz", "bytes", "mat"])
+def test_arrays_of_class_names(form: str, tmp_path: Path) -> None:
+    names = np.array([LABELS[row % 3] for row in range(12)])
+    folder = write_arrays(tmp_path / "d", labels=names.astype("S") if form == "bytes" else names)
+    if form == "mat":
+        savemat(folder / "features.mat", dict(np.load(folder / "features.npz")))
+        (folder / "dataset.yml").write_text((folder / "dataset.yml").read_text().replace("npz", "mat"))
+    source = read(folder)
+    assert source.label_names == tuple(sorted(LABELS))
+    assert [source.label_names[column] for column in source.labels.argmax(1)] == names.tolist()
+    (folder / "dataset.yml").write_text((folder / "dataset.yml").read_text() + "labels: [sea, citi, tree]\n")
+    line = only_problem(folder)
+    assert line.startswith("4 times label: features.")
+    assert "labels: row 1: label 'city' is not known" in line
+    assert "did you mean 'citi'?" in line
+
+
 BAD_LABELS = {
     "-1 and 1": (np.where(np.eye(12, 3) > 0, 1, -1), "holds -1 and 1: write (labels > 0)"),
     "-1 and 1, a list": (np.array([-1, 1] * 6), "holds -1 and 1: write (labels > 0)"),
@@ -466,6 +491,14 @@ def test_numbers_of_items_are_no_classes(tmp_path: Path, monkeypatch: pytest.Mon
     assert "holds 12 different ones: are they of items?" in only_problem(
         write_arrays(tmp_path / "d", labels=np.arange(12))
     )
+
+
+def test_lists_where_matrices_must_be(tmp_path: Path) -> None:
+    """Written by SciPy, a list is one row: of as many columns as there are items."""
+    folder = write_arrays(tmp_path / "d")
+    savemat(folder / "features.mat", {key: np.arange(12.0) for key in ("image", "text", "labels")})
+    (folder / "dataset.yml").write_text("name: x\nfeatures: features.mat\nsplit: {query: 3, validation: 2}\n")
+    assert problems_of(folder)
 
 
 def test_one_column_of_ones_stays_one_label(tmp_path: Path) -> None:

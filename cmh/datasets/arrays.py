@@ -101,6 +101,13 @@ def numbers(path: Path, name: str = "") -> Given:
     return Given(where, path, array)
 
 
+def holds_texts(path: Path, name: str = "") -> bool:
+    """Whether an array holds texts. Raises DatasetError where it cannot be read."""
+    if path.suffix.lower() == ".mat":
+        return mat.variables(path).get(name, ((), ""))[1] in mat.TEXTS
+    return _numpy(path, name, f"{path.name}: {name}" if name else path.name).dtype.kind in "US"
+
+
 def texts(path: Path, name: str = "") -> list[str]:
     """A column of texts (or whole numbers), such as split or group. Raises DatasetError."""
     where = f"{path.name}: {name}" if name else path.name

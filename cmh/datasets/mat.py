@@ -95,6 +95,8 @@ def _load(path: Path, name: str) -> NDArray[np.generic] | csc_matrix | csc_array
 
     try:
         value: NDArray[np.generic] | csc_matrix | csc_array = loadmat(path, variable_names=[name])[name]
+        if not isinstance(value, np.ndarray):
+            value.check_format(full_check=True)  # SciPy trusts the file, and writes anywhere where indices are damaged
         return value
     except Exception as error:  # SciPy raises many kinds for damaged files
         cure = ""

@@ -47,8 +47,8 @@ def inspect(folder: Path, problems: Problems, *, progress: bool = False) -> Sour
 
     None where there is nothing to go on with.
     """
-    wanted = settings.read(folder, problems)
     try:
+        wanted = settings.read(folder, problems)
         if wanted.items is not None:
             return items.source(folder, wanted, wanted.items, problems, progress=progress)
         if wanted.features:

@@ -31,7 +31,14 @@ def source(folder: Path, wanted: Settings, problems: Problems) -> Source | None:
     for key, found in inspected.items():
         for number in found.not_finite:
             problems.item(number, "not finite", f"{given[key].where}: row {number} holds NaN or infinite values")
-    labelled = labels.of_array(given["labels"], wanted.labels, problems) if "labels" in given else None
+    labelled = None
+    if "labels" in given:
+        labelled = labels.of_array(
+            given["labels"], given.get("image", given["labels"]).shape[0], wanted.labels, problems
+        )
+    elif "labels" in columns:
+        path, name = wanted.features["labels"]
+        labelled = labels.of_names(columns["labels"], f"{path.name}: {name}".rstrip(": "), wanted.labels, problems)
     if labelled is None or problems.fatal:
         return None
     matrix, label_names = labelled
@@ -86,7 +93,7 @@ def _opened(wanted: Settings, problems: Problems) -> tuple[dict[str, arrays.Give
     columns: dict[str, list[str]] = {}
     for key, (path, name) in wanted.features.items():
         try:
-            if key in NEEDED:
+            if key in NEEDED and not (key == "labels" and arrays.holds_texts(path, name)):
                 given[key] = arrays.numbers(path, name)
             else:
                 columns[key] = arrays.texts(path, name)

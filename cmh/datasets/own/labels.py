@@ -44,14 +44,20 @@ def of_items(found: Sequence[Item], names: list[str] | None, problems: Problems)
     return labels, columns
 
 
-def of_array(given: Given, names: list[str] | None, problems: Problems) -> tuple[Labels, list[str]] | None:
+def of_names(said: Sequence[str], where: str, names: list[str] | None, problems: Problems) -> tuple[Labels, list[str]]:
+    """Labels of rows that have one name each, or none (""), and the names of their columns."""
+    items = [Item(f"{where}: row {row}", "", labels=(label,) if label else ()) for row, label in enumerate(said)]
+    return of_items(items, names, problems)
+
+
+def of_array(given: Given, n: int, names: list[str] | None, problems: Problems) -> tuple[Labels, list[str]] | None:
     """Labels `(n, c)` of a given array: columns of 0 and 1, or class numbers `(n,)`, `(n, 1)` or `(1, n)`.
 
     None, with the reason among the problems, where they are neither.
     """
     raw = given.whole()
     different: list[float] = np.unique(raw).tolist()
-    numbers = raw.ndim == 1 or (min(raw.shape) == 1 and different not in ([0], [1]))
+    numbers = raw.ndim == 1 or (raw.shape in ((n, 1), (1, n)) and different not in ([0], [1]))
     signed = -1 in different and set(different) <= {-1, 0, 1}
     if signed or (not numbers and len(different) == 2 and different[0] == 0 and different[1] != 1):
         values = " and ".join(f"{value:g}" for value in different)

@@ -23,7 +23,8 @@ PLAIN = {
     "columns": "of a table whose columns have other names: {text: caption} (default: none have)",
     "label_separator": f"of a table: what stands between several labels, or tags, in one cell (default: {SEPARATOR!r})",
     "features": "in place of items: a .npz or .mat file with image (n, d), text (n, d) and labels, or {image:"
-    " image.npy, text: text.npy, labels: labels.npy}; labels are (n, c) of 0 and 1, or class numbers (n,); also split, group",
+    " image.npy, text: text.npy, labels: labels.npy}; labels are (n, c) of 0 and 1, or class numbers (n,); also split,"
+    " group",
     "labels": "names of the labels in their order, or of class numbers (default: those that occur)",
     "split": "how to draw the sides where items carry none",
     "text": "how texts of items become vectors",
