@@ -285,6 +285,16 @@ def test_bytes_that_are_no_utf_8_have_a_cure(tmp_path: Path) -> None:
     folder = table(tmp_path / "d", cells().replace("boat", "böat").encode("cp1252"))
     assert "is no CSV file in UTF-8" in only_problem(folder)
     assert "save it again as such" in only_problem(folder)
+    folder = table(tmp_path / "e", cells().encode("utf-16-le"))  # without the mark at its beginning
+    assert "holds NULs, as UTF-16 does" in only_problem(folder)
+
+
+def test_what_pandas_writes_for_nothing_is_nothing(tmp_path: Path) -> None:
+    some = [{**record, "group": float("nan"), "split": float("nan")} for record in records()]
+    some[11] |= {"labels": float("nan"), "tags": float("nan")}
+    same = [{**record} for record in records()]
+    del same[11]["labels"], same[11]["tags"]
+    assert read(write(tmp_path / "d", some)).sha256 == read(write(tmp_path / "e", same)).sha256
 
 
 @pytest.mark.parametrize("sign", [",", "|", "/", " ", "\t"])
@@ -299,6 +309,16 @@ def test_labels_that_look_like_several_are_pointed_at(sign: str, tmp_path: Path)
         assert note.startswith("3 labels look like several in one, such as ")
         assert f"label_separator: {sign!r} in dataset.yml" in note
     assert read(table(tmp_path / "c", "\n".join(text), label_separator=sign)).notes == ()
+
+
+def test_a_likely_separator_is_pointed_at_where_the_labels_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = table(tmp_path / "d", cells(";", join=","), labels=list(LABELS))
+    assert any(line.startswith("note: 3 labels look like several") for line in problems_of(folder))
+    assert run("check", str(folder)) == 2
+    found = capsys.readouterr()
+    assert (found.out + found.err).count("write label_separator: ','") == 1
 
 
 def test_labels_of_several_words_are_left_alone(tmp_path: Path) -> None:
@@ -539,7 +559,7 @@ def test_problems_of_one_cause_are_one_line_with_two_examples(tmp_path: Path) ->
             record["split"] = "outside"
     folder = write(tmp_path / "d", some, split=None, labels=list(LABELS), lisence="x", text={"weight": "idf"})
     (folder / "pictures" / "298.png").write_bytes(b"")
-    found = [line for line in problems_of(folder) if not line.startswith("--skip-bad")]
+    found = [line for line in problems_of(folder) if not line.startswith(("--skip-bad", "note: "))]
     for part in (
         "lisence",
         "weight is 'idf'",

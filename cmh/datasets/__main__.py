@@ -164,7 +164,7 @@ def _check(arguments: argparse.Namespace) -> int:
             check.contact_sheet(source, arguments.contact_sheet)
             _say(f"contact sheet: {arguments.contact_sheet}")
     sys.stdout.flush()
-    problems.stop(arguments.name, skip_bad=arguments.skip_bad)
+    problems.stop(arguments.name, skip_bad=arguments.skip_bad, with_notes=source is None)
     left_out = list(problems.lines()) if problems else list(source.skipped if source is not None else ())
     _say(*(f"left out: {line}" for line in left_out))
     _say("no problems" if not left_out else f"{source.n_skipped if source else 0:,} bad items left out")

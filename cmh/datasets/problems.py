@@ -96,8 +96,11 @@ class Problems:
                 left = sum(len(texts) for _, texts in [one for one in causes.items() if one[0][0] == kind][CAUSES:])
                 yield f"… and {left:,} more: {kind}"
 
-    def stop(self, where: str, *, skip_bad: bool = False) -> None:
-        """Raises DatasetError with every problem, unless there is none or all can be left out as asked."""
+    def stop(self, where: str, *, skip_bad: bool = False, with_notes: bool = False) -> None:
+        """Raises DatasetError with every problem, unless there is none or all can be left out as asked.
+
+        `with_notes`: they may be the cure, and nobody has shown them yet.
+        """
         if not self.found or (skip_bad and not self.fatal):
             return
         counts = ", ".join(f"{kind} {count:,}" for kind, count in self.counts().items())
@@ -105,4 +108,5 @@ class Problems:
         hint = []
         if not self.fatal and not skip_bad:
             hint = [f"--skip-bad goes on without the bad items ({len(self.rows):,}) and says how many"]
-        raise DatasetError(*self.lines(), *hint, heading=heading)
+        notes = [f"note: {note}" for note in self.notes] if with_notes else []
+        raise DatasetError(*self.lines(), *notes, *hint, heading=heading)

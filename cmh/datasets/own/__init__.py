@@ -37,7 +37,7 @@ def read(folder: Path, *, skip_bad: bool = False, progress: bool = False) -> Sou
     """The dataset in a folder. Raises DatasetError that names everything wrong with it."""
     problems = Problems(skip_bad=skip_bad)
     source = inspect(folder, problems, progress=progress)
-    problems.stop(str(folder), skip_bad=skip_bad)
+    problems.stop(str(folder), skip_bad=skip_bad, with_notes=True)
     assert source is not None  # nothing fatal was found
     return source
 

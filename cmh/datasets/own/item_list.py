@@ -110,6 +110,7 @@ class _Reader:
         if not isinstance(record, dict):
             wrong("line", f"holds {shown(record)}, but must be a mapping with {', '.join(FIELDS)}")
             return empty
+        record = {key: None if value != value else value for key, value in record.items()}  # pandas' NaN: nothing
         texts: dict[str, str] = {}
         lists: dict[str, tuple[str, ...]] = {}
         for key, value in record.items():

@@ -68,8 +68,10 @@ def of_array(given: Given, n: int, names: list[str] | None, problems: Problems) 
     if numbers:
         return _from_numbers(raw.ravel(), given.where, names, problems)
     labels = (raw != 0).astype(np.uint8)
-    for row in np.flatnonzero(((raw != 0) & (raw != 1)).any(1)).tolist():
-        problems.item(row, "label", f"{given.where}: row {row} holds something else than 0 and 1")
+    odd = (raw != 0) & (raw != 1)
+    for row in np.flatnonzero(odd.any(1)).tolist():
+        value = raw[row][odd[row]][0].item()
+        problems.item(row, "label", f"{given.where}: row {row} holds {value:g}, but must hold 0 and 1 alone")
     columns = names or [f"label {number}" for number in range(1, labels.shape[1] + 1)]
     if len(columns) != labels.shape[1]:
         problems.add("features", f"{FILE}: labels has {len(columns)} names for {labels.shape[1]} columns of labels")

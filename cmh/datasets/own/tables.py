@@ -55,6 +55,8 @@ def read(raw: bytes, file: str, form: Form, problems: Problems) -> Iterator[tupl
     names = [name.strip() for name in next(reader, [])]
     if not names:
         return
+    if any("\0" in name for name in names):
+        raise csv.Error("its first line holds NULs, as UTF-16 does")
     fields = _fields(names, file, form, problems)
     for cells in reader:
         if not any(cell.strip() for cell in cells):
