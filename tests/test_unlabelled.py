@@ -145,13 +145,14 @@ def test_queries_are_drawn_from_items_with_labels(tmp_path: Path, capsys: pytest
     )
 
 
-def test_a_relevance_rate_without_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_without_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rates = []
     for name in ("whole", "part"):
         assert run("check", str(partly(tmp_path / name, rows_of("database", 20), dropped=name == "part"))) == 0
-        rates.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("relevance rate")])
+        said = capsys.readouterr().out.splitlines()
+        rates.append([line for line in said if line.startswith(("relevance rate", "label shares"))])
     assert rates[0] == rates[1]
-    assert len(rates[0]) == 2
+    assert len(rates[0]) == 3
 
 
 def test_a_query_needs_a_label(tmp_path: Path) -> None:

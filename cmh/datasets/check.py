@@ -85,8 +85,10 @@ def _texts(source: Source) -> Iterator[str]:
 def _sides(source: Source) -> Iterator[str]:
     """Whether queries are like what is trained on: group sizes and label shares."""
     parts = dict(zip(("query", "validation", "train"), source.split.parts(), strict=False))
-    share = source.labels.mean(0, dtype=np.float64)
-    far = {name: source.labels[rows].mean(0, dtype=np.float64) - share for name, rows in parts.items() if len(rows)}
+    known = source.labels.any(1)  # of the others nobody knows what they show
+    share = source.labels[known].mean(0, dtype=np.float64)
+    labelled = {name: rows[known[rows]] for name, rows in parts.items() if known[rows].any()}
+    far = {name: source.labels[rows].mean(0, dtype=np.float64) - share for name, rows in labelled.items()}
     name, column = max(((name, int(abs(d).argmax())) for name, d in far.items()), key=lambda at: abs(far[at[0]][at[1]]))
     yield (
         f"label shares: largest difference between a side and all items {abs(far[name][column]):.1%}"
