@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cmh import files
 from cmh.datasets.facts import FACTS
@@ -85,7 +86,7 @@ def _texts(source: Source) -> Iterator[str]:
 def _sides(source: Source) -> Iterator[str]:
     """Whether queries are like what is trained on: group sizes and label shares."""
     parts = dict(zip(("query", "validation", "train"), source.split.parts(), strict=False))
-    known = source.labels.any(1)  # of the others nobody knows what they show
+    known: NDArray[np.bool_] = np.asarray(source.labels.any(1))  # of the others nobody knows what they show
     share = source.labels[known].mean(0, dtype=np.float64)
     labelled = {name: rows[known[rows]] for name, rows in parts.items() if known[rows].any()}
     far = {name: source.labels[rows].mean(0, dtype=np.float64) - share for name, rows in labelled.items()}
