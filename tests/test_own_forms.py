@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from cmh import datasets
-from cmh.datasets import loading
+from cmh.datasets import labelled, loading
 from cmh.datasets.own import item_list
 from cmh.datasets.own.tables import Form
 from cmh.datasets.problems import Problems
@@ -24,7 +24,6 @@ from tests.test_own_data import (
     LABELS,
     only_problem,
     own_cache,  # noqa: F401 - a fixture for every test here
-    picture,
     problems_of,
     records,
     run,
@@ -236,7 +235,13 @@ def test_other_columns_are_left_aside_with_one_line(tmp_path: Path, capsys: pyte
     assert run("check", str(folder)) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
     ignored = "one without a name, 'url', 'Unnamed: 0', 'split_id'"
-    assert notes == [f"note: items.csv: columns that cmh does not read are ignored: {ignored}"]
+    line = f"items.csv: columns that cmh does not read are ignored: {ignored}"
+    assert notes == [f"note: {line}"]
+    labelled.say.cache_clear()
+    assert run("prepare", str(folder)) == 0
+    said = capsys.readouterr()
+    assert line not in said.out
+    assert said.err.splitlines().count(f"holiday: {line}") == 1
 
 
 def test_other_keys_of_json_lines_are_left_aside_with_one_line(tmp_path: Path) -> None:
@@ -581,7 +586,6 @@ def test_many_causes_of_one_kind_end_somewhere() -> None:
     lines = list(problems.lines())
     assert len(lines) == 11
     assert lines[-1] == "… and 30 more: odd"
-    assert picture(1)
 
 
 # What is written about it

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cmh import audits, datasets, methods, training
+from cmh import datasets, methods, training
+from cmh.audits.part import Trial
 from cmh.datasets import labelled
 from cmh.errors import ConfigError, DatasetError
 from tests.test_own_data import (
@@ -90,6 +91,7 @@ def test_what_is_left_out_is_said_once(tmp_path: Path, caplog: pytest.LogCapture
         for _ in range(2):
             trained(folder, "ridge")
     said = [record.message for record in caplog.records]
+    assert said.pop(0).startswith("holiday: 12 items have no label: unsupervised methods train on those")
     assert said == [
         "holiday: evaluation leaves out 12 of 70 database items: they have no label",
         "ridge learns from labels: 5 training items of holiday without any are left out",
@@ -115,7 +117,9 @@ def test_audits_train_on_items_with_labels(tmp_path: Path) -> None:
     data = datasets.load(str(partly(tmp_path / "d", rows_of("train", 20))), progress=False).search()
     module = methods.get("dcmh")
     settings, config = training.parse(module, {"bits": 8, "epochs": 1, "threads": 1, "hidden_image": 8})
-    assert isinstance(audits.dead(module, settings, config, data), list | tuple)
+    trial = Trial(module, settings, config, data, n=40)
+    assert len(trial.items.labels) == 20
+    assert trial.items.labels.any(1).all()
 
 
 def test_queries_are_drawn_from_items_with_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,8 +88,11 @@ def _run(arguments: argparse.Namespace) -> int:
         _say(convert.convert(arguments.source, arguments.folder, **about))
         _say(f"python -m cmh.datasets check {shlex.quote(str(arguments.folder))} looks at it")
         return 0
+    from cmh.datasets.facts import FACTS
+
     source = datasets.read(arguments.name, skip_bad=arguments.skip_bad, order=arguments.split, progress=_terminal())
     _say(*_counts(source))
+    _say(*(f"note: {note}" for note in source.notes if arguments.name in FACTS))
     dataset = datasets.load(
         arguments.name,
         features=arguments.backbone,

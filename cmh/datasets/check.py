@@ -30,7 +30,7 @@ COLUMNS, LINES, SIDE, CAPTION = 8, 6, 128, 28  # of a contact sheet, in pictures
 
 def report(source: Source) -> list[str]:
     """Lines for people: counts, labels, texts, relevance rate, warnings."""
-    parts = counts, _labels, _sides, _texts, _telling, _relevance, _twins
+    parts = counts, _notes, _labels, _sides, _texts, _telling, _relevance, _twins
     return [line for part in parts for line in part(source)]
 
 
@@ -46,6 +46,9 @@ def counts(source: Source) -> Iterator[str]:
         f" further database items {len(split.other):,}"
     )
     yield f"split {split.sha256()[:12]}, dataset {source.sha256[:12]}"
+
+
+def _notes(source: Source) -> Iterator[str]:
     for note in source.notes:
         yield f"note: {note}"
 

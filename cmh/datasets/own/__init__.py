@@ -28,17 +28,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cmh.datasets.labelled import say
 from cmh.datasets.own import features, items, settings
 from cmh.datasets.problems import Problems
 from cmh.datasets.source import Source
 
 
 def read(folder: Path, *, skip_bad: bool = False, progress: bool = False) -> Source:
-    """The dataset in a folder. Raises DatasetError that names everything wrong with it."""
+    """The dataset in a folder; what was taken in one of several ways is logged.
+
+    Raises DatasetError that names everything wrong with it.
+    """
     problems = Problems(skip_bad=skip_bad)
     source = inspect(folder, problems, progress=progress)
     problems.stop(str(folder), skip_bad=skip_bad, with_notes=True)
     assert source is not None  # nothing fatal was found
+    for note in source.notes:
+        say(f"{source.name}: {note}")
     return source
 
 
