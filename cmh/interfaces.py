@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # `--help` of a command that lists methods needs none of them
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from scipy.sparse import csr_array
     from torch import Tensor, nn
 
 Floats: TypeAlias = "NDArray[np.float32]"
@@ -32,7 +33,8 @@ class Batch(Protocol):
     """Training items: `index` `(b,)` into the training set, and what belongs to them, on the device.
 
     `image` is what the image net takes: `features`, or pixels where the backbone is trained along. `features`
-    `(b, image_dim)` are always the frozen ones; `text` is `(b, text_dim)`.
+    `(b, image_dim)` are always the frozen ones; `text` is `(b, text_dim)`; where texts have few words it is a
+    `cmh.nets.bags.Bags`, a tensor like any other that only stores what is not 0.
     """
 
     @property
@@ -54,8 +56,8 @@ class Setup:
 
     `image_net(head)` is the image net on top of which `head` (features `(n, image_dim)` in) stands: the head itself on
     frozen features, a backbone with the head on it where the backbone is trained along. `image` and `text` are the
-    frozen features of all training items, `(n_train, image_dim)` and `(n_train, text_dim)`; they may be a memory map,
-    so take rows and move those.
+    frozen features of all training items, `(n_train, image_dim)` and `(n_train, text_dim)`; they may be a memory map
+    or stored by words (`Bags`), so take rows and move those.
     """
 
     bits: int
@@ -132,10 +134,11 @@ class Arrays:
 
     `image` `(n, d_image)`, `text` `(n, d_text)`, `labels` `(n, c)` 0/1, and where they were asked for `pixels`
     `(n, 3, side, side)` uint8. Features are float32, or float16 where they were given so: take rows and convert those.
+    Texts of few words are a sparse matrix; `cmh.nets.bags.tensor` makes what a net takes of either.
     """
 
     image: Floats
-    text: Floats
+    text: Floats | csr_array
     labels: NDArray[np.uint8]
     pixels: NDArray[np.uint8] | None = None
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import normalize, softplus
+from torch.nn.functional import normalize
 
 
 class Means:
@@ -38,14 +38,20 @@ def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple
 def similar(labels: Tensor, others: Tensor) -> Tensor:
     """S: 1 where two items share a label, else 0; `(n, c)` and `(m, c)` give `(n, m)`, in their dtype.
 
-    Computed for the rows that are needed; the N × N matrix is never stored.
+    Computed for the rows that are needed; the N × N matrix is never stored. Labels are 0/1 in floating point, so the
+    counts of shared ones are exact.
     """
-    return (labels @ others.T > 0).to(labels.dtype)
+    return (labels @ others.T).clamp_(max=1)
 
 
 def pairwise_nll(theta: Tensor, similar: Tensor) -> Tensor:
-    """log(1 + e^θ) − S·θ for each pair, in the form that does not overflow."""
-    return softplus(theta) - similar * theta
+    """log(1 + e^θ) − S·θ for each pair, in the form that does not overflow; S `similar` gets no gradient.
+
+    As max(0, θ) − S·θ − log σ(|θ|), since torch's softplus takes six times as long; each value is right to the last
+    digit of log 2.
+    """
+    value: Tensor = _PairwiseNll.apply(theta, similar)
+    return value
 
 
 def squared_nll(theta: Tensor, similar: Tensor) -> Tensor:
@@ -105,16 +111,21 @@ def pair_weights(similar: Tensor) -> Tensor:
     return torch.where(similar > 0, 1 / share, torch.ones_like(share))
 
 
-def mean_nll(codes: Tensor, others: Tensor, similar: Tensor, scale: float) -> Tensor:
-    """Mean of log(1 + e^θ) − S·θ over all pairs, θ = scale · codes othersᵀ, where `others` `(N, K)` are constants.
+def sum_nll(codes: Tensor, others: Tensor, similar: Tensor, scale: float) -> Tensor:
+    """Σ log(1 + e^θ) − S·θ over all pairs, θ = scale · codes othersᵀ, where `others` `(N, K)` are constants.
 
-    Several sets of codes for the same items, `(M, b, K)`, share S `(b, N)`; the mean is over them, too.
+    Several sets of codes for the same items, `(M, b, K)`, share S `(b, N)`.
 
-    The gradient, scale · (σ(θ) − S) others / numel, is computed at once, so that no `(b, N)` block waits for the
-    backward pass.
+    The gradient, scale · (σ(θ) − S) others, is computed at once, from the σ that the value needs: no `(b, N)` block
+    waits for the backward pass.
     """
-    value: Tensor = _MeanNll.apply(codes, others.detach(), similar, scale)
+    value: Tensor = _SumNll.apply(codes, others.detach(), similar, scale)
     return value
+
+
+def mean_nll(codes: Tensor, others: Tensor, similar: Tensor, scale: float) -> Tensor:
+    """The mean over all pairs of what `sum_nll` adds up, over the sets of codes, too."""
+    return sum_nll(codes, others, similar, scale) / (codes[..., 0].numel() * len(others))
 
 
 class _Saved(Protocol):
@@ -125,18 +136,41 @@ class _Saved(Protocol):
     def save_for_backward(self, *tensors: Tensor) -> None: ...
 
 
-class _MeanNll(torch.autograd.Function):
+class _PairwiseNll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: _Saved, theta: Tensor, similar: Tensor) -> Tensor:
+        p = torch.sigmoid(theta)
+        ctx.save_for_backward(p - similar)
+        return theta.clamp(min=0).sub_(similar * theta).sub_(_surer(p).log_())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: _Saved, upstream: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return upstream * slope, None
+
+
+class _SumNll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: _Saved, codes: Tensor, others: Tensor, similar: Tensor, scale: float) -> Tensor:
-        theta = scale * codes @ others.T  # ([M,] b, N)
-        ctx.save_for_backward((torch.sigmoid(theta) - similar) @ others * (scale / theta.numel()))
-        return pairwise_nll(theta, similar).mean()
+        theta = (scale * codes) @ others.T  # ([M,] b, N)
+        p = torch.sigmoid(theta)
+        ctx.save_for_backward((p - similar) @ others * scale)
+        linear = (theta.clamp(min=0) - similar * theta).sum()
+        # One logarithm of a product in the place of 32: none is smaller than ½, so no product is smaller than 2^−32.
+        rows = torch.split(_surer(p).flatten(0, -2), 32)
+        return linear - torch.stack([block.prod(0).log_().sum() for block in rows]).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: _Saved, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return upstream * gradient, None, None, None
+
+
+def _surer(p: Tensor) -> Tensor:
+    """max(p, 1 − p), which is σ(|θ|) where p is σ(θ)."""
+    return (p - 0.5).abs_().add_(0.5)
 
 
 def reconstruction(codes: Tensor, others: Tensor, S: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,7 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmh.interfaces import Arrays, Method
+from cmh.nets import bags
 from cmh.nets import state as states
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 QUERIES, QUERIES_FROM_PIXELS = 32, 8  # that are encoded one by one
 TOLERANCE = 1e-4
@@ -57,7 +62,7 @@ class _Encoder:
         self.encode: Callable[[Tensor], Tensor] = method.encode_image if name == "image" else method.encode_text
         inputs = items.pixels if pixels else items.image if name == "image" else items.text
         assert inputs is not None  # whoever takes pixels has loaded them
-        self.inputs: NDArray[np.generic] = inputs
+        self.inputs: NDArray[np.generic] | csr_array = inputs
         self.dtype = torch.uint8 if pixels else torch.float32
         self.share = TOLERANCE_REDUCED if pixels and device.type == "cuda" else TOLERANCE
         n, wanted = len(items.labels), QUERIES_FROM_PIXELS if from_pixels else QUERIES
@@ -69,7 +74,7 @@ class _Encoder:
     def __call__(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
         """Outputs `(n, bits)` of n rows."""
         with torch.inference_mode():
-            inputs = torch.from_numpy(np.ascontiguousarray(self.inputs[np.asarray(rows)]))
+            inputs = bags.tensor(self.inputs[np.asarray(rows)])
             return self.encode(inputs.to(self.device, self.dtype)).float().cpu().clone()
 
     def alone(self) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,7 +13,11 @@ from torch import Tensor, nn
 
 from cmh import training
 from cmh.interfaces import Arrays, Config, Floats, Method, MethodModule, SearchData
+from cmh.nets import bags
 from cmh.training import Run
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 EPOCHS = 3  # so that schedules and what follows a first epoch show
 
@@ -52,8 +57,8 @@ class Trial:
             texts = self._features(self.items.text)
             return self.method.encode_image(images).clone(), self.method.encode_text(texts).clone()
 
-    def _features(self, features: Floats) -> Tensor:
-        return torch.from_numpy(np.asarray(features)).to(self.device, torch.float32)
+    def _features(self, features: Floats | csr_array) -> Tensor:
+        return bags.tensor(features).to(self.device, torch.float32)
 
 
 def few(items: Arrays, n: int) -> Arrays:
@@ -65,13 +70,8 @@ def few(items: Arrays, n: int) -> Arrays:
         chosen.update(dict.fromkeys(np.flatnonzero(column)[:each].tolist()))
     chosen.update(dict.fromkeys(range(min(len(labels), 2 * n))))
     rows = np.sort(np.array(list(chosen)[:n]))
-    image, text, pixels = (
-        None if array is None else np.ascontiguousarray(array[rows])
-        for array in (items.image, items.text, items.pixels)
-    )
-    assert image is not None
-    assert text is not None
-    return Arrays(image, text, labels[rows], pixels)
+    pixels = None if items.pixels is None else items.pixels[rows]
+    return Arrays(items.image[rows], items.text[rows], labels[rows], pixels)
 
 
 def trainable(method: Method) -> dict[str, Tensor]:

@@ -6,15 +6,19 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmh import ledger
+from cmh.datasets import sparse
 from cmh.datasets.labelled import evaluated
 from cmh.errors import DatasetError
-from cmh.interfaces import Arrays, SearchData, TestData
+from cmh.interfaces import Arrays, Floats, SearchData, TestData
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Kind = TypeVar("Kind", bound=np.generic)
 
@@ -74,8 +78,9 @@ class CachedDataset:
     def _arrays(self, part: str) -> Arrays:
         folder = self.folder / part
         pixels = None if self.pixel_folder is None else _map(self.pixel_folder / f"{part}.npy", np.uint8)
-        image, text = _map(folder / "image.npy", np.float32), _map(folder / "text.npy", np.float32)
-        return Arrays(image, text, _map(folder / "labels.npy", np.uint8), pixels)
+        return Arrays(
+            _map(folder / "image.npy", np.float32), _texts(folder), _map(folder / "labels.npy", np.uint8), pixels
+        )
 
 
 @contextlib.contextmanager
@@ -86,6 +91,14 @@ def locked() -> Iterator[None]:
         yield
     finally:
         _LOCKS.pop()
+
+
+def _texts(folder: Path) -> Floats | csr_array:
+    try:
+        words = sparse.read(folder)
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(f"{folder}: the cached texts cannot be read ({error}); delete the folder") from error
+    return _map(folder / "text.npy", np.float32) if words is None else words
 
 
 def _map(path: Path, _kind: type[Kind]) -> NDArray[Kind]:

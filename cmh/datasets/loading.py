@@ -11,6 +11,7 @@ import numpy as np
 
 from cmh import cache, files
 from cmh.config import unknown
+from cmh.datasets import sparse
 from cmh.datasets.cached import CachedDataset
 from cmh.datasets.catalogue import NAMES, ORDERS, is_folder
 from cmh.datasets.facts import FACTS
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_FEATURES = "efficientnet-lite0"
-ARRAYS_VERSION = 2  # of which arrays an entry holds
+ARRAYS_VERSION = 3  # of which arrays an entry holds
 
 # The dataset that this process read last, with what it was asked for: a worker trains many trials on one.
 _LAST: dict[tuple[str, str, bool, str], tuple[Source, list[Signature | None]]] = {}
@@ -75,8 +76,11 @@ def load(
         else:
             extracted = extraction.features(source, features, weights, progress)
             image, made = np.load(extracted / "image.npy", mmap_mode="r"), extraction.provenance(extracted)
-        whole: dict[str, cache.RowArray] = {"image": image, "text": text, "labels": source.labels}
-        parts = {f"{part}/{key}": cache.Rows(array, rows[part]) for part in rows for key, array in whole.items()}
+        whole: dict[str, cache.RowArray] = {"image": image, "labels": source.labels}
+        parts: dict[str, cache.Content] = {
+            f"{part}/{key}": cache.Rows(array, rows[part]) for part in rows for key, array in whole.items()
+        }
+        parts |= sparse.contents(text, rows)
         return {**parts, "test/group": source.query_groups(), extraction.PROVENANCE: cache.Note(made)}
 
     folder, pixel_folder = cache.entry(f"prepared/{entry}", arrays), None

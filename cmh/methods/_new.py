@@ -51,6 +51,7 @@ from pathlib import Path
 import torch
 
 from cmh import datasets, methods, training
+from cmh.nets import bags
 
 METHOD = methods.get(str(Path(__file__).with_name("{name}.py")))
 
@@ -78,7 +79,7 @@ def test_same_seed_same_curve() -> None:
 def test_codes() -> None:
     method, items = fit(epochs=1).method, data().train.rows(slice(50))
     for encoder, features in ((method.encode_image, items.image), (method.encode_text, items.text)):
-        inputs = torch.from_numpy(features).float()
+        inputs = bags.tensor(features).float()
         outputs = encoder(inputs)
         assert outputs.shape == (50, 16)
         assert torch.allclose(outputs, torch.cat([encoder(row[None]) for row in inputs]), atol=1e-4)

@@ -11,7 +11,7 @@ N·b. `γ` is `gamma`, `η` is `eta`; F, G and B have their own names.
 
 Differences from the paper and from the authors' code (jiangqy/DCMH-CVPR2017 @67d0e84, TensorFlow unless said):
 
-1. log(1 + e^θ) is computed as softplus(θ): the same value, without the overflow for θ > 88.
+1. log(1 + e^θ) is computed in a form that does not overflow for θ > 88: the same value.
 2. A pass visits every item once. The released loop draws ⌊N/b⌋ batches independently and sees 63 % of the items.
 3. The paper fine-tunes CNN-F under the hash layer. On frozen features the hash layer is all that is left of its image
    net (`hidden_image: 0`, the paper's point here); our default adds one hidden layer.
@@ -34,7 +34,7 @@ from torch import Tensor
 
 from cmh.config import param
 from cmh.interfaces import Batch, Batches, Setup, State
-from cmh.losses import Means, pairwise_nll, similar
+from cmh.losses import Means, similar, sum_nll
 from cmh.nets.buffers import Buffers
 from cmh.nets.pair import Pair
 from cmh.nets.towers import mlp
@@ -114,8 +114,7 @@ def step_loss(
     B: `(b, K)`. similar: S for the batch against all items `(b, N)`. rest: column sum `(K,)` of the own buffer
     without the batch's rows.
     """
-    theta = 0.5 * codes @ others.T  # (b, N)
-    nll = pairwise_nll(theta, similar).sum()
+    nll = sum_nll(codes, others, similar, 0.5)
     quantisation = (B - codes).square().sum()
     balance = (rest + codes.sum(0)).square().sum()
     total = (nll + gamma * quantisation + eta * balance) / similar.numel()

@@ -19,7 +19,7 @@ epoch is one pass. q is `pair_target`, d `distance_weight`, c `coherence_weight`
 
 Differences from the paper and from the authors' code (Atmegal/DGCPN @9f62c56):
 
-1. A, P and S are never N × N. P's rows are remembered, or made for each batch where they would be too many (`KEPT`);
+1. A, P and S are never N × N; A is one product, of rows √a₁ T/|T| beside √(1 − a₁) I/|I|. P's rows are remembered, or made for each batch where they would be too many (`KEPT`);
    the result is the same.
 2. `knn` is the share of neighbours kept: 2000 of 5000 in the paper, where the code's `knn_number` 3000 are those it
    drops. `scale` is relative to their number: 2 where the code has 4000.
@@ -42,7 +42,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
+from torch.nn.functional import mse_loss, normalize
 
 from cmh.config import param
 from cmh.interfaces import Batches, Setup
@@ -57,8 +57,8 @@ KIND = "unsupervised"
 LABELS = False
 SOURCE = "DOI 10.1609/aaai.v35i5.16592"
 
-ROWS = 1024  # rows and columns of A that are computed at once
-KEPT = 2**24  # neighbours that are remembered (8 bytes each); beyond, each batch looks for its own
+ROWS = 1024  # rows of A that are computed at once
+KEPT = 2**26  # neighbours that are remembered (8 bytes each); beyond, each batch looks for its own
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,13 @@ class Graph:
     """Blocks of S. Nothing N × N is held: P's rows are remembered where they are few, else made anew for a batch."""
 
     def __init__(self, image: Tensor, text: Tensor, device: torch.device, *, a1: float, knn: float) -> None:
-        self.image, self.text, self.device, self.a1 = image, text, device, a1
-        self.everything = torch.arange(len(image), device=device)
+        weighted = ((text, a1**0.5), (image, (1 - a1) ** 0.5))
+        self.rows = torch.cat([share * normalize(_floats(features, device)) for features, share in weighted], 1)
+        everything = torch.arange(len(image), device=device)
         self.n_kept = min(max(round(knn * len(image)), 2), len(image))
         self.kept: tuple[Tensor, Tensor] | None = None
         if len(image) * self.n_kept <= KEPT:
-            found = [self._neighbours(rows) for rows in torch.split(self.everything, ROWS)]
+            found = [self._neighbours(rows) for rows in torch.split(everything, ROWS)]
             self.kept = torch.cat([values for values, _ in found]), torch.cat([at.int() for _, at in found])
 
     def similarity(self, index: Tensor, *, a2: float, scale: float) -> Tensor:
@@ -137,22 +138,16 @@ class Graph:
             values, at = self._neighbours(index)
         else:
             values, at = self.kept[0][index], self.kept[1][index].long()
-        P = values.new_zeros(len(index), len(self.image)).scatter_(1, at, values)
-        return joint_similarity(self._affinity(index, index), P, a2=a2, scale=scale * self.n_kept)
+        P = values.new_zeros(len(index), len(self.rows)).scatter_(1, at, values)
+        A = self.rows[index] @ self.rows[index].T
+        return joint_similarity(A, P, a2=a2, scale=scale * self.n_kept)
 
     def _neighbours(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        A = torch.cat([self._affinity(index, columns) for columns in torch.split(self.everything, ROWS)], 1)
-        return neighbours(A, index, self.n_kept)
+        return neighbours(self.rows[index] @ self.rows.T, index, self.n_kept)
 
-    def _affinity(self, rows: Tensor, columns: Tensor) -> Tensor:
-        image, text = (
-            cosines(self._take(features, rows), self._take(features, columns)) for features in (self.image, self.text)
-        )
-        return self.a1 * text + (1 - self.a1) * image
 
-    def _take(self, features: Tensor, rows: Tensor) -> Tensor:
-        taken = features[rows.to(features.device)]
-        return taken.to(self.device, torch.promote_types(taken.dtype, torch.float32))
+def _floats(features: Tensor, device: torch.device) -> Tensor:
+    return features.to(device, torch.promote_types(features.dtype, torch.float32))
 
 
 def neighbours(A: Tensor, own: Tensor, n_kept: int) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ from torch.nn.functional import softplus
 
 from cmh.config import param
 from cmh.interfaces import Batch, Batches, Setup, State
-from cmh.losses import Means, pairwise_nll, sign, similar, weighted
+from cmh.losses import Means, pairwise_nll, sign, similar, sum_nll, weighted
 from cmh.nets import encoders
 from cmh.nets.draws import normals
 from cmh.nets.encoders import Encoder, ResponseNorm, response_layers
@@ -211,8 +211,9 @@ def net_loss(
     squared = config.pairs == "squared"
 
     def pairs(batch: Tensor, buffer: Tensor) -> Tensor:
-        nll = pairwise_nll(0.5 * batch @ buffer.T, similar)
-        return (nll.square() if squared else nll).sum()
+        if squared:
+            return pairwise_nll(0.5 * batch @ buffer.T, similar).square().sum()
+        return sum_nll(batch, buffer, similar, 0.5)
 
     half = 0.5 if squared else 1.0
     terms = {

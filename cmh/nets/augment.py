@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from cmh.nets.bags import Bags
+
 
 def turn_and_flip(pixels: Tensor, draw: torch.Generator, *, rotate: float, hflip: float, vflip: float) -> Tensor:
     """Square pictures `(b, 3, side, side)`, each with probability `rotate` turned by 90, 180 or 270 degrees (equally
@@ -36,6 +38,9 @@ def erase(text: Tensor, draw: torch.Generator, *, share: float) -> Tensor:
     if not n_erased:
         return text
     columns = torch.rand(text.shape, generator=draw).topk(n_erased, 1).indices
+    if isinstance(text, Bags):
+        kept = torch.ones(text.shape).scatter_(1, columns, 0.0)
+        return text.with_entries(text.entries * text.at_words(kept))
     return text.scatter(1, columns.to(text.device), 0.0)
 
 

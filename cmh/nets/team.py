@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cmh.interfaces import Setup, State
+from cmh.nets.bags import Bags, by_words
 from cmh.nets.optimizers import Falling, descend
 from cmh.nets.towers import encode
 
@@ -20,6 +21,9 @@ class Team:
 
     def __init__(self, setup: Setup, nets: Mapping[str, nn.Module]) -> None:
         self.nets = {name: net.to(setup.device) for name, net in nets.items()}
+        if isinstance(setup.text, Bags):
+            for net in self.nets.values():
+                by_words(net, setup.text_dim)
         self.optimizers: dict[str, Optimizer] = {}
         self.schedules: dict[str, LRScheduler] = {}
         self._epochs = setup.epochs

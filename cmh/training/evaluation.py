@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -12,11 +13,16 @@ from cmh import metrics
 from cmh.errors import NotFiniteError
 from cmh.interfaces import Arrays, Method, SearchData, TestData
 from cmh.losses import sign
+from cmh.nets import bags
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 ENCODE_ROWS = 4096  # items encoded at once: bounds memory, changes no code
 ENCODE_PICTURES = 64  # the same where pictures go through a whole network
 
 Codes = NDArray[np.int8]  # ±1 (n, bits)
+Inputs: TypeAlias = "NDArray[np.generic] | csr_array"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +106,12 @@ class Ranking:
     def _texts(self, method: Method, items: Arrays) -> Codes:
         return self._encoded("text", method, items.text, ENCODE_ROWS, torch.float32)
 
-    def _encoded(
-        self, modality: str, method: Method, inputs: NDArray[np.generic], at_once: int, dtype: torch.dtype
-    ) -> Codes:
+    def _encoded(self, modality: str, method: Method, inputs: Inputs, at_once: int, dtype: torch.dtype) -> Codes:
         encode = method.encode_image if modality == "image" else method.encode_text
         codes = []
         with torch.inference_mode():
-            for rows in torch.split(torch.from_numpy(inputs), at_once):
+            for start in range(0, inputs.shape[0], at_once):
+                rows = bags.tensor(inputs[start : start + at_once])
                 outputs = encode(rows.to(self._device, dtype))
                 if not bool(torch.isfinite(outputs).all()):
                     raise NotFiniteError(f"the {modality} codes hold NaN or infinite values")

@@ -18,6 +18,7 @@ from cmh.errors import ConfigError, NotFiniteError
 from cmh.features import backbones
 from cmh.identity import Identity
 from cmh.interfaces import Config, Method, MethodModule, SearchData, Setup, TestData
+from cmh.nets import bags
 from cmh.nets import state as states
 from cmh.nets.towers import OnBackbone
 from cmh.seeding import derive
@@ -108,9 +109,8 @@ def build(
     """
     torch.manual_seed(derive(run.seed, "weights"))
     # On a GPU copies, on the CPU views of the memory map, which all trials of a machine share.
-    image, text, labels = (
-        torch.from_numpy(array).to(device) for array in (data.train.image, data.train.text, data.train.labels)
-    )
+    image, labels = (torch.from_numpy(array).to(device) for array in (data.train.image, data.train.labels))
+    text = bags.tensor(data.train.text).to(device)
     augmentation = Augmentation(run.seed, run.rotate, run.hflip, run.vflip, run.erase)
     items = Items(image, text, device, _pixels(module, data) if run.finetune else None, augmentation)
     setup = Setup(
