@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cmh import datasets
+from cmh.datasets import labelled
 from cmh.errors import ConfigError, NotFiniteError
 from cmh.features import backbones
 from cmh.identity import Identity
@@ -83,6 +84,21 @@ class Fitted:
 
 
 Report = Callable[[Epoch, Callable[[], bytes] | None], None]  # an epoch, and what makes a checkpoint where one is due
+
+
+def trained_on(module: MethodModule, data: SearchData) -> SearchData:
+    """The data without training items that the method cannot use: those without labels, if it learns from labels.
+
+    Raises ConfigError where none is left.
+    """
+    train = data.train.labelled() if module.LABELS else data.train
+    if train is data.train:
+        return data
+    name, n_without = module.__name__.rpartition(".")[2], len(data.train.labels) - len(train.labels)
+    if not len(train.labels):
+        raise ConfigError(f"{name} learns from labels, but no training item of {data.name} has one")
+    labelled.say(f"{name} learns from labels: {n_without:,} training items of {data.name} without any are left out")
+    return dataclasses.replace(data, train=train)
 
 
 def build(
@@ -159,7 +175,7 @@ def fit(
     trained along.
     """
     device, _ = prepare(run)
-    fitting = _Fitting(module, run, config, data, device)
+    fitting = _Fitting(module, run, config, trained_on(module, data), device)
     found = checkpoint.from_bytes(resume, fitting.identity) if resume is not None else None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
