@@ -72,6 +72,8 @@ class Space:
     asha: Asha | None
     epochs: int
     trials: int
+    validate_every: int = 1
+    validation_database: int = 0
 
     def starts(self) -> list[tuple[str, dict[str, Value]]]:
         """The known-good points, in the order in which they are tried."""

@@ -160,7 +160,7 @@ class Runner:
         place = _made(self.folder)
         left = self.left(place)
         fitted = self.fitted(self.target.seeds[0], place)
-        yield from _resumed(f"trial {self.target.trial}", left, fitted.resumed, len(fitted.curve))
+        yield from _resumed(f"trial {self.target.trial}", left, fitted.resumed, fitted.curve[-1].epoch)
         best = fitted.best
         yield (
             f"trial {self.target.trial}: epoch {best.epoch}, validation MAP i→t {best.val_map_i2t:.4f},"
