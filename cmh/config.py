@@ -19,7 +19,10 @@ Config = typing.TypeVar("Config")
 Typed = typing.TypeVar("Typed", bool, int, float, str)
 
 # Run settings that say how pictures and texts are taken: --set and experiment files may fix them like hyperparameters.
-INPUTS = ("finetune", "lr_backbone", "rotate", "hflip", "vflip", "erase", "amp", "checkpointing")
+INPUTS = (
+    *("finetune", "lr_backbone", "rotate", "hflip", "vflip", "erase", "amp", "checkpointing"),
+    *("validate_every", "validation_database"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

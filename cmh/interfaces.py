@@ -142,10 +142,15 @@ class Arrays:
     labels: NDArray[np.uint8]
     pixels: NDArray[np.uint8] | None = None
 
-    def rows(self, some: slice) -> Arrays:
-        """A part of the items, without a copy."""
+    def rows(self, some: slice | NDArray[np.int64]) -> Arrays:
+        """A part of the items, of a slice without a copy."""
         pixels = None if self.pixels is None else self.pixels[some]
         return Arrays(self.image[some], self.text[some], self.labels[some], pixels)
+
+    def labelled(self) -> Arrays:
+        """The items that have a label: all of them, without a copy, in most datasets."""
+        some = self.labels.max(axis=1).nonzero()[0]
+        return self if len(some) == len(self.labels) else self.rows(some)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,15 +162,16 @@ class SearchData:
     split_sha256: str
     features: str
     label_names: tuple[str, ...]
-    train: Arrays
+    train: Arrays  # some may have no label; a supervised method is not given those
     validation_query: Arrays
-    validation_database: Arrays  # every item that is neither query nor validation
+    validation_database: Arrays  # every item with a label that is neither query nor validation
     arrays_sha256: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class TestData:
-    """The test queries, and the database: every item that is not a query. Asking for it opens the test split.
+    """The test queries, and the database: every item with a label that is not a query. Asking for it opens the test
+    split.
 
     `groups` `(n_query,)`: queries that are near-duplicates of each other share a number.
     """

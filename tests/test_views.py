@@ -57,7 +57,7 @@ def test_a_plan_estimates_from_a_warm_epoch(n_epochs: int) -> None:
     seconds: Iterator[list[float]] = iter([[100.0, 102.0]] if n_epochs == 2 else [[100.0], [2.0]])
 
     def fit() -> Any:
-        return SimpleNamespace(curve=[SimpleNamespace(seconds=value) for value in next(seconds)])
+        return SimpleNamespace(curve=[SimpleNamespace(epoch=1, seconds=value) for value in next(seconds)])
 
     assert plan._warm_seconds(fit) == 2.0
     assert list(seconds) == []

@@ -32,7 +32,7 @@ class Trial:
     def __init__(
         self, module: MethodModule, run: Run, config: Config, data: SearchData, *, n: int, batch_size: int | None = None
     ) -> None:
-        self.items = few(data.train, n)
+        self.items = few(training.trained_on(module, data).train, n)
         if hasattr(config, "batch_size"):
             config = dataclasses.replace(config, batch_size=batch_size or len(self.items.labels))
         # Runs are compared bit for bit, which a CPU is good for, and fast enough for so few features.

@@ -1,4 +1,4 @@
-"""`python -m cmh.datasets list | show NAME|DIR | check NAME|DIR | prepare NAME|DIR`."""
+"""`python -m cmh.datasets list | show NAME|DIR | check NAME|DIR | prepare NAME|DIR | convert FILE|DIR NEW`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ examples:
   python -m cmh.datasets show coco2017                    what it is, where to get it, what is missing here
   python -m cmh.datasets check holiday                    every problem of your own dataset, and its figures
   python -m cmh.datasets check holiday --contact-sheet sheet.png
+  python -m cmh.datasets convert FLICKR/ flickr            a dataset of index.mat, caption.mat and label.mat
   python -m cmh.tune --method dcmh --space dcmh --dataset holiday
 
-A dataset of your own is a folder with dataset.yml: name, and items (a .jsonl or .csv file: image, text or tags,
-labels) or features (a .npz or .mat file: image, text, labels), and split: {query: N, validation: N}.
+A dataset of your own is a folder with dataset.yml, in which may stand:
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     commands.any_terminal()
+    from cmh.datasets.own import options
+
+    told = f"dataset.yml of a dataset of your own:\n{options.described()}\n"
     parser = argparse.ArgumentParser(
         prog="python -m cmh.datasets",
         description="List, show, check or prepare datasets: built-in ones by name, your own by their folder.",
-        epilog=EPILOG,
+        epilog=EPILOG + options.described(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(dest="action", required=True)
@@ -38,12 +41,15 @@ def main(argv: list[str] | None = None) -> int:
         ("check", "look at everything, name every problem, and give figures"),
         ("prepare", "compute its features now"),
     ):
-        add = actions.add_parser(action, help=text).add_argument
+        add = actions.add_parser(
+            action, help=text, epilog=told, formatter_class=argparse.RawDescriptionHelpFormatter
+        ).add_argument
         add("name", metavar="NAME|DIR")
         if action != "show":
             add("--skip-bad", action="store_true", help="go on without bad items, and say how many")
             order = "split of a benchmark: torchcmh (its seed; default) or file (the order of the files, DCMH release)"
             add("--split", default="torchcmh", choices=datasets.ORDERS, help=order)
+    _add_convert(actions.add_parser("convert", help="make a dataset of the .mat files that papers pass on"))
     add = actions.choices["check"].add_argument
     add("--contact-sheet", type=Path, metavar="FILE", help="write a PNG of 48 of its pictures")
     add = actions.choices["prepare"].add_argument
@@ -51,6 +57,22 @@ def main(argv: list[str] | None = None) -> int:
     add("--features", "--backbone", default=datasets.DEFAULT_FEATURES, metavar="NETWORK", help=help)
     add("--weights", default="", metavar="FILE", help="weights for it (default: its own)")
     return commands.guarded(lambda: _run(parser.parse_args(argv)))
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "source",
+        type=Path,
+        metavar="FILE|DIR",
+        help="index, caption, label (.mat), or I_tr, T_tr, L_tr, I_te … (.mat, .npz)",
+    )
+    add("folder", type=Path, metavar="NEW", help="the folder to write")
+    add("--name", default="", help="of the dataset (default: the new folder's)")
+    add("--images", type=Path, metavar="DIR", help="where the pictures lie (default: beside the files)")
+    number = commands.whole(1)
+    add("--query", type=number, default=0, metavar="N", help="test queries to draw (default: a tenth, at most 2,000)")
+    add("--validation", type=number, default=0, metavar="N", help="validation queries to draw (default: the same)")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -61,8 +83,18 @@ def _run(arguments: argparse.Namespace) -> int:
         return _show(arguments.name)
     if action == "check":
         return _check(arguments)
+    if action == "convert":
+        from cmh.datasets import convert
+
+        about = {key: getattr(arguments, key) for key in ("name", "images", "query", "validation")}
+        _say(convert.convert(arguments.source, arguments.folder, **about))
+        _say(f"python -m cmh.datasets check {shlex.quote(str(arguments.folder))} looks at it")
+        return 0
+    from cmh.datasets.facts import FACTS
+
     source = datasets.read(arguments.name, skip_bad=arguments.skip_bad, order=arguments.split, progress=_terminal())
     _say(*_counts(source))
+    _say(*(f"note: {note}" for note in source.notes if arguments.name in FACTS))
     dataset = datasets.load(
         arguments.name,
         features=arguments.features,
@@ -122,19 +154,22 @@ def _show_prepared(name: str) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     from cmh.datasets import check, own
     from cmh.datasets.problems import Problems
+    from cmh.features import extras
 
-    problems = Problems()
+    problems = Problems(skip_bad=arguments.skip_bad)
     if datasets.is_folder(arguments.name):
         source = own.inspect(Path(arguments.name), problems, progress=_terminal())
     else:
         source = datasets.read(arguments.name, skip_bad=arguments.skip_bad, order=arguments.split, progress=_terminal())
     if source is not None:
+        for line in extras.missing(source.text_kind):
+            problems.add("extra", line)
         _say(f"{source.name}: {arguments.name}", *check.report(source))
         if arguments.contact_sheet is not None:
             check.contact_sheet(source, arguments.contact_sheet)
             _say(f"contact sheet: {arguments.contact_sheet}")
     sys.stdout.flush()
-    problems.stop(arguments.name, skip_bad=arguments.skip_bad)
+    problems.stop(arguments.name, skip_bad=arguments.skip_bad, with_notes=source is None)
     left_out = list(problems.lines()) if problems else list(source.skipped if source is not None else ())
     _say(*(f"left out: {line}" for line in left_out))
     _say("no problems" if not left_out else f"{source.n_skipped if source else 0:,} bad items left out")

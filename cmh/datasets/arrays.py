@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cmh import cache
 from cmh.cache import RowArray
-from cmh.datasets import mat, scan
+from cmh.datasets import mat, mat73, scan
 from cmh.errors import DatasetError
 from cmh.features.text import Sparse
 
@@ -33,6 +33,7 @@ class Given:
     where: str
     path: Path
     rows: RowArray
+    columns_first: bool = False  # read as MATLAB lays it out, though its file does not say that it is so
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -89,11 +90,10 @@ def numbers(path: Path, name: str = "") -> Given:
     where = f"{path.name}: {name}" if name else path.name
     if path.suffix.lower() == ".mat":
         value = mat.numbers(path, name)
-        if isinstance(value, mat.Transposed):
+        if isinstance(value, mat73.Transposed):
             blocks = value.blocks
-            return Given(
-                where, path, unpacked(path, name, value.shape, value.dtype, lambda: blocks(cache.ROWS_AT_ONCE))
-            )
+            array = unpacked(path, name, value.shape, value.dtype, lambda: blocks(cache.ROWS_AT_ONCE))
+            return Given(where, path, array, not value.marked)
         return Given(where, path, value if isinstance(value, np.ndarray) else Sparse(value.tocsr()))
     array = _numpy(path, name, where)
     if array.dtype.kind not in "biuf":
@@ -101,13 +101,20 @@ def numbers(path: Path, name: str = "") -> Given:
     return Given(where, path, array)
 
 
+def holds_texts(path: Path, name: str = "") -> bool:
+    """Whether an array holds texts. Raises DatasetError where it cannot be read."""
+    if path.suffix.lower() == ".mat":
+        return mat.variables(path).get(name, ((), ""))[1] in mat.TEXTS
+    return _numpy(path, name, f"{path.name}: {name}" if name else path.name).dtype.kind in "US"
+
+
 def texts(path: Path, name: str = "") -> list[str]:
     """A column of texts (or whole numbers), such as split or group. Raises DatasetError."""
     where = f"{path.name}: {name}" if name else path.name
     if path.suffix.lower() == ".mat":
-        if mat.variables(path).get(name, ((), ""))[1] in mat.TEXTS:
-            return ["".join(row) for row in mat.texts(path, name)]
-        return [str(value) for value in numbers(path, name).whole().ravel().tolist()]
+        if mat.variables(path).get(name, ((), ""))[1] in mat.NUMBERS:
+            return [str(value) for value in numbers(path, name).whole().ravel().tolist()]
+        return ["".join(row) for row in mat.texts(path, name)]
     array = _numpy(path, name, where)
     if array.dtype.kind not in "US" + "biu":
         raise DatasetError(f"{where} holds {array.dtype}, but must hold texts or whole numbers")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cmh import ledger
 from cmh.datasets import sparse
+from cmh.datasets.labelled import evaluated
 from cmh.errors import DatasetError
 from cmh.interfaces import Arrays, Floats, SearchData, TestData
 
@@ -46,7 +47,7 @@ class CachedDataset:
         about = (self.name, self.sha256, self.split_sha256, self.features, self.label_names)
         parts = (slice(n_train), slice(n_database, None), slice(n_database))
         train, query, database = (arrays.rows(part) for part in parts)
-        return SearchData(*about, train, query, database, self.arrays_sha256)
+        return SearchData(*about, train, query, evaluated(database, self.name), self.arrays_sha256)
 
     def test(self) -> TestData:
         """Test queries and the whole database. Each call is an opening of the test split, and noted in its ledger.
@@ -64,7 +65,7 @@ class CachedDataset:
         """
         self._check_open()
         groups = _map(self.folder / "test" / "group.npy", np.int64)
-        return TestData(self._arrays("test"), self._arrays("search"), groups)
+        return TestData(self._arrays("test"), evaluated(self._arrays("search"), self.name), groups)
 
     def in_folder(self, folder: Path) -> CachedDataset:
         """The same dataset, whose arrays lie in another folder."""

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cmh import files
 from cmh.datasets.facts import FACTS
 from cmh.datasets.source import Source
 from cmh.errors import DatasetError
-from cmh.features import labelwords
+from cmh.features import extras, labelwords
 from cmh.features.pictures import rgb
 from cmh.seeding import derive
 
@@ -29,7 +30,7 @@ COLUMNS, LINES, SIDE, CAPTION = 8, 6, 128, 28  # of a contact sheet, in pictures
 
 def report(source: Source) -> list[str]:
     """Lines for people: counts, labels, texts, relevance rate, warnings."""
-    parts = counts, _labels, _sides, _texts, _telling, _relevance, _twins
+    parts = counts, _notes, _labels, _sides, _texts, _telling, _relevance, _twins
     return [line for part in parts for line in part(source)]
 
 
@@ -45,6 +46,9 @@ def counts(source: Source) -> Iterator[str]:
         f" further database items {len(split.other):,}"
     )
     yield f"split {split.sha256()[:12]}, dataset {source.sha256[:12]}"
+
+
+def _notes(source: Source) -> Iterator[str]:
     for note in source.notes:
         yield f"note: {note}"
 
@@ -72,6 +76,9 @@ def _texts(source: Source) -> Iterator[str]:
         f"text: {lengths.mean():.1f} words an item ({lengths.min()} to {lengths.max()}), {len(train):,} different words"
         f" in the training items; the most frequent: {', '.join(word for word, _ in train.most_common(8))}"
     )
+    if extras.missing(source.text_kind):
+        yield f"text vectors: not made, as kind {source.text_kind} needs an extra that is not installed"
+        return
     matrix = source.text()
     empty = sum(int((~matrix[rows].any(1)).sum()) for rows in _blocks(len(documents)))
     yield f"text vectors: {matrix.shape[1]:,} columns, {empty:,} items with none of them"
@@ -82,8 +89,10 @@ def _texts(source: Source) -> Iterator[str]:
 def _sides(source: Source) -> Iterator[str]:
     """Whether queries are like what is trained on: group sizes and label shares."""
     parts = dict(zip(("query", "validation", "train"), source.split.parts(), strict=False))
-    share = source.labels.mean(0, dtype=np.float64)
-    far = {name: source.labels[rows].mean(0, dtype=np.float64) - share for name, rows in parts.items() if len(rows)}
+    known: NDArray[np.bool_] = np.asarray(source.labels.any(1))  # of the others nobody knows what they show
+    share = source.labels[known].mean(0, dtype=np.float64)
+    labelled = {name: rows[known[rows]] for name, rows in parts.items() if known[rows].any()}
+    far = {name: source.labels[rows].mean(0, dtype=np.float64) - share for name, rows in labelled.items()}
     name, column = max(((name, int(abs(d).argmax())) for name, d in far.items()), key=lambda at: abs(far[at[0]][at[1]]))
     yield (
         f"label shares: largest difference between a side and all items {abs(far[name][column]):.1%}"
@@ -173,6 +182,7 @@ def _blocks(n: int) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int64]]]:
 def _relevance(source: Source) -> Iterator[str]:
     split = source.split
     database = np.concatenate([split.train, split.other])
+    database = database[source.labels[database].any(1)]  # the others are left out of evaluation
     for name, queries, answers in (
         ("test", split.query, np.concatenate([database, split.validation])),
         ("validation", split.validation, database),

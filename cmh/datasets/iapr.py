@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from cmh.datasets.facts import Facts
-from cmh.datasets.official import Parts, first, listed
+from cmh.datasets.official import Parts, first
+from cmh.datasets.problems import Problems
 from cmh.datasets.split import Split
 from cmh.errors import DatasetError
 from cmh.features import text
@@ -65,7 +66,10 @@ def read(root: Path, facts: Facts) -> Parts:
             inside = file.relative_to(text_folder).with_suffix(".jpg")
             found.append((int(file.stem), f"{photo_folder.name}/{inside.as_posix()}", said))
     if problems:
-        raise DatasetError(*listed(100, *problems), heading=f"{facts.title} in {root} cannot be used")
+        grouped = Problems()
+        for problem in problems:
+            grouped.add("line", problem)
+        raise DatasetError(*grouped.lines(), heading=f"{facts.title} in {root} cannot be used")
     found.sort()
     used = sorted({label for number, _, _ in found for label in labels_of[number]})
     columns = {label: column for column, label in enumerate(used)}

@@ -17,7 +17,7 @@ from cmh.datasets.catalogue import NAMES, ORDERS, is_folder
 from cmh.datasets.facts import FACTS
 from cmh.datasets.source import Source
 from cmh.errors import DatasetError
-from cmh.features import backbones, extraction
+from cmh.features import backbones, extraction, extras
 
 if TYPE_CHECKING:
     from cmh.datasets.scan import Signature
@@ -68,7 +68,9 @@ def load(
     rows = {"search": np.concatenate([split.train, split.other, split.validation]), "test": split.query}
 
     def arrays() -> cache.Contents:
+        extras.check(source.text_kind, "" if source.image is not None else features)
         image: cache.RowArray
+        text = source.text()  # first: what is wrong with it is known within seconds
         if source.image is not None:
             image, made = source.image(), {"given": source.sha256}
         else:
@@ -78,7 +80,7 @@ def load(
         parts: dict[str, cache.Content] = {
             f"{part}/{key}": cache.Rows(array, rows[part]) for part in rows for key, array in whole.items()
         }
-        parts |= sparse.contents(source.text(), rows)
+        parts |= sparse.contents(text, rows)
         return {**parts, "test/group": source.query_groups(), extraction.PROVENANCE: cache.Note(made)}
 
     folder, pixel_folder = cache.entry(f"prepared/{entry}", arrays), None

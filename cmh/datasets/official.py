@@ -34,11 +34,6 @@ def first(root: Path, *names: str) -> Path | None:
     return next((root / name for name in names if (root / name).exists()), None)
 
 
-def listed(count: int, *what: str) -> list[str]:
-    """The first few of a long list of problems."""
-    return [*what[:count], *([f"… and {len(what) - count:,} more"] if len(what) > count else [])]
-
-
 def numbered(path: Path, pattern: str) -> dict[int, str]:
     """Number → file name of the files in a folder that look like `pattern` (one group: the number), by number."""
     found = ((re.fullmatch(pattern, file.name), file.name) for file in path.iterdir())

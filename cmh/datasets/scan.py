@@ -29,6 +29,7 @@ from cmh.features.pictures import MAX_BYTES, rgb
 VERSION = 1  # of what counts as a fault
 THREADS = 4
 AHEAD = 64  # pictures in memory at once
+LEAVES = "a link that leaves the folder"  # how a path is called that a `Folder` does not follow
 
 Signature = tuple[int, int, int, int, int]
 Json = TypeVar("Json")
@@ -113,9 +114,11 @@ class Folder:
             status = os.lstat(path)
             if stat.S_ISLNK(status.st_mode):
                 if not self._links and not Path(path).resolve().is_relative_to(self._real):
-                    return None, "is a link that leaves the folder"
+                    return None, f"is {LEAVES}"
                 status = Path(path).stat()
         except (FileNotFoundError, NotADirectoryError):
+            if os.path.islink(path):  # noqa: PTH114 - as above
+                return None, f"is a link to {os.readlink(path)!r}, which does not exist"  # noqa: PTH115
             return None, "does not exist"
         except (OSError, ValueError, RuntimeError) as error:
             return None, f"cannot be read ({getattr(error, 'strerror', None) or error})"
@@ -128,7 +131,7 @@ class Folder:
     def _check_parent(self, parent: str) -> str:
         if self._links or Path(parent).resolve().is_relative_to(self._real):
             return ""
-        return "is behind a link that leaves the folder"
+        return f"is behind {LEAVES}"
 
 
 def pictures(

@@ -14,6 +14,12 @@ from cmh.seeding import derive
 Index = NDArray[np.int64]
 
 SIDES = ("query", "validation", "train", "database")  # what an item may be; training items are searched, too
+MEANT = {
+    **dict.fromkeys(("test", "testing", "queries"), "query"),
+    **dict.fromkeys(("val", "valid", "dev", "development", "eval"), "validation"),
+    **dict.fromkeys(("training", "trainset"), "train"),
+    **dict.fromkeys(("db", "gallery", "retrieval", "base"), "database"),
+}  # what others call these sides: for messages alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +49,12 @@ class Split:
     def parts(self) -> tuple[Index, Index, Index, Index]:
         """The four sides, `(n_side,)` each."""
         return self.query, self.validation, self.train, self.other
+
+
+def meant(name: str) -> str:
+    """The side that a name of others stands for (`val`, `test`, `Train` …); empty where none is known."""
+    lower = name.strip().lower()
+    return lower if lower in SIDES else MEANT.get(lower, "")
 
 
 def by_groups(

@@ -5,19 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from cmh.interfaces import State
 
 
-def save(parts: State) -> dict[str, object]:
-    """Tensors as they are; mappings part by part; of all else (nets, optimizers, schedules) its `state_dict()`."""
-    return {
-        name: part if isinstance(part, Tensor) else save(part) if isinstance(part, Mapping) else part.state_dict()
-        for name, part in parts.items()
-    }
+def save(parts: State, *, optimizers: bool = True) -> dict[str, object]:
+    """Tensors as they are; mappings part by part; of all else (nets, optimizers, schedules) its `state_dict()`.
+
+    Without `optimizers`, and their schedules, it is what encoding depends on.
+    """
+    found: dict[str, object] = {}
+    for name, part in parts.items():
+        if isinstance(part, Tensor):
+            found[name] = part
+        elif isinstance(part, Mapping):
+            found[name] = save(part, optimizers=optimizers)
+        elif optimizers or not isinstance(part, (Optimizer, LRScheduler)):
+            found[name] = part.state_dict()
+    return found
 
 
-def load(parts: State, saved: object) -> None:
+def load(parts: State, saved: object, *, optimizers: bool = True) -> None:
     """Put `save()`'s values back into the same parts, in place.
 
     Raises TypeError or KeyError where `saved` is not what `save()` made of such parts.
@@ -28,8 +38,8 @@ def load(parts: State, saved: object) -> None:
         if isinstance(part, Tensor):
             _restore(part, saved[name])
         elif isinstance(part, Mapping):
-            load(part, saved[name])
-        else:
+            load(part, saved[name], optimizers=optimizers)
+        elif optimizers or not isinstance(part, (Optimizer, LRScheduler)):
             part.load_state_dict(saved[name])
 
 

@@ -90,7 +90,7 @@ def run(
         codes.write(Path(settings.folder) / CODES, _packed(tested.codes, opened))
     return Confirmed(
         identity=fitted.identity,
-        training=Cost(1, len(fitted.curve), fitted.curve[-1].passes, fitted.seconds, fitted.device_seconds),
+        training=Cost(1, fitted.curve[-1].epoch, fitted.curve[-1].passes, fitted.seconds, fitted.device_seconds),
         resumed=fitted.resumed,
         chosen_epoch=best.epoch,
         validation={"map": best.val_map, "map_i2t": best.val_map_i2t, "map_t2i": best.val_map_t2i},

@@ -206,7 +206,7 @@ class Life:
         self.tell(f"confirming trial {best.number} with seeds {seeds}: training, then the test split")
         if self.opened[0] > 1:
             self.tell(f"this is opening {self.opened[0]} of this study's test split, and its records say so")
-        shared = {**best.config, **study.noted_run}
+        shared = {**best.config, **study.noted_run, "validation_database": 0}  # the search may have ranked a sample
         folders = {seed: (study.folder / "confirm" / f"{best.number}-{seed}").resolve() for seed in missing}
         return [{**shared, "seed": seed, "folder": str(folders[seed])} for seed in missing]
 

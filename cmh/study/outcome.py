@@ -50,7 +50,7 @@ def write_winner(study: StudyRequest, best: TrialRow, spent: Cost) -> None:
             **({"weights": places["weights"]} if "weights" in places else {}),
             "bits": run["bits"],
             "epochs": study.space.epochs,
-            **{key: run[key] for key in INPUTS if key in run},
+            **{key: run[key] for key in INPUTS if key in run and key != "validation_database"},
             "seeds": [study.seed],
             "threads": run["threads"],
             "selection": "validation",

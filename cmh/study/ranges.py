@@ -72,6 +72,8 @@ class Space:
     asha: Asha | None
     epochs: int
     trials: int
+    validate_every: int = 1
+    validation_database: int = 0
     notes: tuple[str, ...] = ()  # what a user should know of it
 
     def starts(self) -> list[tuple[str, dict[str, Value]]]:

@@ -258,6 +258,8 @@ def _study(
             "epochs": space.epochs,
             "seed": asked.seed,
             "threads": training.threads(asked.limits.cpus_per_trial),
+            "validate_every": space.validate_every,
+            "validation_database": space.validation_database,
             **inputs,
         },
         fixed=fixed,

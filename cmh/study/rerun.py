@@ -166,7 +166,7 @@ class Runner:
             own = place / f"seed-{seed}"
             left = self.left(own)
             fitted = self.fitted(seed, own)
-            yield from _resumed(name, left, fitted.resumed, len(fitted.curve))
+            yield from _resumed(name, left, fitted.resumed, fitted.curve[-1].epoch)
             best = fitted.best
             yield (
                 f"{name}: epoch {best.epoch}, validation MAP i→t {best.val_map_i2t:.4f},"

@@ -58,8 +58,9 @@ class Rungs:
     def _note(self, number: int, curve: Mapping[int, float], before: int) -> None:
         """What the trial had reached at the rungs before an epoch, where that is not known yet."""
         for rung, recorded in self.reached.items():
-            if rung < before and rung in curve:
-                recorded.setdefault(number, max(value for epoch, value in curve.items() if epoch <= rung))
+            at = min((epoch for epoch in curve if epoch >= rung), default=before)  # not every epoch is validated
+            if at < before:
+                recorded.setdefault(number, max(value for epoch, value in curve.items() if epoch <= at))
 
 
 def _strict_cutoff(reduction: int, recorded: Mapping[int, float]) -> float:

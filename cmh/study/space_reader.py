@@ -14,6 +14,7 @@ from cmh.study.ranges import Asha, Range, Space
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "grid", "qmc")
 KEYS = ("method", "params", "start_from", "search", "schedule", "objective", "trials")
+VALIDATION = ("validate_every", "validation_database")  # settings of all trials
 
 
 def read(
@@ -52,7 +53,8 @@ class _Reader:
         """The space; None where there are problems."""
         if self.problems:  # it is no mapping at all
             return None
-        self.problems += [configs.unknown(key, KEYS) for key in self.document if key not in KEYS]
+        known = (*KEYS, *VALIDATION)
+        self.problems += [configs.unknown(key, known) for key in self.document if key not in known]
         if self.document.get("method", method) != method:
             self.problems.append(f"method is {shown(self.document['method'])}, but --method asks for {method!r}")
         if self.document.get("objective", "val_map") != "val_map":
@@ -75,6 +77,8 @@ class _Reader:
             asha = None
         epochs = epochs or own_epochs
         trials = self._whole("trials", self.document.get("trials", 24), 1)
+        every = self._whole("validate_every", self.document.get("validate_every", 1), 1)
+        database = self._whole("validation_database", self.document.get("validation_database", 0), 0)
         sampler = self._sampler()
         if sampler == "grid":
             self.problems += [
@@ -83,7 +87,8 @@ class _Reader:
                 if item.kind == "float"
             ]
         starts = self._starts(ranges)
-        return None if self.problems else Space(method, ranges, starts, sampler, asha, epochs, trials, notes)
+        rest = (sampler, asha, epochs, trials, every, database, notes)
+        return None if self.problems else Space(method, ranges, starts, *rest)
 
     def _ranges(self) -> tuple[Range, ...]:
         params = self.document.get("params")

@@ -8,7 +8,7 @@ checkpoint, or in a worker that has run other trials, repeats what an uninterrup
 from cmh.interfaces import Batch, Setup
 from cmh.training.device import describe, prepare, threads
 from cmh.training.evaluation import Tested, chance, score
-from cmh.training.fitting import Epoch, Fitted, Report, build, fit, test
+from cmh.training.fitting import Epoch, Fitted, Report, build, fit, test, trained_on
 from cmh.training.identify import identify
 from cmh.training.run import NOT_SETTINGS, ONLY_FINETUNE, Run, load, n_epochs, parse, settings_of
 from cmh.training.trainable import train
@@ -37,4 +37,5 @@ __all__ = [
     "test",
     "threads",
     "train",
+    "trained_on",
 ]

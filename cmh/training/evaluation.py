@@ -21,6 +21,7 @@ from cmh.metrics.counted import Counts
 from cmh.metrics.ranked import Ranked
 from cmh.nets import bags
 from cmh.nets.transfer import on_gpu, to_device
+from cmh.seeding import derive
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -54,6 +55,18 @@ def chance(data: SearchData) -> float:
     labels = [metrics.pack_labels(arrays.labels) for arrays in (data.validation_query, data.validation_database)]
     codes = [np.zeros((len(words), 1), np.uint64) for words in labels]
     return float(metrics.average_precision_packed(codes[0], codes[1], labels[0], labels[1], 1).mean())
+
+
+def sample(database: Arrays, n: int) -> Arrays:
+    """n items of a database, drawn once and for all; all of them where n is 0 or no less than there are.
+
+    The draw depends on nothing but n and the size of the database, so all trials of a search are ranked on the same.
+    """
+    n_all = len(database.labels)
+    if not 0 < n < n_all:
+        return database
+    draw = torch.Generator().manual_seed(derive(0, "validation database"))
+    return database.rows(np.sort(torch.randperm(n_all, generator=draw)[:n].numpy()))
 
 
 class Ranking:

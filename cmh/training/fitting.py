@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cmh import datasets
+from cmh.datasets import labelled
 from cmh.errors import ConfigError, NotFiniteError
 from cmh.features import backbones
 from cmh.identity import Identity
@@ -25,16 +26,19 @@ from cmh.training import checkpoint, run_folder
 from cmh.training.batches import Augmentation, Items, Passes
 from cmh.training.checkpoint import Checkpoint
 from cmh.training.device import cores, moved, prepare
-from cmh.training.evaluation import ENCODE_ROWS, Ranking, Tested, score
+from cmh.training.evaluation import Ranking, Tested, sample, score
 from cmh.training.identify import identify
 from cmh.training.run import Run, n_epochs
 
-CHECKPOINT_SECONDS = 15.0
+CHECKPOINT_SECONDS = 15.0  # 0: after every validation
+CHECKPOINT_SHARE = 50  # a checkpoint may take a fiftieth of the time
+CLOSED_FORM_ROWS = 4096  # items of a batch for methods that have no batch size
 
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """One epoch as it is reported. MAP is tie-expected, over the whole validation database."""
+    """An epoch with a validation, as it is reported. MAP is tie-expected, over the validation database or the run's
+    sample of it; loss terms are those of the epoch."""
 
     epoch: int  # 1-based
     val_map: float
@@ -78,10 +82,25 @@ class Fitted:
     @property
     def best(self) -> Epoch:
         """The first epoch with the highest validation MAP."""
-        return self.curve[self.curve[-1].best_epoch - 1]
+        return next(epoch for epoch in self.curve if epoch.epoch == self.curve[-1].best_epoch)
 
 
 Report = Callable[[Epoch, Callable[[], bytes] | None], None]  # an epoch, and what makes a checkpoint where one is due
+
+
+def trained_on(module: MethodModule, data: SearchData) -> SearchData:
+    """The data without training items that the method cannot use: those without labels, if it learns from labels.
+
+    Raises ConfigError where none is left.
+    """
+    train = data.train.labelled() if module.LABELS else data.train
+    if train is data.train:
+        return data
+    name, n_without = module.__name__.rpartition(".")[2], len(data.train.labels) - len(train.labels)
+    if not len(train.labels):
+        raise ConfigError(f"{name} learns from labels, but no training item of {data.name} has one")
+    labelled.say(f"{name} learns from labels: {n_without:,} training items of {data.name} without any are left out")
+    return dataclasses.replace(data, train=train)
 
 
 def build(
@@ -110,7 +129,7 @@ def build(
         text=text,
         image_net=functools.partial(_on_backbone, run) if run.finetune else lambda head: head,
     )
-    batch_size = getattr(config, "batch_size", ENCODE_ROWS)
+    batch_size = getattr(config, "batch_size", CLOSED_FORM_ROWS)
 
     def begin(number: int) -> Passes:
         torch.manual_seed(derive(run.seed, "noise", number))
@@ -148,9 +167,10 @@ def fit(
 ) -> Fitted:
     """Train a method and choose its epoch on the validation split.
 
-    `report` is called after every epoch, and once more for the last one when a run goes on from a checkpoint
-    (whoever listened may not have stored it). Checkpoints go to `folder`, at least every CHECKPOINT_SECONDS of
-    training and at the end; without a folder the reporter may ask for one. Meanwhile the test split is locked.
+    `report` is called after every validation (`validate_every`), and once more for the last one when a run goes on from
+    a checkpoint (whoever listened may not have stored it). Checkpoints go to `folder`, at the end and whenever
+    CHECKPOINT_SECONDS have gone by, or CHECKPOINT_SHARE times what one takes; without a folder the reporter may ask for
+    one. Meanwhile the test split is locked.
     `after_epoch` is given the method as it then is.
 
     Raises NotFiniteError where a loss term or a code is not finite, CheckpointError where `resume` cannot be read,
@@ -158,7 +178,7 @@ def fit(
     trained along.
     """
     device, _ = prepare(run)
-    fitting = _Fitting(module, run, config, data, device)
+    fitting = _Fitting(module, run, config, trained_on(module, data), device)
     found = checkpoint.from_bytes(resume, fitting.identity) if resume is not None else None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,18 +189,20 @@ def fit(
             report(fitting.curve[-1], None)
     if folder is not None:
         run_folder.begin(folder, run, config, fitting.identity, [epoch.metrics() for epoch in fitting.curve])
-    resumed, saved = len(fitting.curve), time.monotonic()
+    resumed, saved, wait = fitting.done, time.monotonic(), CHECKPOINT_SECONDS
     for epoch in fitting.epochs():
         after_epoch(fitting.method, device)
-        due = epoch.epoch == fitting.n_epochs or time.monotonic() - saved >= CHECKPOINT_SECONDS
-        if due:
-            saved = time.monotonic()
+        begun = time.monotonic()
+        due = epoch.epoch == fitting.n_epochs or begun - saved >= wait
         if folder is not None:
-            run_folder.append(folder, epoch.metrics(), first=epoch.epoch == 1)
+            run_folder.append(folder, epoch.metrics(), first=epoch is fitting.curve[0])
             if due:
                 checkpoint.write(folder, fitting.checkpoint())
         if report is not None:
             report(epoch, fitting.checkpoint if due else None)
+        if due:
+            saved = time.monotonic()
+            wait = max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * (saved - begun)) if CHECKPOINT_SECONDS else 0.0
     fitting.choose()
     return Fitted(fitting.method, tuple(fitting.curve), fitting.identity, device, run.finetune, resumed)
 
@@ -189,33 +211,43 @@ class _Fitting:
     """A run while it trains: its method, its curve, and the state of its best epoch."""
 
     def __init__(self, module: MethodModule, run: Run, config: Config, data: SearchData, device: torch.device) -> None:
-        self.n_epochs = n_epochs(module, run)
+        self.n_epochs, self._every = n_epochs(module, run), run.validate_every
         self.method, self._begin = build(module, run, config, data, device)
-        self._ranking = Ranking(data.validation_query, data.validation_database, device, run.finetune)
+        database = sample(data.validation_database, run.validation_database)
+        self._ranking = Ranking(data.validation_query, database, device, run.finetune)
         self.identity = identify(module, run, config, data)
         self._device, self._n_train = device, len(data.train.labels)
         self.curve: list[Epoch] = []
         self._best_state: dict[str, object] = {}
 
+    @property
+    def done(self) -> int:
+        """Epochs that are trained and validated."""
+        return self.curve[-1].epoch if self.curve else 0
+
     def go_on(self, found: Checkpoint) -> None:
         """From where a checkpoint is."""
-        states.load(self.method.state(), moved(found.method, self._device))
+        if found.method:
+            states.load(self.method.state(), moved(found.method, self._device))
         # They are as `checkpoint` wrote them: one of another run, or a damaged one, has been refused.
         self.curve = [Epoch(**epoch) for epoch in found.curve]  # type: ignore[arg-type]
         self._best_state = found.best
 
     def checkpoint(self) -> bytes:
-        """All that the next epoch depends on."""
+        """All that the next epoch depends on; after the last one the best epoch alone."""
         curve = [dataclasses.asdict(epoch) for epoch in self.curve]
-        return Checkpoint(curve, states.save(self.method.state()), self._best_state).to_bytes(self.identity)
+        state = states.save(self.method.state()) if self.done < self.n_epochs else {}
+        return Checkpoint(curve, state, self._best_state).to_bytes(self.identity)
 
     def epochs(self) -> Iterator[Epoch]:
         """Train and validate the epochs that are left, each when it is asked for. Raises NotFiniteError."""
         before, passes = (self.curve[-1].seconds, self.curve[-1].passes) if self.curve else (0.0, 0.0)
         started = time.monotonic()
-        for number in range(len(self.curve) + 1, self.n_epochs + 1):
+        for number in range(self.done + 1, self.n_epochs + 1):
             terms, more = self._train(number)
             passes += more
+            if number % self._every and number < self.n_epochs:
+                continue
             i2t, t2i = (float(values.mean()) for values in self._ranking.average_precision(self.method))
             best = self._best(number, i2t, t2i)
             self.curve.append(
@@ -248,12 +280,13 @@ class _Fitting:
         val_map, last = (i2t + t2i) / 2, self.curve[-1] if self.curve else None
         if last is not None and not val_map > last.val_map_best:
             return last.val_map_best, last.best_epoch, last.best_i2t, last.best_t2i
-        self._best_state = moved(states.save(self.method.state()), torch.device("cpu"), copy=True)
+        state = states.save(self.method.state(), optimizers=False)
+        self._best_state = moved(state, torch.device("cpu"), copy=True)
         return val_map, number, i2t, t2i
 
     def choose(self) -> None:
-        """Give the method the weights of its best epoch."""
-        states.load(self.method.state(), moved(self._best_state, self._device))
+        """Give the method the weights of its best epoch; its optimizers stay where they are."""
+        states.load(self.method.state(), moved(self._best_state, self._device), optimizers=False)
 
 
 def test(fitted: Fitted, data: TestData) -> Tested:

@@ -41,6 +41,10 @@ class Run:
     erase: float = param(0.0, "share of the text dimensions that each training item loses", low=0, below=1)
     amp: bool = param(True, "image network in bfloat16 on GPUs (finetune)")
     checkpointing: bool = param(False, "compute its maps twice instead of keeping them (finetune): less memory")
+    validate_every: int = param(1, "epochs from one validation to the next; the last one always is", low=1, high=1000)
+    validation_database: int = param(
+        0, "items of the validation database that are ranked, drawn once; 0: all", low=0, high=1_000_000_000
+    )
     bits: int = param(32, "length of the codes", low=1, high=4096)
     epochs: int = param(30, "training epochs; schedules are laid out over them", low=1, high=1_000_000)
     seed: int = param(0, "seed of weights, item order and buffers", low=0, high=2**62)

@@ -28,7 +28,7 @@ def begin(folder: Path, run: Run, config: Config, identity: Identity, curve: Row
     values["identity"] = identity.without()
     files.write_atomic(folder / "config.json", json.dumps(values, indent=2) + "\n")
     if curve:
-        note(folder, f"goes on after epoch {len(curve)}")
+        note(folder, f"goes on after epoch {curve[-1]['epoch']}")
     buffer = io.StringIO()
     if curve:
         writer = csv.writer(buffer, lineterminator="\n")

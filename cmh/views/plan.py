@@ -67,7 +67,8 @@ def _warm_seconds(fit: Callable[[], training.Fitted]) -> float:
     curve = fit().curve
     if len(curve) > 1:
         return curve[1].seconds - curve[0].seconds
-    return fit().curve[0].seconds  # a closed form makes one epoch
+    only = fit().curve[0]  # a closed form makes one epoch; others may be validated at their last one alone
+    return only.seconds / only.epoch
 
 
 def likely_epochs(space: Space, trials: int) -> float:

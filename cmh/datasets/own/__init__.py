@@ -2,10 +2,14 @@
 
     name: holiday
     licence: CC0-1.0
-    items: items.jsonl   # or .csv: image, text and/or tags, labels; optional group, split (`own.item_list`)
-    features: data.npz   # or, in place of items: image (n, d), text (n, d), labels (n, c) 0/1; optional split, group;
-                         # also one .mat file, or {image: image.npy, text: text.npy, labels: labels.npy}
-    labels: [sea, city]  # optional: their names and order
+    items: items.jsonl   # or .csv, .tsv: image, text and/or tags, labels; optional group, split (`own.item_list`)
+    images: /data/photos # optional: where the pictures lie, absolute or seen from here; by default this folder
+    links: inside        # or follow: links may lead out of the folder, those of the pictures and those of other files
+    columns: {text: caption}  # of a table whose columns have other names; by default none have
+    label_separator: ";" # of several labels, or tags, in one cell of a table
+    features: data.npz   # or, in place of items: image (n, d), text (n, d), labels (n, c) 0/1 or class numbers (n,);
+                         # optional split, group; also one .mat file, or {image: image.npy, text: text.npy, …}
+    labels: [sea, city]  # optional: their names and order, or those of class numbers
     split: {query: 500, validation: 300, train: 2000, seed: 0, by: group, stratify: false}  # where items carry no split
     text: {size: 2000, min_count: 2, stop_words: none, label_words: keep, weight: binary}  # optional; label_words:
                          # keep, drop (forms and compounds of label names), telling (also what stands for a label)
@@ -24,17 +28,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cmh.datasets.labelled import say
 from cmh.datasets.own import features, items, settings
 from cmh.datasets.problems import Problems
 from cmh.datasets.source import Source
 
 
 def read(folder: Path, *, skip_bad: bool = False, progress: bool = False) -> Source:
-    """The dataset in a folder. Raises DatasetError that names everything wrong with it."""
-    problems = Problems()
+    """The dataset in a folder; what was taken in one of several ways is logged.
+
+    Raises DatasetError that names everything wrong with it.
+    """
+    problems = Problems(skip_bad=skip_bad)
     source = inspect(folder, problems, progress=progress)
-    problems.stop(str(folder), skip_bad=skip_bad)
+    problems.stop(str(folder), skip_bad=skip_bad, with_notes=True)
     assert source is not None  # nothing fatal was found
+    for note in source.notes:
+        say(f"{source.name}: {note}")
     return source
 
 
@@ -43,8 +53,8 @@ def inspect(folder: Path, problems: Problems, *, progress: bool = False) -> Sour
 
     None where there is nothing to go on with.
     """
-    wanted = settings.read(folder, problems)
     try:
+        wanted = settings.read(folder, problems)
         if wanted.items is not None:
             return items.source(folder, wanted, wanted.items, problems, progress=progress)
         if wanted.features:

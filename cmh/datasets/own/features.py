@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cmh.config import shown
 from cmh.datasets import arrays, scan
+from cmh.datasets.own import labels
 from cmh.datasets.own.rows import VERSION, Rows, good
 from cmh.datasets.own.settings import FILE, NEEDED, Settings
 from cmh.datasets.problems import Problems
 from cmh.datasets.source import Source
-from cmh.datasets.split import SIDES
+from cmh.datasets.split import SIDES, meant
 from cmh.errors import DatasetError
 
 
@@ -26,25 +26,30 @@ def source(folder: Path, wanted: Settings, problems: Problems) -> Source | None:
 
     Raises OSError where a file cannot be read.
     """
-    opened = _opened(wanted, problems)
-    if opened is None:
-        return None
-    given, columns = opened
-    n = given["image"].shape[0]
-    inspected = {key: arrays.inspect(given[key]) for key in ("image", "text")}
+    given, columns = _opened(wanted, problems)
+    inspected = {key: arrays.inspect(given[key]) for key in NEEDED[:2] if key in given}
     for key, found in inspected.items():
         for number in found.not_finite:
             problems.item(number, "not finite", f"{given[key].where}: row {number} holds NaN or infinite values")
-    labels = _labels(given["labels"], problems)
-    label_names = wanted.labels or [f"label {number}" for number in range(1, labels.shape[1] + 1)]
-    if len(label_names) != labels.shape[1]:
-        problems.add("features", f"{FILE}: labels has {len(label_names)} names for {labels.shape[1]} columns of labels")
+    labelled = None
+    if "labels" in given:
+        labelled = labels.of_array(
+            given["labels"], given.get("image", given["labels"]).shape[0], wanted.labels, problems
+        )
+    elif "labels" in columns:
+        path, name = wanted.features["labels"]
+        labelled = labels.of_names(columns["labels"], f"{path.name}: {name}".rstrip(": "), wanted.labels, problems)
+    if labelled is None or problems.fatal:
         return None
+    matrix, label_names = labelled
+    n = len(matrix)
     sides = columns.get("split", [""] * n)
     for row, side in enumerate(sides):
         if side and side not in SIDES:
-            problems.item(row, "split", f"split of row {row} is {shown(side)}, but must be {', '.join(SIDES)}")
-    rows = Rows(_Numbered(given["image"].where, n), labels, label_names, columns.get("group", [""] * n), sides)
+            hint = f"; did you mean {meant(side)!r}?" if meant(side) else ""
+            line = f"split of row {row} is {shown(side)}, but must be {', '.join(SIDES)}{hint}"
+            problems.item(row, "split", line, optional=not hint)
+    rows = Rows(_Numbered(given["image"].where, n), matrix, label_names, columns.get("group", [""] * n), sides)
     found_good = good(rows, wanted.draw, problems)
     if found_good is None:
         return None
@@ -73,44 +78,55 @@ def source(folder: Path, wanted: Settings, problems: Problems) -> Source | None:
         features=f"given-{hashlib.sha256(''.join(digests).encode()).hexdigest()[:8]}",
         skipped=tuple(problem.text for problem in problems.found),
         n_skipped=n - len(kept),
+        notes=tuple(problems.notes),
         groups=found_good.groups,
         inputs=(*(str(path) for path, _ in wanted.features.values()), f"{folder}/{FILE}"),
     )
 
 
-def _opened(wanted: Settings, problems: Problems) -> tuple[dict[str, arrays.Given], dict[str, list[str]]] | None:
-    """The arrays of numbers, and the columns of texts (split, group), all with the same number of rows."""
+def _opened(wanted: Settings, problems: Problems) -> tuple[dict[str, arrays.Given], dict[str, list[str]]]:
+    """The arrays of numbers that can be read, and the columns of texts (split, group).
+
+    That they have not the same number of rows is a problem.
+    """
     given: dict[str, arrays.Given] = {}
     columns: dict[str, list[str]] = {}
     for key, (path, name) in wanted.features.items():
         try:
-            if key in NEEDED:
+            if key in NEEDED and not (key == "labels" and arrays.holds_texts(path, name)):
                 given[key] = arrays.numbers(path, name)
             else:
                 columns[key] = arrays.texts(path, name)
         except DatasetError as error:
             problems.add("features", error.problems[0])
-    if len(given) < len(NEEDED) or len(given) + len(columns) < len(wanted.features):
-        return None
-    for one in given.values():
-        if len(one.shape) != 2 or not all(one.shape):
+    for key, one in list(given.items()):
+        if not all(one.shape) or len(one.shape) not in ((1, 2) if key == "labels" else (2,)):
             problems.add("features", f"{one.where} is {one.shape}, but must be (items, columns)")
-    sizes = {key: one.shape[0] for key, one in given.items()} | {key: len(value) for key, value in columns.items()}
-    if len(set(sizes.values())) > 1:
-        counts = ", ".join(f"{key} {size:,}" for key, size in sizes.items())
-        problems.add("features", f"the numbers of rows disagree: {counts}")
-    return None if problems.fatal else (given, columns)
+            del given[key]
+        elif one.columns_first and one.shape == one.shape[::-1] != one.shape[:1]:
+            problems.note(
+                f"{one.where} is square, and its file does not say that MATLAB wrote it: cmh takes its columns for"
+                " rows, as MATLAB stores them; if rows are items there, save it as .npz"
+            )
+    rows = {key: one.shape[0] for key, one in given.items()} | {key: len(some) for key, some in columns.items()}
+    if "labels" in given and given["labels"].shape == (1, rows.get("image", rows.get("text"))):
+        del rows["labels"]  # class numbers in a row, as MATLAB has lists
+    if len(set(rows.values())) > 1:
+        counts = ", ".join(f"{key} {size:,}" for key, size in rows.items())
+        problems.add("features", f"the numbers of rows disagree: {counts}{_transposed(given, rows)}")
+    return given, columns
 
 
-def _labels(given: arrays.Given, problems: Problems) -> NDArray[np.uint8]:
-    """Labels `(n, c)` as 0 and 1."""
-    raw = given.whole()
-    labels: NDArray[np.uint8] = (raw != 0).astype(np.uint8)
-    for row in np.flatnonzero(((raw != 0) & (raw != 1)).any(1)).tolist():
-        problems.item(row, "label", f"{given.where}: row {row} holds something else than 0 and 1")
-    for row in np.flatnonzero(~labels.any(1)).tolist():
-        problems.item(row, "no label", f"{given.where}: row {row} has no label")
-    return labels
+def _transposed(given: Mapping[str, arrays.Given], rows: Mapping[str, int]) -> str:
+    """A question where the numbers of rows would agree if some arrays were turned round; else nothing."""
+    for n in sorted({side for one in given.values() for side in one.shape}, reverse=True):
+        fit = {key: n in (given[key].shape if key in given else (size,)) for key, size in rows.items()}
+        turned = [key for key, one in given.items() if one.shape[0] != n]
+        if all(fit.values()) and turned:
+            how = " (MATLAB would have written it column by column; NumPy did not)" * given[turned[0]].columns_first
+            shapes = ", ".join(f"{key} is {' × '.join(map(str, given[key].shape))}" for key in turned)
+            return f"; {shapes}: transposed{how}? A row must be an item"
+    return ""
 
 
 class _Numbered(Sequence[str]):

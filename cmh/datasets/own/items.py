@@ -5,19 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cmh.cache import RowArray
-from cmh.config import shown, unknown
+from cmh.config import shown
 from cmh.datasets import arrays, scan
-from cmh.datasets.own import item_list
+from cmh.datasets.own import captions, item_list, labels
 from cmh.datasets.own.item_list import Item
 from cmh.datasets.own.rows import VERSION, Good, Rows, good
-from cmh.datasets.own.settings import FILE, Settings
+from cmh.datasets.own.settings import FILE, FOLLOW, Settings
 from cmh.datasets.problems import Problems
 from cmh.datasets.source import Source
 from cmh.datasets.split import Split
@@ -30,23 +29,20 @@ def source(folder: Path, wanted: Settings, file: Path, problems: Problems, *, pr
 
     Raises OSError where a file cannot be read.
     """
-    found = item_list.read(file, problems)
-    if not found:
+    listed = item_list.read(file, problems, wanted.form)
+    if not listed:
         return None
-    _check_duplicates(found, problems)
-    seen = scan.pictures(folder, [item.image or "\0" for item in found], called=wanted.name, progress=progress)
-    for row, (item, one) in enumerate(zip(found, seen, strict=True)):
-        if one.problem and item.image:
-            problems.item(row, "picture", f"{item.where}: image {shown(item.image)}: {one.problem}")
-    left = good(_rows(found, wanted, problems), wanted.draw, problems)
-    if left is None:
-        return None
-    matrix = _text_matrix(folder, wanted, len(found), problems) if wanted.text.kind == "matrix" else None
-    if wanted.text.kind == "matrix" and matrix is None:
+    found, absorbed = captions.together(listed, problems, join=wanted.text.kind != "matrix")
+    root = wanted.images or folder
+    seen = _pictures(root, found, absorbed, wanted, problems, progress)
+    given = wanted.text.kind == "matrix"
+    matrix = _text_matrix(folder, wanted, len(found), problems) if given else None
+    left = good(_rows(found, absorbed, wanted, problems), wanted.draw, problems)
+    if left is None or (given and matrix is None):
         return None
     chosen = [found[row] for row in left.kept]
     pictures_sha256 = scan.digest(seen[row] for row in left.kept)
-    paths = tuple(folder / item.image for item in chosen)
+    paths = tuple(root / item.image for item in chosen)
 
     def words() -> list[list[str]]:
         return _without_label_words(documents(chosen, wanted.stop_words), wanted.text.label_words, left)
@@ -60,7 +56,7 @@ def source(folder: Path, wanted: Settings, file: Path, problems: Problems, *, pr
         for path in paths:
             yield path.read_bytes()
 
-    inside = [FILE, *filter(None, [wanted.text.file]), *(item.image for item in found)]
+    inside = [FILE, *filter(None, [wanted.text.file])]
     return Source(
         name=wanted.name,
         sha256=_digest(folder, wanted, chosen, left.label_names, pictures_sha256),
@@ -73,10 +69,12 @@ def source(folder: Path, wanted: Settings, file: Path, problems: Problems, *, pr
         pictures_sha256=pictures_sha256,
         digests=tuple(seen[row].digest for row in left.kept),
         words=None if matrix is not None else words,
+        text_kind=wanted.text.kind,
         groups=left.groups,
         skipped=tuple(problem.text for problem in problems.found),
-        n_skipped=len(found) - len(left.kept),
-        inputs=(str(file), *(f"{folder}/{name}" for name in inside)),
+        n_skipped=len(found) - len(absorbed) - len(left.kept),
+        notes=tuple(problems.notes),
+        inputs=(str(file), *(f"{folder}/{name}" for name in inside), *(f"{root}/{item.image}" for item in found)),
     )
 
 
@@ -88,29 +86,37 @@ def documents(chosen: Sequence[Item], without: Collection[str] = ()) -> list[lis
     ]
 
 
-def _check_duplicates(found: Sequence[Item], problems: Problems) -> None:
-    """A picture stands once in the list."""
-    first: dict[str, int] = {}
-    for row, item in enumerate(found):
-        name = os.path.normpath(item.image) if item.image else ""
-        if name and first.setdefault(name, row) != row:
-            where = found[first[name]].where.rpartition(":")[2]
-            problems.item(row, "duplicate", f"{item.where}: image {shown(item.image)} stands in line {where} already")
+def _pictures(
+    root: Path, found: Sequence[Item], absorbed: Collection[int], wanted: Settings, problems: Problems, progress: bool
+) -> list[scan.Seen]:
+    """What there is to be known of each item's picture; what is wrong with it is said."""
+    if not root.is_dir():  # said already
+        return [scan.Seen(b"", "")] * len(found)
+    names = ["\0" if row in absorbed or not item.image else item.image for row, item in enumerate(found)]
+    seen = scan.pictures(root, names, called=wanted.name, progress=progress, links=wanted.links)
+    for row, (item, name, one) in enumerate(zip(found, names, seen, strict=True)):
+        if one.problem and name != "\0":
+            away = scan.LEAVES in one.problem
+            line = f"{item.where}: image {shown(item.image)}: {one.problem}{_cure(root, one.problem)}"
+            problems.item(row, "picture", line, optional=not away)
+    return seen
 
 
-def _rows(found: Sequence[Item], wanted: Settings, problems: Problems) -> Rows:
-    """The items' labels as columns of 0 and 1; a label that is not among those of dataset.yml is a problem."""
-    label_names = wanted.labels or sorted({label for item in found for label in item.labels})
-    column = {label: number for number, label in enumerate(label_names)}
-    labels = np.zeros((len(found), len(label_names)), np.uint8)
-    for row, item in enumerate(found):
-        for label in item.labels:
-            if label in column:
-                labels[row, column[label]] = 1
-            else:
-                problems.item(row, "label", f"{item.where}: label {unknown(label, label_names)}")
+def _cure(root: Path, fault: str) -> str:
+    """What may help where pictures are not found in the folder `root`."""
+    images = f"images: FOLDER in {FILE} says where the pictures lie"
+    if scan.LEAVES in fault:
+        return f"; {images}, or {FOLLOW}"
+    if "does not exist" in fault or "inside the folder" in fault or "'..'" in fault:
+        return f"; pictures are looked for in {root}, and {images}"
+    return ""
+
+
+def _rows(found: Sequence[Item], absorbed: Collection[int], wanted: Settings, problems: Problems) -> Rows:
+    """The items' labels as columns of 0 and 1."""
+    matrix, label_names = labels.of_items(found, wanted.labels, problems)
     names, groups, sides = zip(*((item.where, item.group, item.split) for item in found), strict=True)
-    return Rows(names, labels, label_names, groups, sides)
+    return Rows(names, matrix, label_names, groups, sides, absorbed)
 
 
 def _digest(
@@ -139,7 +145,9 @@ def _without_label_words(some: list[list[str]], how: str, left: Good) -> list[li
     if how == "drop":
         dropped = labelwords.by_stem({word for document in some for word in document}, left.label_names)
     else:
-        dropped = labelwords.telling(some, left.label_names, left.labels, left.split.train)
+        train = left.split.train
+        labelled = train[left.labels[train].any(1)]  # of the others it is not known what they show
+        dropped = labelwords.telling(some, left.label_names, left.labels, labelled)
     return [[word for word in document if word not in dropped] for document in some]
 
 
@@ -169,9 +177,7 @@ def _text_matrix(folder: Path, wanted: Settings, n: int, problems: Problems) -> 
     try:
         given = arrays.numbers(path, "" if path.suffix.lower() == ".npy" else "text")
         if len(given.shape) != 2 or given.shape[0] != n or not given.shape[1]:
-            raise DatasetError(
-                f"{given.where} is {given.shape}, but must be ({n}, d): a row for each line of the items"
-            )
+            raise DatasetError(f"{given.where} is {given.shape}, but must be ({n}, d): a row for each item")
         if bad := arrays.inspect(given).not_finite:
             raise DatasetError(f"{given.where}: {len(bad):,} rows are not finite, the first is row {bad[0]}")
     except DatasetError as error:

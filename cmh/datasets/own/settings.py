@@ -10,17 +10,34 @@ from typing import TypeVar
 
 from cmh import config
 from cmh.config import param, shown, unknown
-from cmh.datasets import arrays, scan
+from cmh.datasets import arrays, convert, scan
 from cmh.datasets.catalogue import NAMES
+from cmh.datasets.own import item_list
+from cmh.datasets.own.tables import FIELDS, SEPARATOR, Form
 from cmh.datasets.problems import Problems
+from cmh.datasets.split import meant
 from cmh.errors import CmhError, DatasetError
 from cmh.features import text
 
 FILE = "dataset.yml"
-KEYS = ("name", "licence", "items", "features", "labels", "split", "text")
+KEYS: tuple[str, ...] = (
+    "name",
+    "licence",
+    "items",
+    "features",
+    "images",
+    "links",
+    "columns",
+    "label_separator",
+    "labels",
+    "split",
+)
+KEYS += ("text",)
 ARRAYS = ("image", "text", "labels", "split", "group")
 NEEDED = ARRAYS[:3]
 KINDS = (".npy", ".npz", ".mat")
+LINKS = ("inside", "follow")  # which links in the folder are followed: those that stay in it, or all
+FOLLOW = f"links: follow in {FILE} follows it, or put the file there itself"
 
 Table = TypeVar("Table")
 
@@ -43,6 +60,9 @@ class Settings:
 
     name: str = ""
     items: Path | None = None
+    form: Form = dataclasses.field(default_factory=Form)  # of items that are a table
+    images: Path | None = None  # the folder of the pictures, where it is not the dataset's
+    links: bool = False  # links are followed out of the folder
     features: Mapping[str, tuple[Path, str]] = dataclasses.field(default_factory=dict)  # array → (file, name in it)
     labels: list[str] | None = None
     draw: Draw | None = None
@@ -71,16 +91,23 @@ def read(folder: Path, problems: Problems) -> Settings:
     name = _name(document.get("name"), problems)
     if not isinstance(document.get("licence", ""), str):
         _wrong(problems, f"licence is {shown(document['licence'])}, but must be a text")
+    links = _choice(document, "links", LINKS, problems) == "follow"
     items: Path | None = None
+    form, images = Form(), None
     features: dict[str, tuple[Path, str]] = {}
     if ("items" in document) == ("features" in document):
         _wrong(problems, "must have either items (pictures and texts) or features (arrays)")
     elif "items" in document:
-        items = _file(folder, document["items"], "items", (".jsonl", ".csv"), problems)
+        items = _file(folder, document["items"], "items", item_list.KINDS, problems, links)
+        form = _form(document, items, problems)
+        images = _images(folder, document["images"], problems) if "images" in document else None
     else:
-        features = _feature_files(folder, document["features"], problems)
+        features = _feature_files(folder, document["features"], problems, links)
+        for key in ("images", "columns", "label_separator"):
+            if key in document:
+                _wrong(problems, f"{key} goes with items; features are arrays")
     labels = _labels(document.get("labels"), problems)
-    draw = _built(Draw, document["split"], "split", problems) if "split" in document else None
+    draw = _draw(document["split"], problems) if "split" in document else None
     if draw is not None:
         for side, n in (("query", draw.query), ("validation", draw.validation)):
             if not n:
@@ -89,8 +116,8 @@ def read(folder: Path, problems: Problems) -> Settings:
     if "text" in document and "features" in document:
         _wrong(problems, "text goes with items; features bring their own text array")
     elif "text" in document:
-        options, stop_words = _text(folder, document["text"], problems)
-    return Settings(name, items, features, labels, draw, options, stop_words)
+        options, stop_words = _text(folder, document["text"], problems, links)
+    return Settings(name, items, form, images, links, features, labels, draw, options, stop_words)
 
 
 def _wrong(problems: Problems, line: str) -> None:
@@ -111,11 +138,68 @@ def _name(value: object, problems: Problems) -> str:
 def _labels(value: object, problems: Problems) -> list[str] | None:
     if value is None:
         return None
-    names = [name for name in value if isinstance(name, str) and name] if isinstance(value, list) else []
+    names: list[str] = []
+    if isinstance(value, list):  # YAML reads 1 as a number
+        names = [str(name) for name in value if (isinstance(name, str) and name) or type(name) is int]
     if not isinstance(value, list) or not names or len(names) < len(value) or len(set(names)) < len(names):
         _wrong(problems, f"labels is {shown(value)}, but must be a list of different texts")
         return None
     return names
+
+
+def _choice(document: Mapping[object, object], key: str, choices: tuple[str, ...], problems: Problems) -> str:
+    """One of some words; the first is the default."""
+    value = document.get(key, choices[0])
+    if value not in choices:
+        _wrong(problems, f"{key} is {shown(value)}, but must be one of {', '.join(choices)}")
+    return str(value)
+
+
+def _form(document: Mapping[object, object], items: Path | None, problems: Problems) -> Form:
+    """How the table of items is written."""
+    separator, columns = document.get("label_separator", SEPARATOR), document.get("columns", {})
+    if items is not None and items.suffix.lower() not in item_list.TABLES:
+        for key in [
+            key for key, one in (("columns", {}), ("label_separator", SEPARATOR)) if document.get(key, one) != one
+        ]:
+            _wrong(problems, f"{key} goes with tables ({', '.join(item_list.TABLES)}); {items.name} names its keys")
+        return Form()
+    if not isinstance(separator, str) or not separator or len(separator) > 9 or set(separator) & set('"\r\n'):
+        _wrong(problems, f"label_separator is {shown(separator)}, but must be a text of 1 to 9 signs, such as ','")
+        separator = SEPARATOR
+    if not isinstance(columns, dict):
+        _wrong(problems, f"columns is {shown(columns)}, but must be a mapping such as {{text: caption}}")
+        columns = {}
+    good: dict[str, str] = {}
+    for field, column in columns.items():
+        if field not in FIELDS:
+            _wrong(problems, f"columns: {unknown(field, FIELDS)}")
+        elif not isinstance(column, str) or not column.strip():
+            _wrong(problems, f"columns: {field} is {shown(column)}, but must be the name of a column")
+        else:
+            good[field] = column.strip()
+    return Form(good, separator)
+
+
+def _images(folder: Path, value: object, problems: Problems) -> Path | None:
+    """The folder of the pictures, inside the dataset's or wherever its owner says."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        _wrong(problems, f"images is {shown(value)}, but must be a folder, absolute or seen from {FILE}")
+        return None
+    if not (folder / value).is_dir():
+        problems.add("file", f"{folder / value}: is no folder; {FILE} names it under images")
+    return folder / value
+
+
+def _draw(value: object, problems: Problems) -> Draw | None:
+    """The `split:` part."""
+    wrong = {key: meant(key) for key in value if isinstance(key, str)} if isinstance(value, dict) else {}
+    wrong = {key: side for key, side in wrong.items() if side and key != side}
+    for key, side in wrong.items():
+        _wrong(problems, f"split: {key!r} is not known; did you mean {side!r}?")
+    if isinstance(value, dict):
+        value = {wrong.get(key, key) if isinstance(key, str) else key: one for key, one in value.items()}
+    return _built(Draw, value, "split", problems)
 
 
 def _built(cls: type[Table], value: object, key: str, problems: Problems) -> Table | None:
@@ -130,7 +214,7 @@ def _built(cls: type[Table], value: object, key: str, problems: Problems) -> Tab
         return None
 
 
-def _text(folder: Path, value: object, problems: Problems) -> tuple[text.Options, frozenset[str]]:
+def _text(folder: Path, value: object, problems: Problems, links: bool) -> tuple[text.Options, frozenset[str]]:
     """The `text:` part, and its stop words."""
     nothing: tuple[text.Options, frozenset[str]] = text.Options(), frozenset()
     stop: object = "none"
@@ -153,31 +237,31 @@ def _text(folder: Path, value: object, problems: Problems) -> tuple[text.Options
     if (options.kind == "matrix") != bool(options.file):
         _wrong(problems, "text: file and kind: matrix belong together")
     elif options.file:
-        _file(folder, options.file, "text: file", KINDS, problems)
+        _file(folder, options.file, "text: file", KINDS, problems, links)
     return options, words
 
 
-def _file(folder: Path, name: object, key: str, kinds: tuple[str, ...], problems: Problems) -> Path | None:
-    """A file that dataset.yml names, inside the folder."""
+def _file(folder: Path, name: object, key: str, kinds: tuple[str, ...], problems: Problems, links: bool) -> Path | None:
+    """A file that dataset.yml names, inside the folder; `links` may lead out of it."""
     if not isinstance(name, str):
         _wrong(problems, f"{key} is {shown(name)}, but must be a file name")
     elif fault := scan.fault_of_name(name):
-        _wrong(problems, f"{key} {shown(name)} {fault}")
+        _wrong(problems, f"{key} {shown(name)} {fault}; link it into the folder, and write links: follow")
     elif Path(name).suffix.lower() not in kinds:
         _wrong(problems, f"{key} is {shown(name)}, but must end in {' or '.join(kinds)}")
     elif not (folder / name).is_file():
         problems.add("file", f"{folder / name}: does not exist; {FILE} names it under {key}")
-    elif not (folder / name).resolve().is_relative_to(folder.resolve()):
-        _wrong(problems, f"{key} {shown(name)} is a link that leaves the folder")
+    elif not links and not (folder / name).resolve().is_relative_to(folder.resolve()):
+        _wrong(problems, f"{key} {shown(name)} is a link that leaves the folder; {FOLLOW}")
     else:
         return folder / name
     return None
 
 
-def _feature_files(folder: Path, value: object, problems: Problems) -> dict[str, tuple[Path, str]]:
+def _feature_files(folder: Path, value: object, problems: Problems, links: bool) -> dict[str, tuple[Path, str]]:
     """Which array is where. Empty where something is wrong."""
     if isinstance(value, str):
-        path = _file(folder, value, "features", (".npz", ".mat"), problems)
+        path = _file(folder, value, "features", (".npz", ".mat"), problems, links)
         if path is None:
             return {}
         try:
@@ -187,7 +271,8 @@ def _feature_files(folder: Path, value: object, problems: Problems) -> dict[str,
             return {}
         for name in NEEDED:
             if name not in found:
-                problems.add("features", f"{path.name}: has no array {name}; found {', '.join(found) or 'none'}")
+                held = f"found {', '.join(found) or 'none'}{convert.known_as(found)}"
+                problems.add("features", f"{path.name}: has no array {name}; {held}")
         return {name: (path, name) for name in ARRAYS if name in found}
     if not isinstance(value, dict):
         _wrong(problems, f"features is {shown(value)}, but must be a file or a mapping of files")
@@ -196,7 +281,7 @@ def _feature_files(folder: Path, value: object, problems: Problems) -> dict[str,
     for key, name in value.items():
         if key not in ARRAYS:
             _wrong(problems, f"features: {unknown(key, ARRAYS)}")
-        elif path := _file(folder, name, f"features: {key}", KINDS, problems):
+        elif path := _file(folder, name, f"features: {key}", KINDS, problems, links):
             places[key] = (path, "" if path.suffix.lower() == ".npy" else key)
     for key in NEEDED:
         if key not in value:
