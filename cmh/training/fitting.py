@@ -168,9 +168,9 @@ def fit(
     """Train a method and choose its epoch on the validation split.
 
     `report` is called after every validation (`validate_every`), and once more for the last one when a run goes on from
-    a checkpoint (whoever listened may not have stored it). Checkpoints go to `folder`, at the end and whenever CHECKPOINT_SECONDS
-    have gone by, or CHECKPOINT_SHARE times what one takes; without a folder the reporter may ask for one. Meanwhile the
-    test split is locked.
+    a checkpoint (whoever listened may not have stored it). Checkpoints go to `folder`, at the end and whenever
+    CHECKPOINT_SECONDS have gone by, or CHECKPOINT_SHARE times what one takes; without a folder the reporter may ask for
+    one. Meanwhile the test split is locked.
     `after_epoch` is given the method as it then is.
 
     Raises NotFiniteError where a loss term or a code is not finite, CheckpointError where `resume` cannot be read,
