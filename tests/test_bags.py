@@ -133,7 +133,7 @@ def sparse_and_dense() -> tuple[SearchData, SearchData]:
 
 @pytest.mark.parametrize("name", methods.names())
 def test_a_method_learns_from_sparse_texts_what_it_learns_from_dense_ones(name: str) -> None:
-    """The same but for how sums are rounded (which Adam makes large where a gradient is almost 0), with words erased."""
+    """The same but for how sums are rounded, which Adam makes large where a gradient is almost 0; with words erased."""
     module = methods.get(name)
     more = {} if module.KIND == "shallow" else {"batch_size": 32, "erase": 0.3}
     run, config = training.parse(module, {"bits": 8, "epochs": 1, "threads": 1, **more})
