@@ -32,7 +32,7 @@ Words = NDArray[np.uint64]
 Counts = NDArray[np.int64]
 
 _STEP = _vectors.WORDS
-_TILE = 64  # words of a plane that are worked on at once, 4096 items: the planes of 64 bits fill the nearest cache
+_TILE = 48  # words of a plane that are worked on at once, 3072 items: the planes of 64 bits fit the nearest cache
 _QUERIES = 8  # that meet a tile before the next one is read
 # Rows of a query's scratch memory, each a tile of a plane: digits of the distances, the lowest first; what is relevant;
 # a row of ones; then for each digit the two halves that it splits a mask into.
@@ -139,7 +139,7 @@ def _half(a: Vector, b: Vector) -> tuple[Vector, Vector]:
 def _full(a: Vector, b: Vector, c: Vector) -> tuple[Vector, Vector]:
     """The sum of three digits and the carry."""
     differs = differ(a, b)
-    return differ(differs, c), either(both(differs, c), without(a, differs))
+    return differ(differs, c), differ(a, both(differs, differ(a, c)))  # so written, LLVM makes three instructions of it
 
 
 @njit(cache=True, nogil=True)
