@@ -66,7 +66,7 @@ def test_the_growth_is_measured_and_drawn(tmp_path: Path) -> None:
     }
     drawn = ElementTree.parse(out.with_suffix(".svg")).getroot()  # noqa: S314  # our own file
     assert len(drawn.findall("{*}circle")) == 12
-    assert {"MAP: seconds against items", "MB above the inputs"} <= {text.text for text in drawn.findall("{*}text")}
+    assert {"MAP: CPU s against items", "MB above the inputs"} <= {text.text for text in drawn.findall("{*}text")}
 
 
 def test_files_that_are_wrong(tmp_path: Path) -> None:
