@@ -81,7 +81,8 @@ def test_a_trials_data_hold_no_test_query(own_cache: Path) -> None:
     query = set(datasets.read("clipart").split.query.tolist())
     data = dataset.search()
     for part in (data.train, data.validation_query, data.validation_database):
-        for array in (part.image, part.text, part.labels):
+        assert part.text.shape[0] == len(part.labels)  # sparse, and a copy: it has no base
+        for array in (part.image, part.labels):
             while array.base is not None and isinstance(array.base, np.ndarray):
                 array = array.base
             assert len(array) == 3586 - 500

@@ -87,7 +87,8 @@ def test_every_run_setting_is_in_the_identity_or_has_a_reason() -> None:
     assert set(training.NOT_SETTINGS) <= fields
     base = {"threads": 1}
     for name in fields - set(training.NOT_SETTINGS) - {"finetune"}:
-        value = not getattr(training.Run(), name) if isinstance(getattr(training.Run(), name), bool) else 0.5
+        before = getattr(training.Run(), name)
+        value = {bool: not before, int: 7, float: 0.5}[type(before)]
         same = [_of(module, {**base, name: value}), _of(module, base)]
         assert (same[0] == same[1]) == (name in training.ONLY_FINETUNE), name
         tuned = [_of(module, {**base, "finetune": True, **more}) for more in ({name: value}, {})]
@@ -174,7 +175,7 @@ CHANGED: dict[str, tuple[str, str, str, Any]] = {
     "how codes are tested": ("training/evaluation.py", "min(2, ", "min(3, ", "all"),
     "a run's default": ("training/run.py", "erase: float = param(0.0", "erase: float = param(0.1", "all"),
     "what a closed form trains": ("training/run.py", "int(min(run.epochs", "int(max(run.epochs", "all"),
-    "the metric": ("metrics/_kernel.py", "[:, 0]", "[:, -1]", "all"),
+    "the metric": ("metrics/_planes.py", "ones] -= padding", "ones] += padding", "all"),
 }
 
 

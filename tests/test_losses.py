@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmh.losses import pairwise_nll, sign, similar
+from cmh.losses import mean_nll, pairwise_nll, sign, similar, sum_nll
 from cmh.methods.dcmh import step_loss
+from cmh.nets.optimizers import descend
 
 SEEDS, SIZE = st.integers(0, 999), st.integers(1, 5)
 
@@ -132,3 +133,37 @@ def test_sign_of_zero_is_plus_one() -> None:
     signs = sign(torch.tensor([-2.0, -0.0, 0.0, 3.0], dtype=torch.float64))
     assert signs.tolist() == [-1, 1, 1, 1]
     assert signs.dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [0.5, 40.0])
+@pytest.mark.parametrize("shape", [(1, 3), (33, 3), (2, 40, 3)])
+def test_sums_and_means_of_nll_equal_torchs_softplus(dtype: torch.dtype, scale: float, shape: tuple[int, ...]) -> None:
+    """Value and gradient, also where e^θ overflows, for several sets of codes, and with S between 0 and 1."""
+    draw = torch.Generator().manual_seed(len(shape))
+    codes = torch.randn(shape, generator=draw, dtype=dtype).requires_grad_()
+    others = torch.randn(50, 3, generator=draw, dtype=dtype)
+    S = 0.999 * (torch.rand(shape[-2], 50, generator=draw, dtype=dtype) < 0.3)
+    theta = scale * codes @ others.T
+    explicit = torch.nn.functional.softplus(theta) - S * theta
+    tolerance = {"rel": 1e-10} if dtype == torch.float64 else {"rel": 1e-5}
+    for found, expected in ((sum_nll, explicit.sum()), (mean_nll, explicit.mean())):
+        value = found(codes, others, S.to(dtype), scale)
+        assert value.dtype == dtype
+        assert value.item() == pytest.approx(expected.item(), **tolerance)
+        (gradient,) = torch.autograd.grad(3 * value, codes)
+        (wanted,) = torch.autograd.grad(3 * expected, codes, retain_graph=True)
+        assert torch.allclose(
+            gradient, wanted, rtol=tolerance["rel"], atol=tolerance["rel"] * float(wanted.abs().max())
+        )
+
+
+def test_a_step_computes_no_gradient_of_other_nets() -> None:
+    """And is the same step as with all gradients."""
+    ours, other = torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)
+    before = ours.weight.detach().clone()
+    x = torch.ones(4, 3)
+    (expected,) = torch.autograd.grad(other(ours(x)).sum(), ours.weight)
+    descend(other(ours(x)).sum(), torch.optim.SGD(ours.parameters(), lr=0.5))
+    assert torch.allclose(ours.weight, before - 0.5 * expected)
+    assert other.weight.grad is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import io
 import json
@@ -24,6 +25,7 @@ from cmh.datasets import Arrays, SearchData
 from cmh.errors import CheckpointError, ConfigError, DatasetError, NotFiniteError
 from cmh.metrics import _torch
 from cmh.nets import state as states
+from cmh.training import evaluation
 from cmh.training.batches import Items, Passes
 
 VARIANTS = {
@@ -378,3 +380,73 @@ def test_ray_is_not_loaded_for_a_run_alone() -> None:
 def test_an_unknown_method_names_the_likely_one() -> None:
     with pytest.raises(ConfigError, match="did you mean 'dcmh'"):
         methods.get("dchm")
+
+
+@pytest.mark.parametrize("every", [2, 3, 9])
+def test_validation_every_few_epochs_trains_the_same(
+    every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The validated epochs have the numbers that they have when all are validated, over a kill as well."""
+    whole = {epoch.epoch: epoch for epoch in fit("dcmh-adam", epochs=7).curve}
+    few = fit("dcmh-adam", epochs=7, validate_every=every)
+    assert [epoch.epoch for epoch in few.curve] == sorted({*range(every, 7, every), 7})
+    for epoch in few.curve:
+        assert (epoch.val_map, epoch.terms, epoch.passes) == (
+            whole[epoch.epoch].val_map,
+            whole[epoch.epoch].terms,
+            whole[epoch.epoch].passes,
+        )
+    assert few.best.val_map == max(epoch.val_map for epoch in few.curve)
+    monkeypatch.setattr("cmh.training.fitting.CHECKPOINT_SECONDS", 0)
+    with pytest.raises(_KilledError):
+        fit("dcmh-adam", epochs=7, validate_every=every, folder=tmp_path, report=killer(few.curve[0].epoch))
+    resumed = fit("dcmh-adam", epochs=7, validate_every=every, folder=tmp_path)
+    assert values(resumed) == values(few)
+    assert resumed.resumed == few.curve[0].epoch
+    rows = csv.DictReader((tmp_path / "curve.csv").open(newline=""))
+    assert [int(row["epoch"]) for row in rows] == [epoch.epoch for epoch in few.curve]
+
+
+def test_a_sample_of_the_validation_database_is_the_same_in_all_trials() -> None:
+    data = tiny()
+    found = [fit("dcmh-adam", data, validation_database=50, seed=seed) for seed in (0, 1)]
+    drawn = evaluation.sample(data.validation_database, 50)
+    assert len(drawn.labels) == 50
+    for one in found:
+        again = evaluation.Ranking(data.validation_query, drawn, one.device, False).average_precision(one.method)
+        assert one.best.val_map == pytest.approx(np.mean(again), rel=1e-12)
+    rows = {tuple(row) for row in data.validation_database.image.tolist()}
+    assert {tuple(row) for row in drawn.image.tolist()} < rows
+    for n in (0, 120, 1000):
+        assert evaluation.sample(data.validation_database, n) is data.validation_database
+
+
+def test_a_checkpoint_holds_the_best_epoch_without_its_optimizers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And after the last epoch nothing else: what is left is the encoder."""
+    monkeypatch.setattr("cmh.training.fitting.CHECKPOINT_SECONDS", 0)
+    sizes = []
+    for after in (3, 5):
+        with pytest.raises(_KilledError):
+            fit("dcmh-adam", folder=tmp_path / str(after), report=killer(after))
+        state = torch.load(tmp_path / str(after) / "checkpoint.pt", weights_only=True)
+        assert (state["best"]["optimizers"], state["best"]["schedules"]) == ({}, {})
+        assert state["best"]["nets"].keys() == {"image", "text"}
+        assert (state["method"] == {}) == (after == 5)
+        sizes.append((tmp_path / str(after) / "checkpoint.pt").stat().st_size)
+    assert sizes[1] < 0.5 * sizes[0]
+
+
+def test_checkpoints_take_a_fiftieth_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only the checkpoint (10 s) and the epochs (100 s) move."""
+    now, written = [0.0], []
+    monkeypatch.setattr("cmh.training.fitting.time.monotonic", lambda: now[0])
+
+    def write(folder: Path, raw: bytes) -> None:
+        written.append(now[0])
+        now[0] += 10
+
+    monkeypatch.setattr("cmh.training.fitting.checkpoint.write", write)
+    fit("dcmh-adam", epochs=14, folder=tmp_path, report=lambda *_: now.__setitem__(0, now[0] + 100))
+    assert written == [100, 610, 1120, 1330]

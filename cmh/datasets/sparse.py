@@ -45,9 +45,10 @@ def read(folder: Path) -> csr_array | None:
 def _few(texts: RowArray, index: NDArray[np.int64]) -> csr_array | None:
     from scipy.sparse import csr_array, vstack
 
-    blocks, n_words, n_rows = [csr_array((0, texts.shape[1]), dtype=texts.dtype)], 0, 0
+    # SciPy knows no float16; what it holds is exact in float32.
+    blocks, n_words, n_rows = [csr_array((0, texts.shape[1]), dtype=np.float32)], 0, 0
     for start in range(0, len(index), cache.ROWS_AT_ONCE):
-        block = csr_array(np.asarray(texts[index[start : start + cache.ROWS_AT_ONCE]]))
+        block = csr_array(np.asarray(texts[index[start : start + cache.ROWS_AT_ONCE]], np.float32))
         blocks.append(block)
         n_words, n_rows = n_words + block.nnz, n_rows + block.shape[0]
         if n_words > FEW * n_rows * texts.shape[1]:

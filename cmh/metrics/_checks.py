@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Matrix = NDArray[np.generic] | torch.Tensor
 
 Words = NDArray[np.uint64]
+_CURE_ZERO_ONE = "turn 0/1 codes into ±1 by numpy.where(codes > 0, 1, -1)"
 TIES = ("expected", "optimistic", "pessimistic", "index")
 
 
@@ -78,21 +79,26 @@ def matrix_problems(name: str, matrix: object) -> list[str]:
 
 
 def number_problems(name: str, codes: object) -> list[str]:
-    """Codes before their sign is taken: a matrix without NaN."""
+    """Codes before their sign is taken: a matrix without NaN, and not of 0/1 codes, whose signs are all alike."""
     problems = matrix_problems(name, codes)
-    if not problems and is_matrix(codes) and _holds_nan(codes):
-        problems.append(_nan(name, to_numpy(codes)))
+    if not problems and is_matrix(codes):
+        if _holds_nan(codes):
+            problems.append(_nan(name, to_numpy(codes)))
+        elif _only(codes, 0, 1) and bool((codes == 1).any()) and bool((codes == 0).any()):
+            problems.append(f"{name} hold 0 and 1 only, so that no sign tells them apart; {_CURE_ZERO_ONE}")
     return problems
 
 
 def code_problems(name: str, codes: object) -> list[str]:
     """Codes are +1 or -1, nothing else: 0 would give half distances, and its sign is the caller's to state."""
     problems = matrix_problems(name, codes)
-    if problems or not is_matrix(codes) or bool(((codes == 1) | (codes == -1)).all()):
+    if problems or not is_matrix(codes) or _only(codes, -1, 1):
         return problems
     array = to_numpy(codes)
     if (array != array).any():
         return [_nan(name, array)]
+    if _only(array, 0, 1):
+        return [f"{name} hold 0 and 1 only, but must hold +1 and -1; {_CURE_ZERO_ONE}"]
     bad = _first(array, np.abs(array) != 1)
     return [f"{name} hold {bad}, but must hold +1 and -1 only; apply sign with sign(0) = +1"]
 
@@ -100,7 +106,7 @@ def code_problems(name: str, codes: object) -> list[str]:
 def label_problems(name: str, labels: object) -> list[str]:
     """Labels are 0 or 1, one column a label."""
     problems = matrix_problems(name, labels)
-    if problems or not is_matrix(labels) or bool(((labels == 0) | (labels == 1)).all()):
+    if problems or not is_matrix(labels) or _only(labels, 0, 1):
         return problems
     array = to_numpy(labels)
     bad = _first(array, (array != 0) & (array != 1))
@@ -204,6 +210,18 @@ def ties_problems(ties: object, known: tuple[str, ...] = TIES) -> list[str]:
     if ties in known:
         return []
     return [f"ties is {ties!r}, but must be one of {', '.join(known)}"]
+
+
+def _only(matrix: Matrix, low: int, high: int) -> bool:
+    """Whether nothing but two values occurs; looked at by pieces that stay in the cache."""
+    rows = len(matrix) if on_accelerator(matrix) else 2048
+    pieces = (matrix[first : first + rows] for first in range(0, len(matrix), rows))
+    return all(bool(((piece == low) | (piece == high)).all()) for piece in pieces)
+
+
+def empty_problems(empty: object) -> list[str]:
+    """What a mean makes of queries that have nothing to divide by is one of two rules."""
+    return [] if empty in ("zero", "drop") else [f"empty is {empty!r}, but must be one of zero, drop"]
 
 
 def _holds_nan(matrix: Matrix) -> bool:

@@ -192,17 +192,17 @@ def fit(
     resumed, saved, wait = fitting.done, time.monotonic(), CHECKPOINT_SECONDS
     for epoch in fitting.epochs():
         after_epoch(fitting.method, device)
-        begun = time.monotonic()
-        due = epoch.epoch == fitting.n_epochs or begun - saved >= wait
+        due = epoch.epoch == fitting.n_epochs or time.monotonic() - saved >= wait
+        if due:
+            saved = time.monotonic()
         if folder is not None:
             run_folder.append(folder, epoch.metrics(), first=epoch is fitting.curve[0])
             if due:
                 checkpoint.write(folder, fitting.checkpoint())
+                if CHECKPOINT_SECONDS:
+                    wait = max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * (time.monotonic() - saved))
         if report is not None:
             report(epoch, fitting.checkpoint if due else None)
-        if due:
-            saved = time.monotonic()
-            wait = max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * (saved - begun)) if CHECKPOINT_SECONDS else 0.0
     fitting.choose()
     return Fitted(fitting.method, tuple(fitting.curve), fitting.identity, device, run.finetune, resumed)
 
