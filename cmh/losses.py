@@ -128,7 +128,7 @@ def mean_nll(codes: Tensor, others: Tensor, similar: Tensor, scale: float) -> Te
     return sum_nll(codes, others, similar, scale) / (codes[..., 0].numel() * len(others))
 
 
-class _Saved(Protocol):
+class Saved(Protocol):
     """What torch gives an autograd function to remember tensors by."""
 
     @property
@@ -138,21 +138,21 @@ class _Saved(Protocol):
 
 class _PairwiseNll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Saved, theta: Tensor, similar: Tensor) -> Tensor:
+    def forward(ctx: Saved, theta: Tensor, similar: Tensor) -> Tensor:
         p = torch.sigmoid(theta)
         ctx.save_for_backward(p - similar)
         return theta.clamp(min=0).sub_(similar * theta).sub_(_surer(p).log_())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Saved, upstream: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Saved, upstream: Tensor) -> tuple[Tensor, None]:
         (slope,) = ctx.saved_tensors
         return upstream * slope, None
 
 
 class _SumNll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Saved, codes: Tensor, others: Tensor, similar: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Saved, codes: Tensor, others: Tensor, similar: Tensor, scale: float) -> Tensor:
         theta = (scale * codes) @ others.T  # ([M,] b, N)
         p = torch.sigmoid(theta)
         ctx.save_for_backward((p - similar) @ others * scale)
@@ -163,7 +163,7 @@ class _SumNll(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Saved, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Saved, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return upstream * gradient, None, None, None
 

@@ -10,10 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
 
 from cmh.losses import sign, similar
 from cmh.methods import ssah
 from cmh.nets import multiscale
+from cmh.nets.bags import Bags, WordLinear, by_words
 from cmh.nets.encoders import ResponseNorm
 from cmh.nets.multiscale import SCALES, ScaleVector
 from tests import golden
@@ -223,15 +226,65 @@ def test_response_norm_is_tensorflows() -> None:
         assert torch.allclose(found[:, i], x[:, i] / (2 + 1e-4 * around) ** 0.75)
 
 
-@pytest.mark.parametrize("n_averages", [1, 7, 20, 101])
-def test_a_gpu_stretches_averages_as_a_cpu_does(n_averages: int) -> None:
-    """In a picture of height 1, whose gradient is deterministic there: value and gradient."""
-    averages = torch.rand(3, 1, n_averages, dtype=torch.float64, requires_grad=True)
-    upstream = torch.rand(3, 1, 101, dtype=torch.float64)
-    found = [
-        multiscale._stretched(averages, 101),
-        torch.nn.functional.interpolate(averages, 101, mode="linear"),
-    ]
-    gradients = [torch.autograd.grad((one * upstream).sum(), averages)[0] for one in found]
-    assert torch.allclose(*found, rtol=1e-12)
-    assert torch.allclose(*gradients, rtol=1e-12)
+def norms(x: Tensor) -> tuple[Tensor, Tensor]:
+    """What our norm gives, and torch's own."""
+    explicit = functional.local_response_norm(x.unsqueeze(-1), 5, alpha=5e-4, beta=0.75, k=2.0).squeeze(-1)
+    return ResponseNorm()(x), explicit
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 64])
+def test_response_norm_equals_torchs(width: int, dtype: torch.dtype, rtol: float) -> None:
+    """Value and gradient, also where the squares outweigh the 2."""
+    x = (300 * torch.randn(5, width, dtype=dtype)).requires_grad_()
+    upstream = torch.randn(5, width, dtype=dtype)
+    found, expected = norms(x)
+    assert torch.allclose(found, expected, rtol=rtol)
+    gradients = [torch.autograd.grad(one, x, upstream)[0] for one in (found, expected)]
+    assert torch.allclose(*gradients, rtol=rtol, atol=rtol)
+
+
+def few_words(n: int, width: int, dtype: torch.dtype) -> Bags:
+    """Texts with up to three words, the first with none, of weights other than 1."""
+    dense = torch.zeros(n, width, dtype=dtype)
+    for row in range(1, n):
+        dense[row, torch.randint(width, (3,))] = torch.rand(3, dtype=dtype) + 0.5
+    rows, columns = dense.nonzero(as_tuple=True)
+    return Bags(dense[rows, columns], columns, torch.searchsorted(rows, torch.arange(n + 1)), width)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-11), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("width", [1, 4, 12, 61, 149])
+def test_a_folded_layer_is_the_layer_on_the_stretched_copies(
+    width: int, sparse: bool, dtype: torch.dtype, rtol: float
+) -> None:
+    """Value and the gradient of all parameters, of bags of words (their layer then by words) and of dense texts."""
+    x = few_words(6, width, dtype) if sparse else torch.randn(6, width, dtype=dtype)
+    scales, layer = ScaleVector(), torch.nn.Linear(6 * width, 7, dtype=dtype)
+    scales.weights.data = torch.tensor([0.5, -1.0, 2.0, 0.3, 1.1], dtype=dtype)
+    explicit = torch.nn.Sequential(scales, layer)
+    folded = torch.nn.Sequential(scales, layer)
+    multiscale.fold_scales(folded)
+    if sparse:
+        by_words(folded, width)
+    upstream = torch.randn(6, 7, dtype=dtype)
+    outputs = folded(x), explicit(x.dense() if isinstance(x, Bags) else x)
+    assert torch.allclose(*outputs, rtol=rtol, atol=rtol)
+    first = folded[0]
+    assert type(first.text) is (WordLinear if sparse else torch.nn.Linear)
+    found = torch.autograd.grad(outputs[0], [scales.weights, first.text.weight, first.copies, layer.bias], upstream)
+    expected = torch.autograd.grad(outputs[1], [scales.weights, layer.weight, layer.bias], upstream)
+    by_text = found[1].T if sparse else found[1]
+    whole = torch.cat([by_text, found[2].T], 1)
+    for one, other in zip((found[0], whole, found[3]), expected, strict=True):
+        assert torch.allclose(one, other, rtol=rtol, atol=rtol)
+
+
+def test_a_folded_layer_starts_with_the_numbers_of_the_whole_one() -> None:
+    net = torch.nn.Sequential(ScaleVector(), torch.nn.Linear(6 * 20, 3))
+    whole = net[1].weight.detach().clone()
+    multiscale.fold_scales(net)
+    assert torch.equal(torch.cat([net[0].text.weight, net[0].copies.T], 1), whole)
+    assert sum(parameter.numel() for parameter in net.parameters()) == whole.numel() + 3 + len(SCALES)
+    assert "0.fold" not in net.state_dict()  # a constant

@@ -51,7 +51,7 @@ from cmh.losses import Means, pairwise_nll, sign, similar, sum_nll, weighted
 from cmh.nets import encoders
 from cmh.nets.draws import normals
 from cmh.nets.encoders import Encoder, ResponseNorm, response_layers
-from cmh.nets.multiscale import SCALES, ScaleVector
+from cmh.nets.multiscale import SCALES, ScaleVector, fold_scales
 from cmh.nets.optimizers import Falling, optimizer, schedule_param
 from cmh.nets.team import MODALITIES, Team
 from cmh.nets.towers import mlp, start_at
@@ -108,17 +108,19 @@ class Method:
         self.config, self.labels = config, setup.known_labels
         n_labels, width = self.labels.shape[1], config.hidden_features
         heads = (width, setup.bits, n_labels)
-        text = [ScaleVector(), response_layers(setup.text_dim * (1 + len(SCALES)), config.hidden_text, width)]
+        first = setup.text_dim * (1 + len(SCALES))
+        text = nn.Sequential(ScaleVector(), *response_layers(first, config.hidden_text, width), nn.ReLU())
         nets: dict[str, nn.Module] = {
             "label": Encoder(nn.Sequential(response_layers(n_labels, config.hidden_label, width), nn.ReLU()), *heads),
             "image": Encoder(nn.Sequential(mlp(setup.image_dim, config.hidden_image, width), nn.ReLU()), *heads),
-            "text": Encoder(nn.Sequential(*text, nn.ReLU()), *heads, norm=ResponseNorm()),
+            "text": Encoder(text, *heads, norm=ResponseNorm()),
         }
         halves = (config.hidden_discriminator, config.hidden_discriminator // 2)
         nets |= {f"{name}_judge": mlp(width, halves, 1) for name in MODALITIES}
         for net in nets.values():
             if config.weight_std:
                 start_at(net, config.weight_std)
+        fold_scales(text)
         nets["image"] = setup.image_net(nets["image"])
         self.team = Team(setup, nets)
         for name in ENCODERS:

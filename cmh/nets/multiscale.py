@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool1d, interpolate
+from torch.nn.functional import avg_pool1d, interpolate, linear
+
+from cmh.nets.bags import Bags
 
 SCALES = (50, 30, 15, 10, 5)  # words that one average covers; never more than the text vector has
 
 
-def copies(x: Tensor, weigh: Iterable[Callable[[Tensor], Tensor]], mode: str) -> list[Tensor]:
-    """A text vector `(b, 1, d)` and for each scale its averages: weighed, after a ReLU, stretched back to `(b, 1, d)`.
-
-    `weigh`: a function for each scale. `mode`: how `interpolate` stretches.
-    """
-    width = x.shape[2]
-    found = [x]
-    for scale, weighed in zip(SCALES, weigh, strict=True):
-        window = min(scale, width)
-        averages = torch.relu(weighed(avg_pool1d(x, window, window)))
-        on_line = mode == "linear" and averages.is_cuda
-        found.append(_stretched(averages, width) if on_line else interpolate(averages, width, mode=mode))
-    return found
+def averages(x: Tensor) -> list[Tensor]:
+    """Of texts `(b, d)`, for each scale, the averages of its windows, `(b, windows)`."""
+    row = x.unsqueeze(1)
+    windows = (min(scale, x.shape[1]) for scale in SCALES)
+    return [avg_pool1d(row, window, window).squeeze(1) for window in windows]
 
 
-def _stretched(averages: Tensor, width: int) -> Tensor:
-    """`linear` in a picture of height 1: on a GPU torch has a deterministic gradient for that, and none for a line."""
-    return interpolate(averages.unsqueeze(2), (1, width), mode="bilinear").squeeze(2)
+def stretched(x: Tensor, width: int, mode: str) -> Tensor:
+    """Averages `(b, windows)` stretched to `(b, width)` as `interpolate` does it in this mode."""
+    return interpolate(x.unsqueeze(1), width, mode=mode).squeeze(1)
 
 
 class ScaleVector(nn.Module):
@@ -38,9 +30,58 @@ class ScaleVector(nn.Module):
         super().__init__()
         self.weights = nn.Parameter(torch.ones(len(SCALES)))
 
+    def weighed(self, x: Tensor) -> list[Tensor]:
+        """For each scale the weighed averages of texts `(b, d)` after a ReLU, `(b, windows)`."""
+        return [torch.relu(weight * found) for weight, found in zip(self.weights, averages(x), strict=True)]
+
     def forward(self, x: Tensor) -> Tensor:
         """The vector and its five copies."""
-        return torch.cat(copies(x.unsqueeze(1), [weight.mul for weight in self.weights], "linear"), 1).flatten(1)
+        return torch.cat([x, *(stretched(found, x.shape[1], "linear") for found in self.weighed(x))], 1)
+
+
+class ScaleLinear(nn.Module):
+    """A linear layer on what `ScaleVector` gives, without that row: `(b, d)` to `(b, out)`.
+
+    Stretching is linear and always the same, W·stretch(a) = (W·Stretch)·a, so the weight is folded instead of the
+    averages being stretched: of 849 words 353 averages are left for 4,245 stretched ones, and the text itself is
+    multiplied as what it is, a bag of words or not. Parameters start as those of the two modules given.
+    """
+
+    fold: Tensor
+
+    def __init__(self, scales: ScaleVector, layer: nn.Linear) -> None:
+        super().__init__()
+        width = layer.in_features // (1 + len(SCALES))
+        by_text, by_copies = layer.weight.detach().split([width, width * len(SCALES)], 1)
+        self.scales = scales
+        self.text = nn.Linear(width, layer.out_features)
+        self.text.weight, self.text.bias = nn.Parameter(by_text.clone()), layer.bias
+        self.copies = nn.Parameter(by_copies.T.contiguous())  # (5 d, out): the fold adds up its rows
+        self.register_buffer("fold", _fold(width, layer.weight.dtype), persistent=False)  # on a GPU a dense matrix
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Texts `(b, d)` to `(b, out)`."""
+        folded = linear(self.fold, self.copies.T)  # (averages, out)
+        return self.text(x) + torch.cat(self.scales.weighed(x), 1) @ folded
+
+
+def _fold(width: int, dtype: torch.dtype) -> Bags:
+    """How far each average counts at each place of the five stretched copies, `(averages, 5 width)`."""
+    counts = [width // min(scale, width) for scale in SCALES]
+    blocks = [stretched(torch.eye(count, dtype=dtype), width, "linear") for count in counts]
+    matrix = torch.block_diag(*blocks)
+    rows, columns = matrix.nonzero(as_tuple=True)
+    starts = torch.searchsorted(rows, torch.arange(len(matrix) + 1))
+    return Bags(matrix[rows, columns], columns, starts, matrix.shape[1])
+
+
+def fold_scales(net: nn.Sequential) -> None:
+    """Put a `ScaleLinear` in the place of a net's first two modules, a `ScaleVector` and a linear layer."""
+    scales, layer = net[0], net[1]
+    assert isinstance(scales, ScaleVector)
+    assert isinstance(layer, nn.Linear)
+    net[1] = ScaleLinear(scales, layer)
+    del net[0]
 
 
 class ScaleMap(nn.Module):
@@ -52,4 +93,16 @@ class ScaleMap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The vector and its five copies."""
-        return torch.stack(copies(x.unsqueeze(1), self.convolutions, "nearest"), 3)
+        return self.weigh(raw_map(x)).unsqueeze(1)
+
+    def weigh(self, rows: Tensor) -> Tensor:
+        """Rows `(…, 6)` of a text's number and the averages around it, the averages weighed and after a ReLU."""
+        weight, bias = (
+            torch.cat([getattr(one, name).flatten() for one in self.convolutions]) for name in ("weight", "bias")
+        )
+        return torch.cat([rows[..., :1], torch.relu(rows[..., 1:] * weight + bias)], -1)
+
+
+def raw_map(x: Tensor) -> Tensor:
+    """Of texts `(b, d)` each number beside the averages around it, one a scale: `(b, d, 6)`."""
+    return torch.stack([x, *(stretched(found, x.shape[1], "nearest") for found in averages(x))], 2)
