@@ -161,7 +161,8 @@ def _code_problems(name: str, codes: object, bits: int) -> list[str]:
     """What is wrong with one of the four arrays."""
     if not isinstance(codes, np.ndarray) or codes.dtype.kind not in "iuf":
         kind = f"type {codes.dtype}" if isinstance(codes, np.ndarray) else f"type {type(codes).__name__}"
-        return [f"{name} has {kind}, but codes are ±1, or packed uint8 beside `bits`; of 0/1 b write 2·b - 1"]
+        cure = "of 0/1 b write numpy.where(b > 0, 1, -1)"
+        return [f"{name} has {kind}, but codes are ±1, or packed uint8 beside `bits`; {cure}"]
     if codes.ndim not in (2, 3) or 0 in codes.shape:
         shape = "(n, bits), or (epochs, n, bits)"
         return [f"{name} has shape {codes.shape}, but must be {shape}, with nothing empty"]
@@ -182,7 +183,7 @@ def _cure(codes: NDArray[np.number], wrong: NDArray[np.bool_], bits: int) -> str
     if np.isnan(codes).any():
         return f"hold nan {_place(np.isnan(codes))}, which has no sign; has the training diverged?"
     if np.isin(codes, (0, 1)).all():
-        return "hold 0 and 1 only: 0/1 codes: write 2·b - 1, or pack them and add `bits`"
+        return "hold 0 and 1 only: 0/1 codes: write numpy.where(b > 0, 1, -1), or pack them and add `bits`"
     if codes.dtype == np.uint8 and bits:
         width = -(-bits // 8)
         return f"have {codes.shape[-1]} bytes an item, but {bits} bits are {width}; is `bits` of another model?"

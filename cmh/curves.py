@@ -40,11 +40,7 @@ def _by_radius(kept: Callable[[Counts, Counts], NDArray[np.bool_]]) -> Callable[
     def points(ranked: Ranked) -> Points:
         everything, relevant = ranked.counts
         in_mean = kept(everything.cumsum(axis=1), relevant.cumsum(axis=1))
-        precision, recall = (
-            counted.ratio((values * in_mean).sum(axis=0), in_mean.sum(axis=0))
-            for values in counted.within(everything, relevant)
-        )
-        return np.arange(everything.shape[1]), precision, recall
+        return np.arange(everything.shape[1]), *counted.curve_by_radius(everything, relevant, in_mean)
 
     return points
 
@@ -56,20 +52,7 @@ def _pooled(ranked: Ranked) -> Points:
 
 def _by_rank(drop: bool) -> Callable[[Ranked], Points]:
     """At ranks 1, 2, 5, 10, … and the last one, ties as expected."""
-
-    def points(ranked: Ranked) -> Points:
-        n, total = ranked.n_database, ranked.n_relevant
-        steps = [m * 10**power for power in range(len(str(n))) for m in (1, 2, 5)]
-        ranks = np.array([*(rank for rank in steps if rank < n), n])
-        kept = total > 0 if drop else np.ones(len(total), bool)
-        found = np.array([counted.found_at(*ranked.counts, int(k)) for k in ranks])  # (ranks, n_query)
-        means = [
-            counted.ratio(values[:, kept].sum(axis=1), kept.sum())
-            for values in (found / ranks[:, None], counted.ratio(found, total))
-        ]
-        return ranks, means[0], means[1]
-
-    return points
+    return lambda ranked: counted.curve_by_rank(*ranked.counts, drop=drop)
 
 
 ZERO = Curve("by radius, who finds nothing counts 0", "cmh", _by_radius(lambda n, r: n >= 0))

@@ -86,10 +86,10 @@ EPOCHS = signs(epochs=2)
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "missing": ({"query_image": None, "query_labels": None}, "without query_image, query_labels; it holds data"),
-    "0/1": ({"query_image": ZERO_ONE}, r"query_image hold 0 and 1 only: 0/1 codes: write 2·b - 1"),
-    "0/1 bytes": ({"query_image": ZERO_ONE.astype(np.uint8)}, "0/1 codes: write 2·b - 1"),
-    "0/1 beside bits": ({"query_image": ZERO_ONE.astype(np.uint8), "bits": 12}, "0/1 codes: write 2·b - 1"),
-    "truth": ({"query_image": ZERO_ONE > 0}, "query_image has type bool, .*write 2·b - 1"),
+    "0/1": ({"query_image": ZERO_ONE}, r"query_image hold 0 and 1 only: 0/1 codes: write numpy.where"),
+    "0/1 bytes": ({"query_image": ZERO_ONE.astype(np.uint8)}, "0/1 codes: write numpy.where"),
+    "0/1 beside bits": ({"query_image": ZERO_ONE.astype(np.uint8), "bits": 12}, "0/1 codes: write numpy.where"),
+    "truth": ({"query_image": ZERO_ONE > 0}, "query_image has type bool, .*write numpy.where"),
     "words": ({"query_image": ZERO_ONE.astype(str)}, "query_image has type <U"),
     "nan": ({"query_image": NAN}, r"query_image hold nan \(row 1, column 2\), which has no sign"),
     "real": ({"query_text": REAL}, r"query_text hold -?0.25 \(row 0, column 0\), .*sign\(0\) = \+1"),

@@ -174,7 +174,7 @@ CHANGED: dict[str, tuple[str, str, str, Any]] = {
     "how codes are tested": ("training/evaluation.py", "min(2, ", "min(3, ", "all"),
     "a run's default": ("training/run.py", "erase: float = param(0.0", "erase: float = param(0.1", "all"),
     "what a closed form trains": ("training/run.py", "int(min(run.epochs", "int(max(run.epochs", "all"),
-    "the metric": ("metrics/_kernel.py", "[:, 0]", "[:, -1]", "all"),
+    "the metric": ("metrics/_planes.py", "ones] -= padding", "ones] += padding", "all"),
 }
 
 

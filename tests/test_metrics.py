@@ -257,6 +257,34 @@ def test_the_curve_is_the_radii_one_by_one() -> None:
     assert (np.diff(recall) >= 0).all()
 
 
+@pytest.mark.parametrize("empty", ["zero", "drop"])
+def test_curves_with_both_treatments_of_empty_results(empty: Any) -> None:
+    case = make_case(3, n_query=9, bits=30, density=0.05)
+    pairs = list(distances_and_relevance(case))
+    precision, recall = metrics.precision_recall_curve(*case, empty=empty)
+    assert min(min(d) for d, _ in pairs) > 0  # nobody finds anything within 0
+    assert any(not any(r) for _, r in pairs)
+    for radius in range(31):
+        found = [[r for d, r in zip(*pair, strict=True) if d <= radius] for pair in pairs]
+        ours = [(sum(f) / max(len(f), 1), sum(f) / max(sum(r), 1)) for f, (_, r) in zip(found, pairs, strict=True)]
+        kept = [one for one, f in zip(ours, found, strict=True) if f or empty == "zero"] or [(0.0, 0.0)]
+        np.testing.assert_allclose((precision[radius], recall[radius]), np.mean(kept, axis=0), atol=1e-12)
+    ranks, precision, recall = metrics.precision_recall_by_rank(*case, empty=empty)
+    assert ranks.tolist() == [1, 2, 5, 10, 20, 40]
+    has = np.array([any(r) for _, r in pairs])
+    share = 1.0 if empty == "zero" else has.mean()
+    for rank, at in zip(ranks.tolist(), precision.tolist(), strict=True):
+        assert at == pytest.approx(metrics.precision_at(*case, rank) / share)
+    assert recall[-1] == pytest.approx(has.mean() / share)
+    assert (np.diff(recall) >= 0).all()
+
+
+def test_unknown_treatments_are_refused() -> None:
+    for curve in (metrics.precision_recall_curve, metrics.precision_recall_by_rank):
+        with pytest.raises(MetricError, match="empty is 'skip', but must be one of zero, drop"):
+            curve(*GOOD, empty="skip")
+
+
 # Histograms: widths, threads, devices.
 
 
@@ -266,6 +294,30 @@ def slow_histograms(case: Case) -> tuple[np.ndarray, np.ndarray]:
     everything = [np.bincount(d, minlength=bits + 1) for d, _ in pairs]
     relevant = [np.bincount(np.array(d)[np.array(r)], minlength=bits + 1) for d, r in pairs]
     return np.array(everything), np.array(relevant)
+
+
+@pytest.mark.parametrize("bits", [*range(1, 201, 13), 2047, 2048])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4097, 80), (9, 4096, 24), (17, 8255, 200)])
+def test_the_kernel_counts_what_plain_arrays_count(bits: int, shape: tuple[int, int, int]) -> None:
+    n_query, n_database, labels = shape
+    rng = np.random.default_rng(bits * 7 + labels)
+    # Codes near a few centres, and some items equal: distances of all sizes, and bins with nothing in them.
+    centres = rng.choice([-1, 1], (3, bits))
+    codes = centres[rng.integers(0, 3, n_query + n_database)]
+    codes = np.where(rng.random(codes.shape) < rng.choice([0, 0.05, 0.5], (len(codes), 1)), -codes, codes)
+    owned = (rng.random((len(codes), labels)) < min(0.5, 2 / labels)) & (rng.random((len(codes), 1)) < 0.9)  # some none
+    case = (codes[:n_query], codes[n_query:], owned[:n_query].astype(int), owned[n_query:].astype(int))
+    distances = (bits - case[0].astype(float) @ case[1].T).astype(int) // 2
+    relevant = case[2] @ case[3].T > 0
+    everything, hits = metrics.histograms(*case)
+    for i in range(n_query):
+        np.testing.assert_array_equal(everything[i], np.bincount(distances[i], minlength=bits + 1))
+        np.testing.assert_array_equal(hits[i], np.bincount(distances[i][relevant[i]], minlength=bits + 1))
+    order = np.argsort(distances, axis=1, kind="stable")
+    sorted_hits = np.take_along_axis(relevant, order, axis=1)
+    precision = sorted_hits.cumsum(axis=1) / np.arange(1, n_database + 1)
+    expected = (precision * sorted_hits).sum(axis=1) / np.maximum(relevant.sum(axis=1), 1)
+    np.testing.assert_allclose(metrics.average_precision(*case, ties="index"), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("bits", [1, 7, 63, 64, 65, 128, 200])
@@ -439,6 +491,23 @@ def test_packing_puts_each_bit_in_its_place(columns: int) -> None:
         assert number == sum(1 << j for j, bit in enumerate(row) if bit)
 
 
+def test_zero_one_codes_are_not_packed_as_signs() -> None:
+    zero_one = np.array([[0, 1, 1], [1, 0, 0]], np.uint8)
+    for codes in (zero_one, zero_one.astype(bool), zero_one.astype(np.float32), torch.from_numpy(zero_one)):
+        with pytest.raises(MetricError, match=r"codes hold 0 and 1 only.*numpy.where\(codes > 0, 1, -1\)"):
+            metrics.pack_codes(codes)
+    assert metrics.pack_codes(np.where(zero_one > 0, 1, -1)).tolist() == [[0b110], [0b001]]
+    assert metrics.pack_codes(np.zeros((2, 3))).tolist() == [[0b111]] * 2  # outputs of a net that has collapsed
+    assert metrics.pack_codes(np.ones((2, 3))).tolist() == [[0b111]] * 2
+
+
+def test_the_first_bit_stands_lowest() -> None:
+    code = np.array([[1, -1, -1, -1, -1, -1, -1, -1]])
+    assert metrics.pack_codes(code).tolist() == [[1]]
+    assert np.packbits(code > 0, axis=1, bitorder="little").tolist() == [[1]]
+    assert np.packbits(code > 0, axis=1).tolist() == [[128]]
+
+
 def test_zero_has_a_positive_sign() -> None:
     assert metrics.pack_codes(np.array([[0.0, -0.0, -1e-30, 3.0]])).tolist() == [[0b1011]]
     assert metrics.pack_codes(torch.tensor([[0.0, -2.0]])).tolist() == [[0b01]]
@@ -474,6 +543,8 @@ def with_value(matrix: np.ndarray, value: float) -> np.ndarray:
 
 BAD = [
     (replaced(0, with_value(GOOD[0], 0)), r"query_codes hold 0.0 \(row 2, column 3\).*apply sign with sign\(0\) = \+1"),
+    (replaced(1, (GOOD[1] + 1) // 2), r"database_codes hold 0 and 1 only, .*numpy.where\(codes > 0, 1, -1\)"),
+    (replaced(0, torch.from_numpy(GOOD[0] > 0)), "query_codes hold 0 and 1 only, but must hold"),
     (replaced(1, with_value(GOOD[1], 0.5)), r"database_codes hold 0.5 .*\+1 and -1 only"),
     (replaced(0, with_value(GOOD[0], math.nan)), "query_codes hold nan .*diverged"),
     (replaced(0, torch.from_numpy(with_value(GOOD[0], math.nan)).bfloat16()), "query_codes hold nan .*diverged"),
@@ -502,6 +573,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "mean_average_precision": metrics.mean_average_precision,
     "ndcg": metrics.ndcg,
     "precision_at": lambda *sides: metrics.precision_at(*sides, 3),
+    "precision_recall_by_rank": metrics.precision_recall_by_rank,
     "precision_recall_curve": metrics.precision_recall_curve,
     "precision_recall_within": lambda *sides: metrics.precision_recall_within(*sides, 2),
 }

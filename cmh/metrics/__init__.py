@@ -18,6 +18,7 @@ from cmh.metrics.ranking import (
     mean_average_precision,
     ndcg,
     precision_at,
+    precision_recall_by_rank,
     precision_recall_curve,
     precision_recall_within,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "pack_codes",
     "pack_labels",
     "precision_at",
+    "precision_recall_by_rank",
     "precision_recall_curve",
     "precision_recall_within",
     "set_threads",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Matrix = NDArray[np.generic] | torch.Tensor
 
 Words = NDArray[np.uint64]
+_CURE_ZERO_ONE = "turn 0/1 codes into ±1 by numpy.where(codes > 0, 1, -1)"
 TIES = ("expected", "optimistic", "pessimistic", "index")
 
 
@@ -78,10 +79,13 @@ def matrix_problems(name: str, matrix: object) -> list[str]:
 
 
 def number_problems(name: str, codes: object) -> list[str]:
-    """Codes before their sign is taken: a matrix without NaN."""
+    """Codes before their sign is taken: a matrix without NaN, and not of 0/1 codes, whose signs are all alike."""
     problems = matrix_problems(name, codes)
-    if not problems and is_matrix(codes) and _holds_nan(codes):
-        problems.append(_nan(name, to_numpy(codes)))
+    if not problems and is_matrix(codes):
+        if _holds_nan(codes):
+            problems.append(_nan(name, to_numpy(codes)))
+        elif _zero_one(codes[:1]) and _zero_one(codes) and bool((codes == 1).any()) and bool((codes == 0).any()):
+            problems.append(f"{name} hold 0 and 1 only, so that no sign tells them apart; {_CURE_ZERO_ONE}")
     return problems
 
 
@@ -93,6 +97,8 @@ def code_problems(name: str, codes: object) -> list[str]:
     array = to_numpy(codes)
     if (array != array).any():
         return [_nan(name, array)]
+    if _zero_one(array):
+        return [f"{name} hold 0 and 1 only, but must hold +1 and -1; {_CURE_ZERO_ONE}"]
     bad = _first(array, np.abs(array) != 1)
     return [f"{name} hold {bad}, but must hold +1 and -1 only; apply sign with sign(0) = +1"]
 
@@ -204,6 +210,15 @@ def ties_problems(ties: object, known: tuple[str, ...] = TIES) -> list[str]:
     if ties in known:
         return []
     return [f"ties is {ties!r}, but must be one of {', '.join(known)}"]
+
+
+def _zero_one(matrix: Matrix) -> bool:
+    return bool(((matrix == 0) | (matrix == 1)).all())
+
+
+def empty_problems(empty: object) -> list[str]:
+    """What a mean makes of queries that have nothing to divide by is one of two rules."""
+    return [] if empty in ("zero", "drop") else [f"empty is {empty!r}, but must be one of zero, drop"]
 
 
 def _holds_nan(matrix: Matrix) -> bool:

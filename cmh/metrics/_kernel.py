@@ -1,39 +1,27 @@
-"""The inner loops of ranking, compiled: XOR and population count of 64-bit words, counted into bits + 1 bins a query.
+"""A query's ranking by Hamming distance: how many items stand at each distance, and where each item stands.
 
-Sorting is not needed: there are only bits + 1 distances, so a query's ranking is known from two histograms. Relevance
-is computed from label words pair by pair; nothing of size queries × database is ever held. Queries run in parallel on
-as many threads as `numba.set_num_threads` says, each query on one thread, so no number depends on that.
+There are only bits + 1 distances, so two histograms say all that a metric needs and nothing is sorted; nothing of size
+queries × database is ever held. Queries run in parallel on as many threads as `numba.set_num_threads` says, each on
+one, so no number depends on that.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from numba import njit, prange, types
-from numba.extending import intrinsic
+from numba import njit, prange
 from numpy.typing import NDArray
+
+from cmh.metrics import _planes
+from cmh.metrics._vectors import ones_of_word
 
 Words = NDArray[np.uint64]
 Counts = NDArray[np.int64]
 
 # Numba's fallback threading layer (neither OpenMP nor TBB found) aborts the process when two threads enter it at once.
 _ONE_AT_A_TIME = threading.Lock()
-
-
-def _ones_of(typing_context: object, word: object) -> tuple[Any, Callable[..., Any]]:  # llvmlite has no types
-    """The number of 1 bits in a word, by the processor's own instruction."""
-
-    def generate(context: object, builder: Any, signature: object, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.uint64(types.uint64), generate
-
-
-# Called from compiled code, with the word alone; numba's own type hints describe only the function above.
-_ones: Any = intrinsic(_ones_of)
 
 
 def histograms(
@@ -44,26 +32,16 @@ def histograms(
     Words are as `pack_codes` and `pack_labels` give them, `(n, words)`; unchecked: a bit set beyond `bits` would be
     counted outside the histogram.
     """
+    query, labels = np.ascontiguousarray(query_words), np.ascontiguousarray(query_label_words)
     with _ONE_AT_A_TIME:
-        if query_words.shape[1] == 1 and query_label_words.shape[1] == 1:
-            pairs = _count_single(
-                np.ascontiguousarray(query_words[:, 0]),
-                np.ascontiguousarray(database_words[:, 0]),
-                np.ascontiguousarray(query_label_words[:, 0]),
-                np.ascontiguousarray(database_label_words[:, 0]),
-                bits,
-            )
+        if bits > _planes.MOST_BITS:
+            database, database_labels = (np.ascontiguousarray(w.T) for w in (database_words, database_label_words))
+            counts = _count_singly(query, database, labels, database_labels, bits)
         else:
-            pairs = _count(
-                np.ascontiguousarray(query_words),
-                np.ascontiguousarray(database_words),
-                np.ascontiguousarray(query_label_words),
-                np.ascontiguousarray(database_label_words),
-                bits,
-            )
-    # Bin 2 d holds the irrelevant items at distance d, bin 2 d + 1 the relevant ones.
-    relevant = np.ascontiguousarray(pairs[:, 1::2])
-    return pairs[:, 0::2] + relevant, relevant
+            planes = _planes.of_words(database_words, _planes.columns(bits))
+            label_planes = _planes.of_words(database_label_words, 64 * labels.shape[1])
+            counts = _planes.count(query, planes, labels, label_planes, len(database_words), bits)
+    return np.ascontiguousarray(counts[:, 0, : bits + 1]), np.ascontiguousarray(counts[:, 1, : bits + 1])
 
 
 def index_sums(
@@ -81,54 +59,40 @@ def index_sums(
     with _ONE_AT_A_TIME:
         by_rank, hits, by_relevant, relevant = _index_sums(
             np.ascontiguousarray(query_words),
-            np.ascontiguousarray(database_words),
+            np.ascontiguousarray(database_words.T),
             np.ascontiguousarray(query_label_words),
-            np.ascontiguousarray(database_label_words),
+            np.ascontiguousarray(database_label_words.T),
             bits,
             np.array([min(cut, len(database_words)) for cut in cuts], np.int64),
         )
     return by_rank.cumsum(axis=1), hits.cumsum(axis=1), by_relevant.cumsum(axis=1), relevant
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _count_single(query: Words, database: Words, query_labels: Words, database_labels: Words, bits: int) -> Counts:
-    """Items in each bin `(n_query, 2 (bits + 1))`, all words `(n,)`."""
-    bins = 2 * (bits + 1)
-    counts = np.zeros((query.size, bins), np.int64)
-    for i in prange(query.size):
-        local = np.zeros(bins, np.int32)  # stays in the nearest cache, and no other thread writes beside it
-        code = query[i]
-        labels = query_labels[i]
-        for j in range(database.size):
-            shared = np.uint64((labels & database_labels[j]) != np.uint64(0))
-            # No branch: what is relevant is as good as random here. Unsigned, so no test for a negative index either.
-            local[(_ones(code ^ database[j]) << np.uint64(1)) | shared] += 1
-        counts[i] = local
-    return counts
-
-
 @njit(cache=True, nogil=True)
-def _bin(code: Words, item: Words, labels: Words, item_labels: Words) -> np.uint64:
-    """The bin of one item, all words `(words,)`."""
-    distance = np.uint64(0)
-    for word in range(code.size):
-        distance += _ones(code[word] ^ item[word])
-    shared = np.uint64(0)
+def _place(code: Words, database: Words, labels: Words, database_labels: Words, where: NDArray[np.uint32]) -> None:
+    """Twice the distance of each item, plus one if it is relevant, into `where` `(n,)`.
+
+    The query's words are `(words,)`, the database's `(words, n)`: a loop over items has steps of one word.
+    """
+    where[:] = 0
     for word in range(labels.size):
-        shared |= labels[word] & item_labels[word]
-    return (distance << np.uint64(1)) | np.uint64(shared != np.uint64(0))
+        for j in range(where.size):
+            where[j] |= np.uint32((labels[word] & database_labels[word, j]) != np.uint64(0))
+    for word in range(code.size):
+        for j in range(where.size):
+            where[j] += np.uint32(ones_of_word(code[word] ^ database[word, j]) << np.uint64(1))
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _count(query: Words, database: Words, query_labels: Words, database_labels: Words, bits: int) -> Counts:
-    """`_count_single` of words `(n, words)`."""
-    bins = 2 * (bits + 1)
-    counts = np.zeros((query.shape[0], bins), np.int64)
+def _count_singly(query: Words, database: Words, labels: Words, database_labels: Words, bits: int) -> Counts:
+    """Items in each bin `(n_query, 2, bits + 1)`, one by one; the database's words are `(words, n)`."""
+    counts = np.zeros((query.shape[0], 2, bits + 1), np.int64)
     for i in prange(query.shape[0]):
-        local = np.zeros(bins, np.int32)
-        for j in range(database.shape[0]):
-            local[_bin(query[i], database[j], query_labels[i], database_labels[j])] += 1
-        counts[i] = local
+        where = np.empty(database.shape[1], np.uint32)
+        _place(query[i], database, labels[i], database_labels, where)
+        for j in range(where.size):
+            counts[i, 0, where[j] >> np.uint32(1)] += 1
+            counts[i, 1, where[j] >> np.uint32(1)] += where[j] & np.uint32(1)
     return counts
 
 
@@ -136,9 +100,9 @@ def _count(query: Words, database: Words, query_labels: Words, database_labels: 
 def _index_sums(
     query: Words, database: Words, query_labels: Words, database_labels: Words, bits: int, cuts: Counts
 ) -> tuple[NDArray[np.float64], Counts, NDArray[np.float64], Counts]:
-    """What `index_sums` adds up: the sums between one of the `cuts` `(n_cuts,)` and the next."""
+    """What `index_sums` adds up: the sums between one of the `cuts` `(n_cuts,)` and the next. Words as in `_place`."""
     n_query = query.shape[0]
-    n_database = database.shape[0]
+    n_database = database.shape[1]
     # What lies between one cut and the next; the caller adds up.
     by_rank = np.zeros((n_query, cuts.size), np.float64)
     hits = np.zeros((n_query, cuts.size), np.int64)
@@ -147,15 +111,7 @@ def _index_sums(
     for i in prange(n_query):
         where = np.empty(n_database, np.uint32)
         counts = np.zeros(2 * (bits + 1), np.int64)
-        if query.shape[1] == 1 and query_labels.shape[1] == 1:
-            code = query[i, 0]
-            labels = query_labels[i, 0]
-            for j in range(n_database):
-                shared = np.uint64((labels & database_labels[j, 0]) != np.uint64(0))
-                where[j] = (_ones(code ^ database[j, 0]) << np.uint64(1)) | shared
-        else:
-            for j in range(n_database):
-                where[j] = _bin(query[i], database[j], query_labels[i], database_labels[j])
+        _place(query[i], database, query_labels[i], database_labels, where)
         for j in range(n_database):
             counts[where[j]] += 1
         # A counting sort without the sort: where each distance starts, among all items and among relevant ones.

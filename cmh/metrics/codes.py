@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 def pack_codes(codes: Matrix) -> NDArray[np.uint64]:
     """Words `(n, ceil(bits / 64))` of codes `(n, bits)`: bit j of an item is 1 where its value is >= 0.
 
-    Any real numbers will do, so that a network's outputs can be packed as they are: sign(0) = +1. Bit j stands
-    in word j // 64; the bits that fill up the last word are 0, so XOR and a population count give the Hamming distance.
+    Any real numbers will do, so that a network's outputs can be packed as they are: sign(0) = +1. Bit j stands in word
+    j // 64, as the (j % 64)-th from its lowest: a code + - - - - - - - is the word 1, and its first byte on a
+    little-endian machine what `numpy.packbits(code > 0, bitorder="little")` gives. (Without `bitorder` packbits makes
+    128 of it, and so do faiss' users, pgvector and DuckDB; sqlite-vec's own quantiser puts the first bit lowest.) The
+    bits that fill up the last word are 0, so XOR and a population count give the Hamming distance.
 
-    Raises MetricError on NaN, and on what is not a 2-D array of numbers.
+    Raises MetricError on NaN, on 0/1 codes, whose bits would all be 1, and on what is not a 2-D array of numbers.
     """
     _checks.refuse(_checks.number_problems("codes", codes))
     return words(_checks.to_numpy(codes) >= 0)

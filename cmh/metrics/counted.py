@@ -81,6 +81,31 @@ def within(all_counts: Counts, relevant_counts: Counts) -> tuple[Floats, Floats]
     return ratio(found, all_counts.cumsum(axis=1)), ratio(found, found[:, -1:])
 
 
+def curve_by_radius(all_counts: Counts, relevant_counts: Counts, kept: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Mean precision and recall within each radius `(bits + 1,)`, of the queries that are `kept` `(n_query, bits + 1)`
+    there; 0 where none is.
+    """
+    precision, recall = (
+        ratio((values * kept).sum(axis=0), kept.sum(axis=0)) for values in within(all_counts, relevant_counts)
+    )
+    return precision, recall
+
+
+def curve_by_rank(all_counts: Counts, relevant_counts: Counts, *, drop: bool) -> tuple[Counts, Floats, Floats]:
+    """Ranks 1, 2, 5, 10, … and the last one, with mean precision and recall there, three arrays of one length; the mean
+    over all orders of tied items, and with `drop` over the queries that have a relevant item only.
+    """
+    n, total = int(all_counts[0].sum()), relevant_counts.sum(axis=1)
+    steps = [m * 10**power for power in range(len(str(n))) for m in (1, 2, 5)]
+    ranks = np.array([*(rank for rank in steps if rank < n), n])
+    kept = total > 0 if drop else np.ones(len(total), bool)
+    found = np.array([found_at(all_counts, relevant_counts, int(k)) for k in ranks])  # (ranks, n_query)
+    precision, recall = (
+        ratio(values[:, kept].sum(axis=1), kept.sum()) for values in (found / ranks[:, None], ratio(found, total))
+    )
+    return ranks, precision, recall
+
+
 def _last(all_counts: Counts, k: int | None) -> int:
     """The last rank that counts; never beyond the database, so that sums over ranks stay short."""
     longest = int(all_counts.sum(axis=1).max())

@@ -10,7 +10,8 @@ distance, and the relevant ones among them.
 Arguments that all functions share:
 
 query_codes `(n_query, bits)`, database_codes `(n_database, bits)`: +1 or -1; NumPy arrays or torch tensors. Tensors
-    that lie on a GPU are counted there, the rest by a compiled kernel on the CPU. Both give the same integers.
+    that lie on a GPU are counted there, the rest by a compiled kernel on the CPU. Both give the same integers. Codes of
+    0 and 1 are refused: `numpy.where(codes > 0, 1, -1)` makes ±1 of them.
 query_labels `(n_query, c)`, database_labels `(n_database, c)`: 0 or 1.
 k: only the first k ranks count; None is the whole database. It may exceed the database.
 ties: `expected`, the mean over all orders of tied items; `optimistic` and `pessimistic`, the best and the worst order;
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from cmh.metrics._checks import Matrix
 
 Ties = Literal["expected", "optimistic", "pessimistic", "index"]
+Empty = Literal["zero", "drop"]
 
 
 def mean_average_precision(
@@ -61,7 +63,7 @@ def average_precision(
 ) -> Floats:
     """Average precision of each query, `(n_query,)`: the sum of precisions at relevant items within the first k ranks,
     divided by min(k, R), where R items of the database are relevant. `legacy` has other divisors in use: R itself, the
-    hits within the first k, and the first k relevant items in the place of the first k items.
+    hits within the first k, and the first k relevant items in the place of the first k items (docs/metrics.md).
     """
     _checks.refuse(
         [
@@ -148,6 +150,11 @@ def precision_recall_within(
 ) -> tuple[float, float]:
     """Precision and recall of what lies within a Hamming radius, each a mean over queries; no ties arise.
 
+    The radius is inclusive: 2 takes in distances 0, 1 and 2. faiss' `range_search`, Qdrant's `score_threshold` and the
+    upper end of LanceDB's `distance_range` leave the boundary out and want radius + 1 or + 0.5 for the same items;
+    scikit-learn's ball tree, which has distances as shares of bits, wants (radius + 0.5) / bits, as it loses items at
+    just radius / bits (docs/metrics.md).
+
     A query that finds nothing within the radius has precision 0, one without relevant items has recall 0.
     """
     _checks.refuse(
@@ -163,11 +170,41 @@ def precision_recall_within(
 
 
 def precision_recall_curve(
-    query_codes: Matrix, database_codes: Matrix, query_labels: Matrix, database_labels: Matrix
+    query_codes: Matrix,
+    database_codes: Matrix,
+    query_labels: Matrix,
+    database_labels: Matrix,
+    *,
+    empty: Empty = "zero",
 ) -> tuple[Floats, Floats]:
-    """`precision_recall_within` for each radius from 0 to bits: two arrays `(bits + 1,)`."""
-    precision, recall = counted.within(*histograms(query_codes, database_codes, query_labels, database_labels))
-    return precision.mean(axis=0), recall.mean(axis=0)
+    """`precision_recall_within` for each radius from 0 to bits: two arrays `(bits + 1,)`.
+
+    A query that finds nothing within a radius counts 0 there, or with `empty="drop"` is left out of both means there
+    (where all are, the point is 0). At small radii the two are far apart.
+    """
+    sides = (query_codes, database_codes, query_labels, database_labels)
+    _checks.refuse([*_checks.ranking_problems(*sides), *_checks.empty_problems(empty)])
+    counts = _count(*sides)
+    found = counts[0].cumsum(axis=1)
+    return counted.curve_by_radius(*counts, found > 0 if empty == "drop" else found >= 0)
+
+
+def precision_recall_by_rank(
+    query_codes: Matrix,
+    database_codes: Matrix,
+    query_labels: Matrix,
+    database_labels: Matrix,
+    *,
+    empty: Empty = "zero",
+) -> tuple[Counts, Floats, Floats]:
+    """Ranks 1, 2, 5, 10, … and the last one, with mean precision and recall of the items up to there: three arrays of
+    one length, means over all orders of tied items.
+
+    A query without a relevant item in the database counts 0, or with `empty="drop"` is left out.
+    """
+    sides = (query_codes, database_codes, query_labels, database_labels)
+    _checks.refuse([*_checks.ranking_problems(*sides), *_checks.empty_problems(empty)])
+    return counted.curve_by_rank(*_count(*sides), drop=empty == "drop")
 
 
 def ndcg(
