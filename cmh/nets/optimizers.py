@@ -102,7 +102,7 @@ def descend(loss: Tensor, *steppers: optim.Optimizer, clip: float | None = None)
     trained = [tensor for stepper in steppers for group in stepper.param_groups for tensor in group["params"]]
     for stepper in steppers:
         stepper.zero_grad()
-    loss.backward(inputs=trained)  # type: ignore[no-untyped-call]  # torch has no types here
+    loss.backward(inputs=[tensor for tensor in trained if tensor.requires_grad])  # type: ignore[no-untyped-call]  # torch has no types here
     if clip is not None:
         nn.utils.clip_grad_norm_(trained, clip)
     for stepper in steppers:
