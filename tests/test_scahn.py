@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from cmh import training
 from cmh.losses import sign
 from cmh.methods import scahn
 from cmh.methods.scahn import Config, in_pairs, step_terms, total, truncate
-from cmh.nets.multiscale import ScaleMap
-from cmh.nets.staged import fuse, multiscale_stages
+from cmh.nets import runs as runs_of
+from cmh.nets.multiscale import ScaleMap, raw_map
+from cmh.nets.runs import Runs
+from cmh.nets.staged import ScaleStage, fuse, multiscale_stages
 from cmh.training.batches import Batch, Items
 from tests import golden
 from tests.test_losses import softplus
@@ -179,7 +182,84 @@ def test_the_published_text_net_takes_vectors_of_any_length(n_text: int) -> None
     layers = net(torch.rand(3, n_text))
     assert layers.shape == (4, 3, 7)
     assert bool((layers.abs() <= 1).all())
-    assert net.stages[0][0](torch.rand(3, n_text)).shape == (3, 1, n_text, 6)
+    assert net.stages[0].scales(torch.rand(3, n_text)).shape == (3, 1, n_text, 6)
+
+
+def stage_of(width: int, dtype: torch.dtype, channels: int = 5) -> ScaleStage:
+    """A first stage with weights and biases of every sign."""
+    stage = ScaleStage(width, channels).to(dtype)
+    for one in stage.scales.convolutions:
+        torch.nn.init.normal_(one.weight)
+        torch.nn.init.normal_(one.bias)
+    for norm in (stage.block.body[1], stage.block.body[4], stage.block.skip[1]):
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    return stage
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(2, 6), width=st.sampled_from([1, 2, 7, 50, 61, 120]), words=st.integers(0, 9), seed=SEEDS)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-9), (torch.float32, 1e-3)])
+def test_runs_of_equal_rows_are_the_rows(
+    dtype: torch.dtype, rtol: float, training: bool, n: int, width: int, words: int, seed: int
+) -> None:
+    """Convolutions and batch norm: value, gradient and the statistics that are kept, of texts of no word to dense."""
+    torch.manual_seed(seed)
+    x = torch.zeros(n, width, dtype=dtype)
+    for row in range(1, n):  # the first text has no word
+        x[row, torch.randint(width, (words,))] = torch.randn(words, dtype=dtype)
+    by_runs = stage_of(width, dtype).train(training)
+    by_rows = copy.deepcopy(by_runs)
+    rows = raw_map(x)
+    runs = Runs.of(rows)
+    assert int(runs.length.sum()) == n * width
+    maps, norms = [], []
+    for stage in (by_runs, by_rows):
+        across, norm, _, down = stage.block.body[:4]
+        if stage is by_runs:
+            values = stage.scales.weigh(rows[runs.item, runs.place])
+            normed = runs.normed(across(values[:, None, None]).squeeze(2), norm)
+            maps.append(runs.convolved(normed.tanh(), down.weight).unsqueeze(2))
+        else:
+            maps.append(down(norm(across(stage.scales.weigh(rows).unsqueeze(1))).tanh()))
+        norms.append(norm)
+    scale = float(maps[1].detach().abs().max())
+    assert torch.allclose(*maps, rtol=rtol, atol=rtol * scale)
+    for one, other in zip(*(norm.buffers() for norm in norms), strict=True):
+        assert torch.allclose(one, other, rtol=rtol, atol=rtol)
+    upstream = torch.randn_like(maps[0])
+    wanted = [[*stage.scales.parameters(), *list(stage.block.body[:4].parameters())] for stage in (by_runs, by_rows)]
+    gradients = [torch.autograd.grad(one, ours, upstream) for one, ours in zip(maps, wanted, strict=True)]
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, rtol=rtol, atol=rtol * (1 + float(other.abs().max())))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_first_stage_takes_runs_of_texts_of_few_words(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole stage, in float64: outputs, gradients and statistics; dense texts are taken row by row."""
+    x = torch.zeros(9, 200, dtype=torch.float64)
+    x[torch.arange(9), torch.randint(200, (9,))] = 2.0
+    by_runs = stage_of(200, torch.float64).train(training)
+    by_rows = copy.deepcopy(by_runs)
+    expected = by_rows.by_rows(raw_map(x))
+    with monkeypatch.context() as patch:
+        patch.setattr(by_runs, "by_rows", None)
+        patch.setattr(runs_of, "EDGES", 10)  # in several blocks
+        found = by_runs(x)
+    assert torch.allclose(found, expected, rtol=1e-8, atol=1e-8)
+    for one, other in zip(by_runs.buffers(), by_rows.buffers(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-9)
+    upstream = torch.randn_like(found)
+    found.backward(upstream)
+    expected.backward(upstream)
+    for (name, one), other in zip(by_runs.named_parameters(), by_rows.parameters(), strict=True):
+        assert one.grad is not None, name
+        assert other.grad is not None, name
+        assert torch.allclose(one.grad, other.grad, rtol=1e-6, atol=1e-6 * (1 + float(other.grad.abs().max()))), name
+    monkeypatch.setattr(ScaleStage, "_by_runs", None)
+    dense = torch.rand(9, 200, dtype=torch.float64)
+    assert torch.equal(by_rows.eval()(dense), by_rows.by_rows(raw_map(dense)))
 
 
 def test_a_pooled_copy_holds_the_means_of_its_windows() -> None:

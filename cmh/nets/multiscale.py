@@ -52,7 +52,7 @@ class ScaleLinear(nn.Module):
     def __init__(self, scales: ScaleVector, layer: nn.Linear) -> None:
         super().__init__()
         width = layer.in_features // (1 + len(SCALES))
-        by_text, by_copies = layer.weight.detach().split([width, width * len(SCALES)], 1)
+        by_text, by_copies = layer.weight.detach().tensor_split([width], 1)
         self.scales = scales
         self.text = nn.Linear(width, layer.out_features)
         self.text.weight, self.text.bias = nn.Parameter(by_text.clone()), layer.bias
@@ -62,14 +62,15 @@ class ScaleLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Texts `(b, d)` to `(b, out)`."""
         folded = linear(self.fold, self.copies.T)  # (averages, out)
-        return self.text(x) + torch.cat(self.scales.weighed(x), 1) @ folded
+        by_text: Tensor = self.text(x)
+        return by_text + torch.cat(self.scales.weighed(x), 1) @ folded
 
 
 def _fold(width: int, dtype: torch.dtype) -> Bags:
     """How far each average counts at each place of the five stretched copies, `(averages, 5 width)`."""
     counts = [width // min(scale, width) for scale in SCALES]
     blocks = [stretched(torch.eye(count, dtype=dtype), width, "linear") for count in counts]
-    matrix = torch.block_diag(*blocks)
+    matrix: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]  # torch has no types here
     rows, columns = matrix.nonzero(as_tuple=True)
     starts = torch.searchsorted(rows, torch.arange(len(matrix) + 1))
     return Bags(matrix[rows, columns], columns, starts, matrix.shape[1])

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from cmh.nets.multiscale import ScaleMap
+from cmh.nets.multiscale import ScaleMap, raw_map
+from cmh.nets.runs import Runs
+
+ROWS_PER_RUN = 4  # of a text's map: with fewer, a convolution over all rows takes less time and memory
 
 
 class Staged(nn.Module):
@@ -70,10 +73,47 @@ class Residual(nn.Module):
         return torch.relu(self.body(x) + self.skip(x))
 
 
+class ScaleStage(nn.Module):
+    """The first stage: texts `(b, d)`, their maps at six scales, one residual block over all rows, `(b, out, 1, 6)`.
+
+    Where few rows differ from the one before, each run of equal rows is computed once (on a CPU: a GPU would have to
+    wait until the runs are counted).
+    """
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.scales, self.block = ScaleMap(), Residual(1, n_out, (n_in, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Texts to the map of the first stage."""
+        rows = raw_map(x)
+        if not rows.is_cuda:
+            runs = Runs.of(rows)
+            if ROWS_PER_RUN * len(runs.item) <= rows.shape[0] * rows.shape[1]:
+                return self._by_runs(rows, runs)
+        return self.by_rows(rows)
+
+    def by_rows(self, rows: Tensor) -> Tensor:
+        """The same of every row `(b, d, 6)` of `raw_map`."""
+        found: Tensor = self.block(self.scales.weigh(rows).unsqueeze(1))
+        return found
+
+    def _by_runs(self, rows: Tensor, runs: Runs) -> Tensor:
+        across, norm, _, down, last = self.block.body
+        skip, skip_norm = self.block.skip
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(down, nn.Conv2d)
+        assert isinstance(skip, nn.Conv2d)
+        values = self.scales.weigh(rows[runs.item, runs.place]).unsqueeze(1)  # (n, 1, 6)
+        maps = torch.relu(runs.normed(across(values.unsqueeze(2)).squeeze(2), norm))
+        body = last(runs.convolved(maps, down.weight).unsqueeze(2))
+        return torch.relu(body + skip_norm(runs.convolved(values, skip.weight).unsqueeze(2)))
+
+
 def multiscale_stages(n_in: int, bits: int) -> Staged:
     """The published text net: maps of width 6, 4, 2 and 1."""
     stages = [
-        nn.Sequential(ScaleMap(), Residual(1, 64, (n_in, 1))),
+        ScaleStage(n_in, 64),
         Residual(64, 128, (1, 3)),
         Residual(128, 256, (1, 3)),
         Residual(256, 512, (1, 2)),
