@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.sparse import block_diag, csr_array
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, interpolate, linear
 
@@ -67,13 +69,17 @@ class ScaleLinear(nn.Module):
 
 
 def _fold(width: int, dtype: torch.dtype) -> Bags:
-    """How far each average counts at each place of the five stretched copies, `(averages, 5 width)`."""
-    counts = [width // min(scale, width) for scale in SCALES]
-    blocks = [stretched(torch.eye(count, dtype=dtype), width, "linear") for count in counts]
-    matrix: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]  # torch has no types here
-    rows, columns = matrix.nonzero(as_tuple=True)
-    starts = torch.searchsorted(rows, torch.arange(len(matrix) + 1))
-    return Bags(matrix[rows, columns], columns, starts, matrix.shape[1])
+    """How far each average counts at each place of the five stretched copies, `(averages, 5 width)`.
+
+    `interpolate`'s straight lines: place i lies at (i + ½) windows / width − ½ between the averages.
+    """
+    blocks = []
+    for scale in SCALES:
+        count = width // min(scale, width)
+        places = (np.arange(width) + 0.5) * count / width - 0.5
+        blocks.append([np.interp(places, np.arange(count), average) for average in np.eye(count)])
+    matrix = csr_array(block_diag(blocks))
+    return Bags.of(matrix).with_entries(torch.from_numpy(matrix.data).to(dtype))
 
 
 def fold_scales(net: nn.Sequential) -> None:
