@@ -111,7 +111,7 @@ def command(pairs: Pairs, given: argparse.Namespace) -> Iterator[dict[str, Any]]
     for side in (0, 1):
         values = {"task": "prepare", "method": "dcmh", "point": "default", "dataset": "clipart", "values": {}}
         pairs.alone(side, values)
-    more = ["--trials", "2", "--epochs", "2"] if given.tiny else []
+    more = ["--trials", "2", "--epochs", "4"] if given.tiny else []
     found = pairs.turns(lambda side: pairs.first_command(side, more), given.repeats)
     for key, unit, most in (("seconds", "s", 0.60), ("peak_mib", "MiB", 0.80)):
         what = f"first command, {'wall time' if key == 'seconds' else 'peak memory'}"

@@ -158,13 +158,17 @@ def line(found: dict[str, Any]) -> str:
             continue
         low, median, high = (found[side][key] for key in ("least", "median", "most"))
         unit = "" if side == "ratio" else f" {found['unit']}"
-        cells.append(f"{f'{median:.3g}{unit} ({low:.3g}–{high:.3g})':>{width}}")
+        cells.append(f"{f'{_figure(median)}{unit} ({_figure(low)}–{_figure(high)})':>{width}}")
     most = found["at most"]
     met = "" if most is None else "met" if found["ratio"]["median"] <= most else "NOT"
     cells.append(f"{'' if most is None else f'{most:.2f}':>8} {met:3} ")
     if "MAP" in found:
         cells.append(f"{found['MAP']['old']:8.4f}{found['MAP']['new']:8.4f}{found['differs']:9.1e}")
     return "".join(cells).rstrip() + (f"  ({found['note']})" if found.get("note") else "")
+
+
+def _figure(number: float) -> str:
+    return f"{number:.0f}" if number >= 1000 else f"{number:.3g}"
 
 
 def shared_fairly(mark: str) -> float:
