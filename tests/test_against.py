@@ -33,8 +33,8 @@ def test_equal_trees_have_equal_curves_and_checkpoints(tmp_path: Path) -> None:
     for tree in ("old", "new"):
         assert [len(one["cpu"]) for one in epochs["runs"][tree]] == [8]
         assert epochs[tree]["least"] > 0
-        assert epochs["peak_mb"][tree] > 0
-    sizes = [one for one in checkpoints if one["unit"] == "MB"]
+        assert epochs["peak_mib"][tree] > 0
+    sizes = [one for one in checkpoints if one["unit"] == "MiB"]
     assert len(checkpoints) == 4
     assert [one["ratio"]["median"] for one in sizes] == [1.0, 1.0]
     for one in found["rows"]:

@@ -68,7 +68,7 @@ class Pairs:
             return dict(json.loads(result.read_text()))
 
     def first_command(self, side: int, more: list[str]) -> dict[str, Any]:
-        """Wall seconds of the README's first command in a new folder, and the peak of its processes' memory in MB."""
+        """Wall seconds of the README's first command in a new folder, and the peak of its processes' memory in MiB."""
         command = [sys.executable, "-m", "cmh.tune", "--method", "dcmh", "--space", "spaces/dcmh.yml", *more]
         mark, done, peaks = uuid.uuid4().hex, threading.Event(), [0.0]
 
@@ -86,7 +86,7 @@ class Pairs:
                 seconds = time.perf_counter() - start
                 done.set()
                 watch.join()
-        return {"seconds": seconds, "peak_mb": max(peaks)}
+        return {"seconds": seconds, "peak_mib": max(peaks)}
 
     def _call(self, side: int, command: list[str], more: dict[str, str], folder: str) -> None:
         cache = str(self._work / f"cache-{SIDES[side]}")
@@ -115,7 +115,7 @@ class Pairs:
             **about,
             "MAP": {"old": old[-1], "new": new[-1]},
             "differs": max(abs(a - b) for a, b in zip(old, new, strict=True)),
-            "peak_mb": {side: statistics.median(run["peak_mb"] for run in runs) for side, runs in sides.items()},
+            "peak_mib": {side: statistics.median(run["peak_mib"] for run in runs) for side, runs in sides.items()},
             "runs": sides,
             "note": "" if len(old) > 1 else "one epoch, its first",
         }
@@ -158,7 +158,7 @@ def line(found: dict[str, Any]) -> str:
             continue
         low, median, high = (found[side][key] for key in ("least", "median", "most"))
         unit = "" if side == "ratio" else f" {found['unit']}"
-        cells.append(f"{f'{median:.3g}{unit} ({low:.3g}–{high:.3g})':>{width}}")
+        cells.append(f"{f'{_figure(median)}{unit} ({_figure(low)}–{_figure(high)})':>{width}}")
     most = found["at most"]
     met = "" if most is None else "met" if found["ratio"]["median"] <= most else "NOT"
     cells.append(f"{'' if most is None else f'{most:.2f}':>8} {met:3} ")
@@ -167,8 +167,12 @@ def line(found: dict[str, Any]) -> str:
     return "".join(cells).rstrip() + (f"  ({found['note']})" if found.get("note") else "")
 
 
+def _figure(number: float) -> str:
+    return f"{number:.0f}" if number >= 1000 else f"{number:.3g}"
+
+
 def shared_fairly(mark: str) -> float:
-    """MB of all processes whose environment has this entry; pages that several have count once between them (PSS)."""
+    """MiB of all processes whose environment has this entry; pages that several have count once between them (PSS)."""
     kilobytes = 0
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # another user's, or gone meanwhile

@@ -37,18 +37,28 @@ def epochs(task: dict[str, Any]) -> dict[str, Any]:
         wall.append(time.perf_counter())
         maps.append(epoch.val_map)
 
+    train, epoch_of = [], module.Method.epoch
+
+    def epoch(method: Any, batches: Any) -> Any:
+        start = time.process_time()
+        terms = epoch_of(method, batches)
+        train.append(time.process_time() - start)
+        return terms
+
+    module.Method.epoch = epoch
     training.fit(module, run, config, data, report=report)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
         "cpu": np.diff(cpu).tolist(),
+        "train": train,  # CPU seconds of it without validation
         "wall": np.diff(wall).tolist(),
         "map": maps,
-        "peak_mb": int(status["VmHWM"].split()[0]) / 1024,
+        "peak_mib": int(status["VmHWM"].split()[0]) / 1024,
     }
 
 
 def checkpoint(task: dict[str, Any]) -> dict[str, Any]:
-    """MB of the checkpoint file, and seconds to make and write one: within training and at its end."""
+    """MiB of the checkpoint file, and seconds to make and write one: within training and at its end."""
     from cmh import training
 
     places = [one for name, one in list(sys.modules.items()) if name.startswith("cmh.training")]
@@ -67,7 +77,7 @@ def checkpoint(task: dict[str, Any]) -> dict[str, Any]:
             start = time.perf_counter()
             again.write_bytes(save())
             seconds = time.perf_counter() - start
-            found["end" if epoch.epoch == run.epochs else "within"] = {"mb": size, "seconds": seconds}
+            found["end" if epoch.epoch == run.epochs else "within"] = {"mib": size, "seconds": seconds}
 
         training.fit(module, run, config, training.load(run).search(), report=report, folder=folder)
     return found
@@ -160,7 +170,7 @@ def torchcmh(task: dict[str, Any]) -> dict[str, Any]:
     loop.train(num_works=0)
     if not torch.isfinite(loop.F_buffer).all() or not torch.isfinite(loop.G_buffer).all():
         raise FloatingPointError("torchcmh's outputs are not finite: its time means nothing")
-    return {"cpu": loop.seconds, "steps": [steps, all_steps]}
+    return {"train": loop.seconds, "steps": [steps, all_steps]}
 
 
 def _parsed(task: dict[str, Any]) -> tuple[Any, Any, Any]:
