@@ -96,6 +96,19 @@ def test_same_seed_same_curve_in_another_process() -> None:
     assert json.loads(done.stdout) == {variant: numbers(fit(variant)) for variant in VARIANTS}
 
 
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages on this system")
+def test_large_tensors_ask_for_huge_pages() -> None:
+    """A process that imports the trainer: one more mapping than before is marked for huge pages, the tensor's."""
+    code = """
+import torch, cmh.training
+marked = lambda: sum(" hg" in line for line in open("/proc/self/smaps") if line.startswith("VmFlags"))
+before, large = marked(), torch.ones(2**24)
+print(marked() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 1
+
+
 def test_a_run_sets_what_makes_it_repeat_itself() -> None:
     """And leaves a stricter mode as it is. cuBLAS reads its setting in the process's first product on a GPU."""
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")

@@ -24,8 +24,9 @@ Differences from the paper and from the authors' code (SWU-CS-MediaLab/SCAHN @6f
 1. The image net is ResNet-34, with a head after each of its four stages. On frozen features there are no stages: four
    fully connected layers with ReLU stand for them, each with the published head (batch norm, linear, tanh).
 2. The text net is published as pooling at five scales and four residual blocks of convolutions (`text_net:
-   multiscale`, the paper's point). Its first block alone has 64·64·D weights at each of 6 positions, many times
-   DCMH's epoch on a CPU, so by default the texts, too, have four fully connected layers.
+   multiscale`, the paper's point). Its first block alone has 64·64·D weights at each of 6 positions, several times
+   DCMH's epoch on a CPU even though rows that repeat are computed once, so by default the texts, too, have four fully
+   connected layers.
 3. The two batches of a step go through the net, and its batch norms, together. A step takes two batches of one pass
    and halves their items; a third, last batch joins them. The released code draws 2b items for each of ⌊N/b⌋ steps,
    so its epoch has twice as many steps.
