@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize
 
+COLUMNS = 2048  # pairs of a row that are worked on at once: 128 rows of them fit a core's cache
+
 
 class Means:
     """Means of loss terms over the steps of an epoch, added up where they are, so that no step waits for the GPU."""
@@ -153,13 +155,17 @@ class _PairwiseNll(torch.autograd.Function):
 class _SumNll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Saved, codes: Tensor, others: Tensor, similar: Tensor, scale: float) -> Tensor:
-        theta = (scale * codes) @ others.T  # ([M,] b, N)
-        p = torch.sigmoid(theta)
-        ctx.save_for_backward((p - similar) @ others * scale)
-        linear = (theta.clamp(min=0) - similar * theta).sum()
-        # One logarithm of a product in the place of 32: none is smaller than ½, so no product is smaller than 2^−32.
-        rows = torch.split(_surer(p).flatten(0, -2), 32)
-        return linear - torch.stack([block.prod(0).log_().sum() for block in rows]).sum()
+        scaled, gradient, parts = scale * codes, torch.zeros_like(codes), []
+        for block, S in zip(torch.split(others, COLUMNS), torch.split(similar, COLUMNS, 1), strict=True):
+            theta = scaled @ block.T  # ([M,] b, COLUMNS)
+            p = torch.sigmoid(theta)
+            # One logarithm of a product in the place of 32: none is smaller than ½, so no product is below 2^−32.
+            surer = torch.split(_surer(p).flatten(0, -2), 32)
+            parts += [(S * theta).sum(), *(rows.prod(0).log_().sum() for rows in surer)]
+            parts.append(theta.clamp_(min=0).sum().neg_())
+            gradient += p.sub_(S) @ block
+        ctx.save_for_backward(gradient.mul_(scale))
+        return -torch.stack(parts).sum()
 
     @staticmethod
     @once_differentiable
