@@ -99,6 +99,17 @@ def test_every_other_operation_is_given_the_dense_matrix(operation: Any) -> None
     assert torch.equal(found, operation(torch.from_numpy(matrix.toarray())))
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_nothing_is_made_dense_on_the_way_to_a_net(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, layer = Bags.of(words(8, 20)), nn.Linear(20, 3)
+    expected = layer(found.dense())
+    monkeypatch.setattr(Bags, "dense", None)
+    with mode():
+        moved = found.to(torch.device("cpu")).to(torch.float32).to(torch.device("cpu"), dtype=torch.float32)
+        assert moved is found
+        assert torch.allclose(layer(nn.Identity()(moved)[torch.arange(8)]), expected, atol=1e-6)
+
+
 def test_erased_texts_lose_the_same_words() -> None:
     matrix = words(30, 40, share=0.3)
     draws = [torch.Generator().manual_seed(5) for _ in range(2)]

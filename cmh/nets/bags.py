@@ -7,7 +7,7 @@ forward and back where the matrix product takes 8.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -70,6 +70,11 @@ class Bags(Tensor):
         places = torch.arange(total) + shift
         return Bags(self.entries[places], self.columns[places], starts, self.shape[1])
 
+    def _is(self, *where: Any, **named: Any) -> bool:
+        """Whether `to(*where, **named)` has nothing to do."""
+        moved = self.entries[:0].to(*where, **named)
+        return moved.dtype == self.entries.dtype and moved.device == self.entries.device
+
     @classmethod
     def __torch_function__(
         cls,
@@ -83,6 +88,8 @@ class Bags(Tensor):
                 return _linear(*args, **kwargs or {})  # type: ignore[arg-type]
             if function is Tensor.__getitem__ and isinstance(args[1], Tensor) and args[1].dtype == torch.int64:
                 return args[0]._chosen(args[1])
+            if function is Tensor.to and args[0]._is(*args[1:], **kwargs or {}):
+                return args[0]  # in inference mode torch would ask for the dense matrix
         with torch._C.DisableTorchFunctionSubclass():  # or results would be called Bags
             return function(*args, **kwargs or {})
 
