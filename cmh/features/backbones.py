@@ -1,8 +1,8 @@
 """Image networks: encoded pictures in, one vector a picture out. One registry, each with its own preparation.
 
 Features are computed in float32, on GPUs too (where convolutions would else be taken in TF32). `NAME-bf16` is the same
-network in bfloat16, which GPUs are faster in. Its features are others, from the third digit on, so it is a network of its
-own in cache keys, records and boards, and on any device.
+network in bfloat16, which GPUs are faster in. Its features are others, from the third digit on, so it is a network of
+its own in cache keys, records and boards, and on any device.
 """
 
 from __future__ import annotations
