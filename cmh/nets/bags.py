@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class Bags(Tensor):
     """A matrix `(n, d)` of which only what is not 0 is stored; to a net or a loss it is a tensor like any other.
 
-    `functional.linear`, which is what `nn.Linear` calls, and rows `bags[index]` take the stored numbers; every other
-    operation is given the dense matrix. Entries `(nnz,)` and their columns `(nnz,)` stand row after row; row i begins
-    at `starts[i]`, `starts` `(n + 1,)`. It has no gradient.
+    `functional.linear`, which is what `nn.Linear` calls, and rows `bags[index]`, `bags[from:to]` take the stored
+    numbers; every other operation is given the dense matrix. Entries `(nnz,)` and their columns `(nnz,)` stand row
+    after row; row i begins at `starts[i]`, `starts` `(n + 1,)`. It has no gradient.
     """
 
     entries: Tensor
@@ -70,6 +70,11 @@ class Bags(Tensor):
         places = torch.arange(total) + shift
         return Bags(self.entries[places], self.columns[places], starts, self.shape[1])
 
+    def _between(self, first: int, last: int) -> Bags:
+        starts = self.starts[first : last + 1]
+        words = slice(int(starts[0]), int(starts[-1]))
+        return Bags(self.entries[words], self.columns[words], starts - starts[0], self.shape[1])
+
     def _is(self, *where: Any, **named: Any) -> bool:
         """Whether `to(*where, **named)` has nothing to do."""
         moved = self.entries[:0].to(*where, **named)
@@ -88,6 +93,10 @@ class Bags(Tensor):
                 return _linear(*args, **kwargs or {})  # type: ignore[arg-type]
             if function is Tensor.__getitem__ and isinstance(args[1], Tensor) and args[1].dtype == torch.int64:
                 return args[0]._chosen(args[1])
+            if function is Tensor.__getitem__ and isinstance(args[1], slice):
+                first, last, step = args[1].indices(len(args[0]))
+                if step == 1:
+                    return args[0]._between(first, max(first, last))
             if function is Tensor.to and args[0]._is(*args[1:], **kwargs or {}):
                 return args[0]  # in inference mode torch would ask for the dense matrix
         with torch._C.DisableTorchFunctionSubclass():  # or results would be called Bags

@@ -29,6 +29,7 @@ def try_one_batch(study: StudyRequest) -> None:
     lies in a configuration (a loss that is not finite, too little memory) is left to the trials.
     """
     module, data = methods.get(study.space.method), study.dataset.search()
+    data = training.trained_on(module, data)
     run, config = training.parse(module, {**study.base, **study.run})
     queries = data.validation_query.rows(slice(ITEMS))
     pictures = queries.pixels if run.finetune and queries.pixels is not None else queries.image

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -23,15 +22,11 @@ from cmh.nets import bags
 from cmh.nets.transfer import on_gpu, to_device
 from cmh.seeding import derive
 
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
 ENCODE_ROWS = 1024  # items encoded at once: bounds memory, changes no code
 ENCODE_PICTURES = 64  # the same where pictures go through a whole network
 KEPT_BYTES = 2**30  # of features of one side and modality: as much stays on a GPU
 
 Codes = NDArray[np.int8]  # ±1 (n, bits)
-Inputs: TypeAlias = "NDArray[np.generic] | csr_array"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,24 +124,23 @@ class Ranking:
             "t2i": (codes["query", "text"], codes["database", "image"]),
         }
 
-    def _placed(self, modality: str, items: Arrays) -> Inputs | Tensor:
+    def _placed(self, modality: str, items: Arrays) -> Tensor:
         """Features `(n, d)` or pixels: on a GPU if they are small enough, else where they lie."""
         if modality == "image" and self._from_pixels:
             assert items.pixels is not None  # the dataset was loaded with them, or training had not begun
-            return items.pixels
-        features = items.image if modality == "image" else items.text
+            return torch.from_numpy(items.pixels)
+        features = bags.tensor(items.image if modality == "image" else items.text)
         keep = on_gpu(self._device) and 4 * math.prod(features.shape) <= KEPT_BYTES
-        return bags.tensor(features).to(self._device) if keep else features
+        return features.to(self._device) if keep else features
 
-    def _encoded(self, modality: str, method: Method, inputs: Inputs | Tensor) -> Tensor:
+    def _encoded(self, modality: str, method: Method, inputs: Tensor) -> Tensor:
         encode = method.encode_image if modality == "image" else method.encode_text
         pixels = inputs.ndim > 2
         at_once = ENCODE_PICTURES if pixels else ENCODE_ROWS
         codes, finite = [], torch.ones((), dtype=torch.bool, device=self._device)
         with torch.inference_mode():
-            for start in range(0, inputs.shape[0], at_once):
-                rows = inputs[start : start + at_once]
-                moved = to_device(rows if isinstance(rows, Tensor) else bags.tensor(rows), self._device)
+            for start in range(0, len(inputs), at_once):
+                moved = to_device(inputs[start : start + at_once], self._device)
                 outputs = encode(moved if pixels else moved.to(torch.float32))
                 finite = finite & torch.isfinite(outputs).all()  # asked once, so that no block waits for the device
                 codes.append(sign(outputs).to(torch.int8))
