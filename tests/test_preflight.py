@@ -38,6 +38,25 @@ def test_every_method_passes(name: str) -> None:
     preflight.try_one_batch(study)
 
 
+@pytest.mark.parametrize(("name", "seen"), [("dcmh", 80), ("djsrh", 120)])
+def test_one_batch_is_of_the_items_that_training_takes(name: str, seen: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervised method meets no item without labels there, either."""
+    data, built = tiny(), []
+    data.train.labels[:40] = 0
+    build = training.build
+
+    def watched(module: Any, run: Any, config: Any, given: Any, device: Any) -> Any:
+        built.append(len(given.train.labels))
+        return build(module, run, config, given, device)
+
+    monkeypatch.setattr(training, "build", watched)
+    space: Any = SimpleNamespace(method=name)
+    dataset: Any = SimpleNamespace(name="tiny", search=lambda: data)
+    run = {"bits": 8, "epochs": 2, "threads": 1}
+    preflight.try_one_batch(SimpleNamespace(space=space, dataset=dataset, base=small(name), run=run))  # type: ignore[arg-type]
+    assert built == [seen]
+
+
 def test_a_method_passes_from_pixels() -> None:
     about = dataclasses.replace(
         asked(Path("studies")), methods=("dcmh",), features="conv4", settings=("finetune=true", "batch_size=16")
