@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Callable
 
 from cmh.board import render
 from cmh.board.rows import Board
@@ -24,24 +25,39 @@ def series(board: Board) -> list[Series]:
     for bits, rows in render.sections(board):
         seen = collections.Counter[tuple[object, ...]]()
         for row in rows:
-            same = (row.method, row.label, row.selection, row.trials, row.epochs)
-            found.setdefault((*same, seen[same]), {})[bits] = row  # equal ones of a table: the n-th with the n-th
+            same = (row.method, label(row), row.selection, row.trials, row.epochs)
             seen[same] += 1
-    names = _names([(next(iter(rows.values())), key[-1]) for key, rows in found.items()])
+            found.setdefault((*same, seen[same]), {})[bits] = row  # equal ones of a table: the n-th with the n-th
+    names = _names([(next(iter(rows.values())), key) for key, rows in found.items()])
     return [Series(name, rows) for name, rows in zip(names, found.values(), strict=True)]
 
 
-def _names(rows: list[tuple[Row, object]]) -> list[str]:
-    """As short as tells them apart: method and label, then selection, then budget, then a number."""
-    names = [render.printable(render.method(row)) for row, _ in rows]
-    for more in (
+def label(row: Row) -> str:
+    """What was changed, but the number of bits, by which a row stands beside those of other lengths."""
+    return ", ".join(part for part in row.label.split(", ") if part != f"bits={row.bits}")
+
+
+def shared_label(board: Board) -> str:
+    """The label that all rows have, which the names of `series` are without; empty where they differ."""
+    labels = {label(row) for row in board.rows}
+    return labels.pop() if len(labels) == 1 else ""
+
+
+def _names(rows: list[tuple[Row, tuple[object, ...]]]) -> list[str]:
+    """As short as tells them apart: method, label, selection, budget, a number."""
+    several = len({label(row) for row, _ in rows}) > 1
+    names = [
+        render.printable(f"{row.method} ({label(row)})" if several and label(row) else row.method) for row, _ in rows
+    ]
+    more: tuple[Callable[[Row, tuple[object, ...]], str], ...] = (
         lambda row, _: row.selection,
         lambda row, _: f"{row.trials} × {row.epochs}",
-        lambda _, number: f"#{number + 1}",
-    ):
+        lambda _, key: f"#{key[-1]}",
+    )
+    for word in more:
         often = collections.Counter(names)
         names = [
-            f"{name}, {more(row, number)}" if often[name] > 1 else name
-            for name, (row, number) in zip(names, rows, strict=True)
+            f"{name}, {word(row, key)}" if often[name] > 1 else name
+            for name, (row, key) in zip(names, rows, strict=True)
         ]
     return names

@@ -5,6 +5,7 @@ All numbers are the board's own, but the curves, which `cmh.metrics` computes fr
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from cmh import files, protocols, scores
 from cmh.board import across, render
@@ -30,7 +32,7 @@ STYLE = Path(__file__).parent / "figures.mplstyle"
 ONE, TWO = 85 / 25.4, 178 / 25.4  # inches: one column of a two-column paper, both
 _LONGEST = 28  # letters of a name
 _WAYS = ("image → text", "text → image")
-_Look = dict[str, str]  # what of matplotlib's properties tells a line from the others
+_Look = dict[str, Any]  # what of matplotlib's properties tells a line from the others
 _Drawn = tuple[str, Figure]
 _Curves = list[tuple[Floats, Floats, Floats]]  # of each direction: ranks, mean precision there, mean recall there
 
@@ -46,13 +48,14 @@ def write(boards: Sequence[Board], folder: Path) -> tuple[list[str], list[str]]:
     taken: set[str] = set()
     with matplotlib.style.context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # of a name, for which there is a box
-        for board in boards:
+        for board in filter(lambda board: board.rows, boards):
             start = _file_name(board, taken)
             for end, figure in _figures(board, notes):
                 for kind, more in (("pdf", {"CreationDate": None}), ("png", {})):
                     name = f"{start}-{end}.{kind}"
                     with files.new_file(folder / name) as temporary:
                         figure.savefig(temporary, format=kind, metadata=more)
+                    figure.set_layout_engine("none")  # what the first has found holds for the second
                     names.append(name)
     return names, notes
 
@@ -103,9 +106,8 @@ def _looks(series: Sequence[across.Series], where: str, notes: list[str]) -> dic
 
 def _by_bits(series: Sequence[across.Series], looks: dict[str, _Look]) -> Figure:
     """MAP with its intervals against the code length, both directions and their mean."""
-    figure = Figure(figsize=(TWO, 0.55 * TWO))
-    panels = figure.subplots(1, 3, sharey=True)
     shown = [one for one in series if one.name in looks]
+    figure, panels = _panels(TWO, 2.6, 3, [one.name for one in shown])
     for panel, (title, column) in zip(
         panels, ((_WAYS[0], "map_i2t"), (_WAYS[1], "map_t2i"), ("mean", "map_mean")), strict=True
     ):
@@ -136,7 +138,7 @@ def _curves(rows: Sequence[tuple[str, tuple[Run, ...]]], where: str, notes: list
     lacking: dict[str, Path] = {}
     wrong: list[str] = []
     for name, runs in rows:
-        if without := [run for run in runs if not run.record.codes]:
+        if without := [run for run in runs if not run.record.codes or not (run.folder / run.record.codes).exists()]:
             lacking[name] = without[0].folder
             continue
         try:
@@ -148,7 +150,7 @@ def _curves(rows: Sequence[tuple[str, tuple[Run, ...]]], where: str, notes: list
     start = f"{where}: PR curves and precision@N are without"
     if lacking:
         cure = (
-            f"`python -m cmh.reproduce {files.quoted(next(iter(lacking.values())))} --fresh` keeps them, for the first"
+            f"`python -m cmh.reproduce {files.quoted(next(iter(lacking.values())))} --fresh` keeps those of the first"
         )
         notes.append(
             f"{start} {len(lacking)} of {len(rows)} rows, whose codes were not kept: {', '.join(lacking)}; {cure}"
@@ -173,12 +175,13 @@ def _two_ways(
     log: bool = False,
 ) -> Figure:
     """A curve of each row, one panel a direction."""
-    figure = Figure(figsize=(TWO, 0.5 * TWO))
-    panels = figure.subplots(1, 2, sharey=True)
+    figure, panels = _panels(TWO, 2.6, 2, list(curves))
     for way, panel in enumerate(panels):
         for name, one in curves.items():
             panel.plot(*points(one[way]), **looks[name])
-        panel.set(title=_WAYS[way], xlabel=axes[0], xscale="log" if log else "linear")
+        panel.set(title=_WAYS[way], xlabel=axes[0])
+        if log:
+            _scale(panel, points(next(iter(curves.values()))[way])[0])
     panels[0].set_ylabel(axes[1])
     _legend(figure, panels[0], list(curves))
     return figure
@@ -191,18 +194,30 @@ def _by_budget(rows: Sequence[tuple[str, Row]], looks: dict[str, _Look]) -> Figu
     ]
     if any(row.passes for _, row in rows):
         costs.append(("passes over the training items, search", lambda row: row.passes))
-    width = ONE if len(costs) == 1 else TWO
-    figure = Figure(figsize=(width, 0.9 * ONE + 0.13 * (len(rows) / (2 * len(costs)))))
-    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    figure, panels = _panels(ONE if len(costs) == 1 else TWO, 2.2, len(costs), [name for name, _ in rows])
     for panel, (title, cost) in zip(panels, costs, strict=True):
         for name, row in rows:
             panel.errorbar([cost(row)], [row.map_mean], _halves([row], "map_mean"), **looks[name] | {"linestyle": ""})
-        panel.set_xscale("symlog", linthresh=1)  # from 0: what was not searched
-        panel.set_xlim(left=-0.2)
+        _scale(panel, [cost(row) for _, row in rows])
         panel.set_xlabel(title)
     panels[0].set_ylabel("MAP, mean of both directions")
     _legend(figure, panels[0], [name for name, _ in rows])
     return figure
+
+
+def _scale(panel: Axes, values: Sequence[float] | Floats) -> None:
+    """The horizontal axis of costs or ranks: logarithmic where they are of several sizes, with 0 for none on it."""
+    least, most = min((value for value in values if value > 0), default=1.0), max(values)
+    if most < 3 * least:
+        return
+    if min(values) > 0:
+        panel.set_xscale("log", subs=range(2, 10))
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if most < 50 * least else (1,)))
+    else:
+        panel.set_xscale("symlog", linthresh=least)
+    panel.autoscale(axis="x")
+    panel.xaxis.set_major_formatter("{x:g}")  # by default they are formulas
+    panel.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _rank_groups(rows: Sequence[tuple[str, Row]]) -> Figure:
@@ -219,14 +234,13 @@ def _rank_groups(rows: Sequence[tuple[str, Row]]) -> Figure:
     pad = 0.04 * (high - low) or 0.01
     for at, (letter, means) in enumerate(bars):
         y = -0.1 * (at + 1)
-        axes.plot([means[0], means[-1]], [y, y], color="black", linewidth=0.8)
-        axes.plot(means, [y] * len(means), color="black", linestyle="", marker="o", markersize=2.5)
-        axes.text(means[0], y, f" {letter}", va="center", ha="left", fontsize=6)
+        axes.plot(means, [y] * len(means), color="black", linestyle="-", marker="o", markersize=2.5)
+        axes.text(means[0], y, f"  {letter}", va="center", ha="left", fontsize=6)
     for at, (name, row) in enumerate(rows):
         best = at < half  # labelled on the right, where the best means are; no two leaders cross
         y = -start - step * (at if best else len(rows) - 1 - at)
         side = high + pad if best else low - pad
-        axes.plot([row.map_mean, row.map_mean, side], [0, y, y], color="0.4", linewidth=0.6)
+        axes.plot([row.map_mean, row.map_mean, side], [0, y, y], color="0.4", linestyle="-", linewidth=0.6, marker="")
         label = f"{_short(name)}  {row.map_mean:.3f}  ({render.ranks(row)})"
         axes.text(side, y, f" {label} ", va="center", ha="left" if best else "right", fontsize=7)
     axes.set(xlim=(low - pad, high + pad), ylim=(-start - step * half, 0.05))
@@ -240,11 +254,23 @@ def _rank_groups(rows: Sequence[tuple[str, Row]]) -> Figure:
     return figure
 
 
+def _panels(width: float, height: float, n: int, names: Sequence[str]) -> tuple[Figure, Sequence[Axes]]:
+    """`n` panels of one height, in inches, side by side, with room for a legend of `names` below."""
+    rows = math.ceil(len(names) / _columns(width, names))
+    figure = Figure(figsize=(width, height + 0.15 * rows))
+    return figure, list(figure.subplots(1, n, sharey=True, squeeze=False)[0])
+
+
+def _columns(width: float, names: Sequence[str]) -> int:
+    """Of a legend, as many as fit into a width in inches."""
+    return max(int(width / (0.5 + 0.055 * max(len(_short(name)) for name in names))), 1)
+
+
 def _legend(figure: Figure, panel: Axes, names: Sequence[str]) -> None:
     """Below the panels, in the order in which `names` were drawn."""
     lines: list[Any] = [*panel.containers] or [*panel.lines]
-    columns = max(int(figure.get_figwidth() / (0.35 + 0.062 * max(len(_short(name)) for name in names))), 1)
-    figure.legend(lines, [_short(name) for name in names], loc="outside lower center", ncols=min(columns, len(names)))
+    columns = min(_columns(figure.get_figwidth(), names), len(names))
+    figure.legend(lines, [_short(name) for name in names], loc="outside lower center", ncols=columns)
 
 
 def _short(name: str) -> str:

@@ -18,8 +18,8 @@ _HEAD = r"""% Made by `python -m cmh.leaderboard --latex`; made anew, not edited
 _SIGNS = {
     **{"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_"},
     **{"^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}"},
-    **{"|": r"\textbar{}", '"': "''", "-": "-{}", "`": "{}`{}", "'": "'{}"},  # {}: no ligatures
-    **{"→": r"$\to$", "±": r"$\pm$", "×": r"$\times$", "–": "--", "…": r"\dots{}"},
+    **{"|": r"\textbar{}", '"': "''", "`": "{}`{}", "'": "'{}"},  # {}: no ligatures
+    **{"→": r"$\to$", "±": r"$\pm$", "×": r"$\times$", "–": r"\textendash{}", "…": r"\dots{}"},
 }
 _LETTERS = re.compile(r"[\x20-\x7e]|[À-ÿ](?<![ÐÞ×ðþ÷])")  # that every font and encoding of LaTeX has
 _MARKS = {
@@ -33,7 +33,7 @@ _LETTER = "Rows that share a letter cannot be told apart by their mean (all pair
 
 def escape(text: str) -> str:
     """Text that LaTeX sets as it is; letters that its default fonts have not stand there by their number."""
-    return "".join(map(_sign, render.printable(text)))
+    return re.sub("-(?=-)", "-{}", "".join(map(_sign, render.printable(text))))  # else a dash
 
 
 def text(boards: Sequence[Board]) -> str:
@@ -98,7 +98,13 @@ def _wide(board: Board, label: str) -> str:
         found = [[cell(one.rows[bits]) if bits in one.rows else "--" for cell in cells[bits]] for bits in of_bits]
         marks = dict.fromkeys(mark for row in one.rows.values() for mark in render.marks(row).split())
         body.append(" & ".join([escape(one.name) + _raised(marks), *(cell for three in found for cell in three)]))
-    about = [f"MAP on {escape(board.dataset)}.", _budget(board.rows)[0], _protocol(board), _BEST]
+    shared = across.shared_label(board)
+    about = [
+        f"MAP on {escape(board.dataset)}{escape(f' ({shared})' if shared else '')}.",
+        _budget(board.rows)[0],
+        _protocol(board),
+        _BEST,
+    ]
     if any(row.letters for row in board.rows):
         about.append(_LETTER.replace("Rows", "Rows of one code length"))
     about += _what_marks_mean(board.rows)
@@ -120,6 +126,7 @@ def _float(
             r"\setlength{\tabcolsep}{3.5pt}",
             rf"\caption{{{caption}}}",
             rf"\label{{{label}}}",
+            r"\vspace{4pt}",
             rf"\begin{{tabular}}{{@{{}}{alignment}@{{}}}}",
             *(r"\toprule", *head, r"\midrule", *body, r"\bottomrule"),
             r"\end{tabular}",
@@ -136,7 +143,7 @@ def _sign(sign: str) -> str:
 
 
 def _protocol(board: Board) -> str:
-    return escape(f"{board.features}; {render.about(board)}.")
+    return escape(f"Features {board.features}; {render.about(board)}.")
 
 
 def _budget(rows: Sequence[Row]) -> tuple[str, bool]:
@@ -144,9 +151,9 @@ def _budget(rows: Sequence[Row]) -> tuple[str, bool]:
     given = {(row.selection, row.trials, row.epochs) for row in rows}
     seeds = _range([row.n_seeds for row in rows])
     trials, epochs = _range([row.trials for row in rows]), _range([row.epochs for row in rows])
-    search = f"{trials} trials" if any(row.trials for row in rows) else "no search"
+    search = f"trials {trials}" if any(row.trials for row in rows) else "no search"
     chosen = ", ".join(sorted({row.selection for row in rows}))
-    words = f"{search}, {epochs} epochs, {seeds} seeds, hyperparameters: {chosen}."
+    words = f"{search}, epochs {epochs}, seeds {seeds}, hyperparameters {chosen}."
     return (f"Budgets differ: {words}" if len(given) > 1 else f"Budget of each row: {words}"), len(given) > 1
 
 
@@ -182,7 +189,8 @@ def _span(row: Row) -> str:
 
 
 def _name(row: Row) -> str:
-    return escape(render.method(row)) + _raised(render.marks(row).split())
+    label = across.label(row)
+    return escape(f"{row.method} ({label})" if label else row.method) + _raised(render.marks(row).split())
 
 
 def _raised(marks: Sequence[str] | dict[str, None]) -> str:

@@ -34,7 +34,7 @@ function filter() {
   for (const section of document.querySelectorAll("section.table")) {
     let here = 0;
     for (const row of section.querySelectorAll("tbody tr")) {
-      const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
+      const text = row.dataset.words.toLowerCase();
       row.hidden = !((!bits || section.dataset.bits === bits) && (!selection || row.dataset.selection === selection) && words.every((word) => text.includes(word)));
       here += !row.hidden;
       all += 1;

@@ -34,6 +34,7 @@ def html(boards: Sequence[Board]) -> str:
             (board, render.about(board), [_table(bits, rows) for bits, rows in render.sections(board)])
             for board in boards
         ],
+        marks=render.marks,
         legend=list(dict.fromkeys(line for board in boards for line in render.legend(board))),
         bits=sorted({row.bits for board in boards for row in board.rows}),
         selections=sorted({row.selection for board in boards for row in board.rows}),
