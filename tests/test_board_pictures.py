@@ -27,7 +27,7 @@ from tests.browser import asked_for, browser, said
 from tests.test_board import add, board_of, record, several
 from tests.test_metrics import distances_and_relevance
 
-NASTY = r"""a_b&50%$x^2~#{}\input{y}--?`<script>alert(1)</script>|"'é中ð"""
+NASTY = r"""a_b&50%$x^2~#{}\input{y}--?`<script>alert(1)</script>|"'é中ð""" + "\x00\x1b\n"
 DOCUMENT = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{t.tex}\end{document}"
 
 
@@ -164,6 +164,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_names_from_files_are_text_in_the_page(written: Path) -> None:
     text = written.read_text()
     assert text.count("<script>") == 1
+    assert not {"\x00", "\x1b"} & set(text)
     assert "&lt;script&gt;alert(1)" in text
     assert not re.search(r"""(?:src|href|action)=["'](?!data:)|url\(|https?://|@import""", text)
 

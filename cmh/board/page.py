@@ -27,7 +27,11 @@ def html(boards: Sequence[Board]) -> str:
     import jinja2  # late: of an extra
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        finalize=lambda value: render.printable(value) if type(value) is str else value,  # but style and script
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(
         boards=[
@@ -46,7 +50,7 @@ def html(boards: Sequence[Board]) -> str:
 def _table(bits: int, rows: list[Row]) -> _Table:
     columns, sources = render.filled(rows)
     columns = [column for column in columns if column.head != "method"]
-    cells = [(row, [render.printable(column.cell(row)) for column in columns]) for row in rows]
+    cells = [(row, [column.cell(row) for column in columns]) for row in rows]
     found = [
         (f"{render.method(row)} (rank {row.rank})", f"{mark}: {getattr(row, mark)}")
         for row in rows
