@@ -100,6 +100,7 @@ def test_one_row_is_neither_bold_nor_grouped(tmp_path: Path) -> None:
     text = latex.text(board_of(tmp_path)[0])
     assert lines_of(text, "dcmh") == [["dcmh", "1", "0.400", "0.500", "0.450"]]
     assert text.count(r"\begin{table}") == 1
+    assert "& mean \\\\" in text
     assert "letter" not in text
     assert r"$\pm$" not in text
 

@@ -27,6 +27,11 @@ _MARKS = {
     "dead": (r"\ddagger", "a loss term or a parameter was without effect"),
     "aged": (r"\ast", "code or data have changed since the row was made"),
 }
+_SIZES = (  # of tables with one or two, three, and more code lengths, which stay within 150 mm
+    *[r"\small\setlength{\tabcolsep}{3pt}"] * 2,
+    r"\footnotesize\setlength{\tabcolsep}{2.7pt}",
+    r"\scriptsize\setlength{\tabcolsep}{2.2pt}",
+)
 _BEST = "Bold: best; underlined: second."
 _LETTER = "Rows that share a letter cannot be told apart by their mean (all pairs tested together, 5\\,\\%)."
 
@@ -51,23 +56,27 @@ def _tables(board: Board, number: int) -> str:
 def _table(board: Board, bits: int, rows: Sequence[Row], label: str) -> str:
     """All columns of one number of bits."""
     budget, differs = _budget(rows)
-    mean = "mean" if rows[0].map_mean_ci95_high is None else r"mean $\pm$ c.i."
+    intervals = any(row.map_mean_ci95_high is not None for row in rows)
     columns: list[tuple[str, str, Callable[[Row], str]]] = [
         ("l", "method", _name),
-        ("l", "selection", lambda row: row.selection if differs else ""),
-        ("r", r"trials $\times$ epochs", lambda row: rf"{row.trials} $\times$ {row.epochs}" if differs else ""),
+        ("l", "selection", lambda row: row.selection if "selection" in differs else ""),
+        (
+            "r",
+            r"trials $\times$ epochs",
+            lambda row: rf"{row.trials} $\times$ {row.epochs}" if "length" in differs else "",
+        ),
         ("r", "seeds", lambda row: str(row.n_seeds)),
         ("r", r"i$\to$t", _marked(rows, lambda row: row.map_i2t)),
         ("r", r"t$\to$i", _marked(rows, lambda row: row.map_t2i)),
-        ("r", mean, _with_interval(rows)),
-        ("r", "ranks", lambda row: _span(row)),
+        ("r", r"mean $\pm$ c.i." if intervals else "mean", _with_interval(rows)),
+        ("r", "ranks", _span),
         ("l", "group", lambda row: row.letters),
     ]
     columns = [column for column in columns if any(column[2](row) for row in rows)]
     head = " & ".join(head for _, head, _ in columns)
     body = [" & ".join(cell(row) for *_, cell in columns) for row in rows]
     about = [f"MAP on {escape(board.dataset)} with {bits} bits.", budget, _protocol(board), _BEST]
-    if any(row.map_mean_ci95_high is not None for row in rows):
+    if intervals:
         about.append(r"$\pm$: half of the 95\,\% interval over seeds and groups of near-duplicate queries.")
     if any(row.letters for row in rows):
         about += [_LETTER, "Ranks: those that a row may have."]
@@ -87,7 +96,7 @@ def _wide(board: Board, label: str) -> str:
             _marked(rows, lambda row: row.map_t2i),
             lambda row, mean=mean: mean(row) + (f"$^{{\\mathrm{{{row.letters}}}}}$" if row.letters else ""),  # type: ignore[misc]
         ]
-    first = 2
+    first, size = 2, _SIZES[min(len(of_bits), len(_SIZES)) - 1]
     rules = [rf"\cmidrule(lr){{{first + 3 * at}-{first + 3 * at + 2}}}" for at in range(len(of_bits))]
     head = [
         "".join(rf" & \multicolumn{{3}}{{c}}{{{bits} bits}}" for bits in of_bits),
@@ -108,11 +117,17 @@ def _wide(board: Board, label: str) -> str:
     if any(row.letters for row in board.rows):
         about.append(_LETTER.replace("Rows", "Rows of one code length"))
     about += _what_marks_mean(board.rows)
-    return _float("table*", "l" + "r" * 3 * len(of_bits), [head, body], " ".join(about), label, rules)
+    return _float("table*", "l" + "r" * 3 * len(of_bits), [head, body], " ".join(about), label, rules, size)
 
 
 def _float(
-    kind: str, alignment: str, parts: Sequence[Sequence[str]], caption: str, label: str, rules: Sequence[str] = ()
+    kind: str,
+    alignment: str,
+    parts: Sequence[Sequence[str]],
+    caption: str,
+    label: str,
+    rules: Sequence[str] = (),
+    size: str = _SIZES[0],
 ) -> str:
     """`parts`: lines of the head, lines of the body; `rules` stand below the first line of the head."""
     head, body = ([f"{line} \\\\" for line in lines] for lines in parts)
@@ -122,8 +137,7 @@ def _float(
         [
             rf"\begin{{{kind}}}[tbp]",
             r"\centering",
-            r"\small",
-            r"\setlength{\tabcolsep}{3.5pt}",
+            size,
             rf"\caption{{{caption}}}",
             rf"\label{{{label}}}",
             r"\vspace{4pt}",
@@ -146,15 +160,19 @@ def _protocol(board: Board) -> str:
     return escape(f"Features {board.features}; {render.about(board)}.")
 
 
-def _budget(rows: Sequence[Row]) -> tuple[str, bool]:
-    """What the rows were given, in words, and whether it differs between them."""
-    given = {(row.selection, row.trials, row.epochs) for row in rows}
+def _budget(rows: Sequence[Row]) -> tuple[str, set[str]]:
+    """What the rows were given, in words, and which of `selection`, `length` differ between them."""
+    differs = set()
+    if len({row.selection for row in rows}) > 1:
+        differs.add("selection")
+    if len({(row.trials, row.epochs) for row in rows}) > 1:
+        differs.add("length")
     seeds = _range([row.n_seeds for row in rows])
     trials, epochs = _range([row.trials for row in rows]), _range([row.epochs for row in rows])
     search = f"trials {trials}" if any(row.trials for row in rows) else "no search"
     chosen = ", ".join(sorted({row.selection for row in rows}))
     words = f"{search}, epochs {epochs}, seeds {seeds}, hyperparameters {chosen}."
-    return (f"Budgets differ: {words}" if len(given) > 1 else f"Budget of each row: {words}"), len(given) > 1
+    return ("Budgets differ: " if differs else "Budget of each row: ") + words, differs
 
 
 def _range(values: Sequence[int]) -> str:
