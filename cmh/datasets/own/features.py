@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -60,7 +60,7 @@ def source(folder: Path, wanted: Settings, problems: Problems) -> Source | None:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     digest.update(kept.tobytes())
 
-    def no_pictures() -> Iterator[bytes]:
+    def no_picture(_row: int) -> bytes:
         raise DatasetError(f"{wanted.name} is a dataset of feature arrays: there are no pictures to look at")
 
     def array(key: str) -> arrays.Chosen:
@@ -73,7 +73,7 @@ def source(folder: Path, wanted: Settings, problems: Problems) -> Source | None:
         split=found_good.split,
         labels=found_good.labels,
         text=lambda: array("text"),
-        pictures=no_pictures,
+        picture=no_picture,
         image=lambda: array("image"),
         features=f"given-{hashlib.sha256(''.join(digests).encode()).hexdigest()[:8]}",
         skipped=tuple(problem.text for problem in problems.found),
