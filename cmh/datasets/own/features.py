@@ -118,7 +118,7 @@ def _opened(wanted: Settings, problems: Problems) -> tuple[dict[str, arrays.Give
 
 
 def _transposed(given: Mapping[str, arrays.Given], rows: Mapping[str, int]) -> str:
-    """A question where the numbers of rows would agree if some arrays were turned round; else nothing."""
+    """A question where the numbers of rows would agree if some arrays were turned round; else the rule."""
     for n in sorted({side for one in given.values() for side in one.shape}, reverse=True):
         fit = {key: n in (given[key].shape if key in given else (size,)) for key, size in rows.items()}
         turned = [key for key, one in given.items() if one.shape[0] != n]
@@ -126,7 +126,7 @@ def _transposed(given: Mapping[str, arrays.Given], rows: Mapping[str, int]) -> s
             how = " (MATLAB would have written it column by column; NumPy did not)" * given[turned[0]].columns_first
             shapes = ", ".join(f"{key} is {' × '.join(map(str, given[key].shape))}" for key in turned)
             return f"; {shapes}: transposed{how}? A row must be an item"
-    return ""
+    return "; a row of each must be the same item"
 
 
 class _Numbered(Sequence[str]):

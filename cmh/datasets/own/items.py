@@ -160,7 +160,7 @@ def _vectors(
     if not known:
         raise DatasetError(
             f"{wanted.name}: the vocabulary is empty: no word is in {options.min_count} training items;"
-            " lower text: min_count, or look at stop_words and label_words"
+            f" in {FILE}, lower text: min_count, or look at stop_words and label_words"
         )
     return text.sparse_bag(some, known, options.weight, split.train)
 
