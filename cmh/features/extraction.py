@@ -139,7 +139,7 @@ def _copy_known(
     Rows of entries that were made with other versions are not mixed in: an entry has one provenance.
     """
     rows = np.arange(len(image))
-    for path in sorted(family.glob("*/digests.npy")) if digests else ():
+    for path in sorted(family.glob("[!.]*/digests.npy")) if digests else ():
         try:
             there = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError):
