@@ -46,7 +46,7 @@ def find(roots: list[Path]) -> list[Path]:
     Raises ConfigError that lists every root that is no folder.
     """
     if wrong := [f"{root}: is no folder" for root in roots if not root.is_dir()]:
-        raise ConfigError(*wrong)
+        raise ConfigError(*wrong, "ROOT is the folder that holds studies: what `python -m cmh.tune` has as --out")
     found = {place.resolve(): place for root in roots for place in _below(root)}
     return sorted(found.values())
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from cmh.study.trial_row import TrialRow
 
 KEEP = ("winner", "all")
-PATTERN = "checkpoint.*"  # and those that were set aside
-FILE = "checkpoint.pt"
+PATTERN = "checkpoint.*"  # those that were set aside as well
 
 
 def winner(rows: Iterable[TrialRow]) -> TrialRow | None:

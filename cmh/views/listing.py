@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cmh import files
-from cmh.study import summary
-from cmh.study.summary import Summary
 
-HEADER = ("study", "state", "trials", "best", "winner", "changed (UTC)", "next")
+if TYPE_CHECKING:
+    from cmh.study.summary import Summary
+
+HEADER = ("study", "state", "trials", "best MAP", "winner", "changed (UTC)", "next")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,13 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the table; the exit code."""
+    """Print the table; the exit code. Raises ConfigError where a root is no folder."""
+    from cmh.study import summary  # late: it brings PyTorch and Optuna
+
     found = [summary.read(folder) for folder in summary.find(arguments.roots)]
     sys.stdout.write(table(found) if found else f"no studies in {', '.join(map(str, arguments.roots))}\n")
     return 0
 
 
-def table(found: list[Summary]) -> str:
+def table(found: Sequence[Summary]) -> str:
     """One line a study."""
     cells = [HEADER, *map(_cells, found)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
@@ -44,15 +49,15 @@ def table(found: list[Summary]) -> str:
 
 
 def _cells(one: Summary) -> tuple[str, ...]:
-    best = one.winner
+    best, none = one.winner, "-"
     trials = f"{one.finished}/{one.asked}" if one.asked is not None else str(one.finished)
     return (
         files.short(one.folder),
         one.state,
-        "-" if one.problem else trials,
-        "-" if best is None else f"{best.val_map_best:.4f}",
-        "-" if best is None else f"trial {best.number}",
-        "-" if one.changed is None else f"{one.changed:%Y-%m-%d %H:%M}",
+        none if one.problem else trials,
+        none if best is None else f"{best.val_map_best:.4f}",
+        none if best is None else f"trial {best.number}",
+        none if one.changed is None else f"{one.changed:%Y-%m-%d %H:%M}",
         _next(one),
     )
 
@@ -61,7 +66,7 @@ def _next(one: Summary) -> str:
     """What its owner would do now."""
     folder = files.quoted(one.folder)
     return {
-        "running": "wait",
+        "running": "wait for it",
         "interrupted": "the command that began it goes on",
         "searched": f"python -m cmh.reproduce {folder}",
         "confirmed": f"python -m cmh.leaderboard {folder}",
