@@ -21,7 +21,7 @@ from cmh.study.storage import Store
 from cmh.study.trial_row import TrialRow, from_stored
 from cmh.study.weights import Keeper
 from cmh.views import closing
-from tests.test_address import SPACE, asked, study_of
+from tests.test_address import asked, study_of
 from tests.test_faults import BASE, Quiet, killed_at, session, space, take, train, urls
 from tests.test_records import line, record
 
@@ -228,7 +228,8 @@ def test_help_names_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_study_keeps_what_it_was_told_to_keep(tmp_path: Path) -> None:
     def wanted(keep: str | None) -> request.StudyRequest:
-        study = request._study(dataclasses.replace(asked(tmp_path), keep=keep), SPACE, {}, 8, {}, checked().dataset)
+        about, base = dataclasses.replace(asked(tmp_path), keep=keep), checked()
+        study = request._study(about, base.space, {}, 8, {}, base.dataset)
         with begun(study):
             folder.note(study.folder, "keep", study.keep)
         return study
