@@ -18,6 +18,7 @@ from cmh.records import Record
 from cmh.signals import Interrupts
 from cmh.study import address, confirm, folder, preflight, resources, tuner
 from cmh.study.confirm import Confirmed
+from cmh.study.controls import keep
 from cmh.study.database import readable_errors
 from cmh.study.outcome import Outcome, Scores, cost, write_winner
 from cmh.study.request import Limits, Request, StudyRequest
@@ -90,6 +91,7 @@ def search(
             with readable_errors(study.url):
                 about, begun = folder.read_study(study.folder), any(study.folder.glob("trials/*"))
                 store = Store(study.url, about.name, study.space, study.base, study.seed, about.id, begun=begun)
+                keep(store, values)
             folder.note_storage(study.folder, study.url)
             name = study.folder.name if len(request.studies) > 1 else ""
             life = Life(study, store, request, values, name, watch(store, study.limit, name), show)
