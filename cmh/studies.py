@@ -11,6 +11,7 @@ from cmh import commands
 DEFAULT = "list"  # where no subcommand is named
 COMMANDS: dict[str, str] = {  # each module has add_arguments(parser) and run(arguments) -> exit code
     DEFAULT: "cmh.views.listing",
+    "report": "cmh.views.report.command",
 }
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Trials = Sequence[FrozenTrial]  # as Optuna has them
 
-EXTRA = ("plotly", "pandas")  # what the extra [report] brings
+EXTRA = ("plotly", "pandas", "jinja2")  # what the extra [report] brings
 MAP = "validation MAP"
 FEWEST = 20  # trials below which no importance is shown
 # PED-ANOVA compares the best share of trials with all. Optuna's own .1 are two of twenty: of 60 made-up studies of 20
@@ -50,7 +50,8 @@ def curves(rows: Sequence[TrialRow]) -> Figure:
     """Validation MAP of every trial by epoch; pruned ones grey, failed ones marked, the best one thick."""
     from optuna.visualization import plot_intermediate_values
 
-    shown, best = [row for row in rows if row.curve], best_of(rows)
+    best = best_of(rows)
+    shown = sorted((row for row in rows if row.curve), key=lambda row: row is best)  # drawn last, above the others
     made = [optuna.trial.create_trial(state=TrialState.PRUNED, intermediate_values={**row.curve}) for row in shown]
     figure = plain(plot_intermediate_values(_in_memory(made)), "epoch", MAP)
     for row, trace in zip(shown, figure.data, strict=True):
@@ -108,9 +109,10 @@ def slices(trials: Trials, rung: int | None = None) -> Figure | None:
     from optuna.visualization import plot_slice
 
     made = _with_values(trials, _valued(trials, rung))
-    if not any(trial.params for trial in made.trials):
+    if not any(trial.params for trial in made.get_trials(deepcopy=False)):
         return None
     figure = plain(plot_slice(made), None, None)
+    figure.for_each_xaxis(lambda axis: axis.update(nticks=3))  # more would not fit below a column
     figure.update_layout(coloraxis_colorbar_title="trial")
     figure.update_yaxes(title_text=MAP, col=1)
     return figure
@@ -131,7 +133,7 @@ def importance(trials: Trials, rung: int | None) -> Figure | None:
     having = {name: [row.config[name] for row, _ in valued if name in row.config] for name in names}
     weighed = {name for name in names if len(having[name]) >= FEWEST and len(set(having[name])) > 1}
     made = _with_values(trials, valued, weighed)
-    if not any(trial.params for trial in made.trials):
+    if not any(trial.params for trial in made.get_trials(deepcopy=False)):
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ExperimentalWarning, and what a parameter of one value makes
@@ -183,12 +185,17 @@ def _valued(trials: Trials, rung: int | None) -> list[tuple[TrialRow, float]]:
 def _with_values(
     trials: Trials, valued: Sequence[tuple[TrialRow, float]], names: Container[str] | None = None
 ) -> optuna.Study:
-    """A study of complete trials with these values; with `names`, of these hyperparameters alone."""
-    stored, made = {trial.number: trial for trial in trials}, list[FrozenTrial]()
-    for row, value in valued:
-        params = {name: param for name, param in row.config.items() if names is None or name in names}
-        ranges = {name: stored[row.number].distributions[name] for name in params}
-        made.append(optuna.trial.create_trial(value=value, params=params, distributions=ranges))
+    """A study of complete trials with these values, under their numbers: a failed one stands for each that has none.
+    With `names`, of these hyperparameters alone."""
+    values = {row.number: value for row, value in valued}
+    made = [optuna.trial.create_trial(state=TrialState.FAIL) for _ in trials]
+    for trial in trials:
+        if trial.number in values:
+            params = {name: param for name, param in trial.params.items() if names is None or name in names}
+            ranges = {name: trial.distributions[name] for name in params}
+            made[trial.number] = optuna.trial.create_trial(
+                value=values[trial.number], params=params, distributions=ranges
+            )
     return _in_memory(made)
 
 
@@ -213,7 +220,7 @@ def _about(row: TrialRow) -> str:
 
 def plain(figure: Figure, x: str | None, y: str | None) -> Figure:
     """The figure without title and theme, so that a page can colour it; axes named where names are given."""
-    figure.update_layout(title=None, template=None, margin={"l": 60, "r": 20, "t": 20, "b": 50})
+    figure.update_layout(title=None, template=None, width=None, margin={"l": 60, "r": 20, "t": 20, "b": 50})
     if x is not None:
         figure.update_xaxes(title_text=x)
     if y is not None:

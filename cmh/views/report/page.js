@@ -12,7 +12,7 @@ function dressed(layout, dark) {
   const { ink, grid } = colours(dark), narrow = window.innerWidth < 640;
   const made = { ...layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true };
   made.font = { color: ink, size: narrow ? 11 : 13, family: "system-ui, sans-serif" };
-  made.legend = { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 };
+  made.legend = { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, ...layout.legend };
   made.hoverlabel = { align: "left" };
   for (const key of Object.keys(made)) {
     if (/^[xy]axis/.test(key)) made[key] = { ...made[key], gridcolor: grid, zerolinecolor: grid, linecolor: grid, automargin: true };

@@ -38,7 +38,12 @@ def html(story: Story) -> str:
         story=story,
         closing=closing,
         words={name: text for name, text in trials.WORDS.items() if _occurs(name, closing)},
-        bars=chart("bars", trials.bars(story, found), "Validation MAP side by side; the last pair is the test's."),
+        bars=chart(
+            "bars",
+            "Validation and test MAP",
+            trials.bars(story, found),
+            "Validation MAP side by side; the last pair is the test's.",
+        ),
         search=search_charts,
         about_importance=about_importance,
         hyperparameters=trials.hyperparameters(story, found),
@@ -75,14 +80,15 @@ def _search(story: Story, problems: list[str]) -> tuple[list[Chart], str]:
     made = [
         chart(
             "budget",
+            "Best so far against budget",
             figures.budget(rows) if rows else None,
-            f"Best so far against budget: every trial where it ended ({counts}). Trials that ran at once stand one"
-            " after the other, by number.",
+            f"Every trial where it ended ({counts}). Trials that ran at once stand one after the other, by number.",
         ),
         chart(
             "curves",
+            "Every trial's curve",
             figures.curves(rows) if any(row.curve for row in rows) else None,
-            f"Every trial's validation MAP by epoch ({sum(bool(row.curve) for row in rows)} of {len(rows)} trials"
+            f"Validation MAP by epoch ({sum(bool(row.curve) for row in rows)} of {len(rows)} trials"
             " reported any): the best one thick, complete ones blue, pruned ones grey, failed ones dotted and ending"
             " in a cross. Point at one for its configuration.",
             440,
@@ -99,15 +105,16 @@ def _search(story: Story, problems: list[str]) -> tuple[list[Chart], str]:
     at = "at their best epoch" if rung is None else f"at the first rung, epoch {rung}"
     which = f"{compared} of {len(rows)} trials, by their validation MAP {at}"
     if rung is not None:
-        made.append(chart("slices", figures.slices(stored, rung), f"Slices (Optuna): {which}."))
+        made.append(chart("slices", "Slices at the first rung", figures.slices(stored, rung), f"{which}."))
     alone = "those trained to the end alone" if rung is not None else "pruned and failed ones are not here"
-    caption = f"Slices (Optuna): {complete} of {len(rows)} trials, by their best validation MAP; {alone}."
-    made.append(chart("slices-complete", figures.slices(stored), caption))
+    caption = f"{complete} of {len(rows)} trials, by their best validation MAP; {alone}."
+    made.append(chart("slices-complete", "Slices of complete trials", figures.slices(stored), caption))
     weights = chart(
         "importance",
+        "Importance of hyperparameters",
         figures.importance(stored, rung),
-        f"Importance (PED-ANOVA): how much each hyperparameter decides whether a trial is among the best"
-        f" {figures.BEST_SHARE:.0%} of {which}. Fewer than {figures.FEWEST} trials would name one by chance.",
+        f"How much each hyperparameter decides whether a trial is among the best {figures.BEST_SHARE:.0%} (PED-ANOVA):"
+        f" {which}. Fewer than {figures.FEWEST} trials would name one by chance.",
         300,
     )
     made.append(weights)
@@ -130,11 +137,22 @@ def _retrieval(codes: Sequence[Codes]) -> tuple[list[Chart], list[Table]]:
         return [], []
     sides = [protocols.directions(one) for one in codes]
     made = [
-        chart("recall", retrieval.recall_figure(sides), "Precision and recall by rank, ties as expected."),
-        chart("cuts", retrieval.cut_figure(sides), "Precision among the first N items."),
-        chart("radius", retrieval.radius_figure(sides), "Precision within a radius; who finds nothing counts 0."),
+        chart(
+            "recall",
+            "Precision and recall",
+            retrieval.recall_figure(sides),
+            "By rank, ties as expected; means over queries and seeds.",
+        ),
+        chart("cuts", "Precision at N", retrieval.cut_figure(sides), "Among the first N items, ties as expected."),
+        chart(
+            "radius",
+            "Precision within a Hamming radius",
+            retrieval.radius_figure(sides),
+            "A query that finds nothing counts 0.",
+        ),
         chart(
             "distances",
+            "Hamming distances",
             retrieval.distance_figure(sides),
             "How far relevant items and others are from their queries. The less the two overlap, the better.",
         ),

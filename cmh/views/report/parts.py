@@ -25,10 +25,15 @@ class Chart:
 
     name: str  # in the page's anchors
     json: str  # as plotly.js takes it
+    title: str
     caption: str
-    height: int
+    height: int  # in pixels
+    width: int  # below which it is scrolled to the side
 
 
-def chart(name: str, figure: Figure | None, caption: str, height: int = 380) -> Chart | None:
+def chart(name: str, title: str, figure: Figure | None, caption: str, height: int = 380) -> Chart | None:
     """The chart of a figure, where there is one."""
-    return None if figure is None else Chart(name, str(figure.to_json()), caption, height)
+    if figure is None:
+        return None
+    columns = sum(key.startswith("xaxis") for key in figure.to_plotly_json()["layout"])
+    return Chart(name, str(figure.to_json()), title, caption, height, width=300 if columns < 3 else 150 * columns)

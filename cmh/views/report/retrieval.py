@@ -93,9 +93,10 @@ def distance_figure(sides: Sides) -> Figure:
                 row=1,
                 col=way + 1,
             )
-    figure.update_layout(barmode="overlay", bargap=0)
     figure.update_yaxes(tickformat=".0%", title_text="share of pairs", col=1)
-    return plain(figure, "Hamming distance", None)
+    plain(figure, "Hamming distance", None)
+    # the names of the two directions stand where the legend would
+    return figure.update_layout(barmode="overlay", bargap=0, margin_t=70, legend_y=1.12)
 
 
 def numbers(sides: Sides) -> Table:

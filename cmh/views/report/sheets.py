@@ -154,7 +154,8 @@ def _plans(codes: Codes, side: protocols.Direction, way: int) -> list[Plan]:
 def _distances(codes: Codes, way: int, query: int) -> NDArray[np.int64]:
     """Of all items of the database `(n_database,)` from one query."""
     one, many = ((codes.query_image, codes.database_text), (codes.query_text, codes.database_image))[way]
-    return np.bitwise_count(one[query] ^ many).sum(axis=1, dtype=np.int64)
+    distances: NDArray[np.int64] = np.bitwise_count(one[query] ^ many).sum(axis=1, dtype=np.int64)
+    return distances
 
 
 def _nearest(codes: Codes, way: int, query: int) -> NDArray[np.int64]:

@@ -77,13 +77,16 @@ def bars(story: Story, found: Sequence[Record]) -> Figure | None:
     if (best := story.best) is not None:
         scores[f"tuned (trial {best.number})"] = (best.best_i2t, best.best_t2i)
     if found:
-        scores["tuned, test"] = tuple(mean(record.test[key] for record in found) for key in ("map_i2t", "map_t2i"))
+        i2t, t2i = (mean(record.test[key] for record in found) for key in ("map_i2t", "map_t2i"))
+        scores["tuned, test"] = i2t, t2i
     if not scores:
         return None
     figure = go.Figure()
     for way, (name, colour) in enumerate((("image → text", "#0072B2"), ("text → image", "#D55E00"))):
         values = [pair[way] for pair in scores.values()]
-        figure.add_bar(name=name, x=list(scores), y=values, marker={"color": colour}, hovertemplate="%{x}: %{y:.4f}")
+        figure.add_bar(
+            name=name, x=list(scores), y=values, marker={"color": colour}, hovertemplate="%{x}: %{y:.4f}<extra></extra>"
+        )
     figure.update_layout(barmode="group")
     return plain(figure, "", "MAP")
 
@@ -99,7 +102,8 @@ def hyperparameters(story: Story, found: Sequence[Record]) -> Table:
     elif found:
         columns["tuned"] = found[0].identity.config
     searched = searched_in(story)
-    names = sorted({name for values in columns.values() for name in values}, key=lambda name: name not in searched)
+    known = dict.fromkeys(name for values in columns.values() for name in values)
+    names = sorted(known, key=lambda name: name not in searched)
     rows = [
         [name, str(searched.get(name, "not searched")), *(value(values.get(name)) for values in columns.values())]
         for name in names
