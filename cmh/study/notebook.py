@@ -55,7 +55,7 @@ class OpenedStudy(Study):
         from pandas import DataFrame, concat, read_csv
 
         tables = []
-        for row in self._rows():
+        for row in filter(lambda row: row.curve, self._rows()):
             known = DataFrame({"trial": row.number, "epoch": list(row.curve), "val_map": list(row.curve.values())})
             path = self.folder / "trials" / str(row.number if row.copied_from is None else row.copied_from)
             try:

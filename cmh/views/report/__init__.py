@@ -6,8 +6,6 @@ plotly.js is in the page compressed, and unpacked by the browser.
 
 from __future__ import annotations
 
-import base64
-import gzip
 import logging
 from pathlib import Path
 
@@ -48,8 +46,3 @@ def write_softly(place: Path) -> None:
         log.warning("no report: %s", str(error).replace("\n", " "))
     except Exception as error:  # a drawing that fails must not fail a search that has succeeded
         log.warning("no report: %s: %s (`python -m cmh.studies report` tells more)", type(error).__name__, error)
-
-
-def packed(text: str) -> str:
-    """Text as base64 of gzip, which the page unpacks."""
-    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()

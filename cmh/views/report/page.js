@@ -39,7 +39,10 @@ async function draw() {
   }
   const all = (dark) => charts.forEach((chart) => show(chart, dark));
   scheme.addEventListener("change", () => all(scheme.matches));
-  window.addEventListener("beforeprint", () => all(false));
+  window.addEventListener("beforeprint", () => {
+    all(false);
+    document.querySelectorAll("details").forEach((one) => (one.open = true));
+  });
   window.addEventListener("afterprint", () => all(scheme.matches));
   document.documentElement.dataset.drawn = charts.length;
 }

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
-from plotly.offline import get_plotlyjs
 
 from cmh import __version__, files, protocols, scores
 from cmh.codes import Codes
 from cmh.errors import CmhError, collected
 from cmh.records import Record
 from cmh.study import database, figures, folder
-from cmh.views.report import packed, retrieval, sheets, trials
+from cmh.views.report import retrieval, sheets, trials
 from cmh.views.report.parts import Chart, Table, chart
 from cmh.views.story import Story
 
@@ -65,7 +66,10 @@ def html(story: Story) -> str:
 
 @functools.cache
 def _plotly() -> str:
-    return packed(get_plotlyjs())
+    """plotly.js as base64 of gzip, which the page unpacks."""
+    from plotly.offline import get_plotlyjs  # late: the module can be imported without the extra
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
 
 
 def _occurs(word: str, table: Table) -> bool:
@@ -105,9 +109,13 @@ def _search(story: Story, problems: list[str]) -> tuple[list[Chart], str]:
     at = "at their best epoch" if rung is None else f"at the first rung, epoch {rung}"
     which = f"{compared} of {len(rows)} trials, by their validation MAP {at}"
     if rung is not None:
-        made.append(chart("slices", "Slices at the first rung", figures.slices(stored, rung), f"{which}."))
+        made.append(
+            chart(
+                "slices", "Slices at the first rung", figures.slices(stored, rung), f"Optuna's slice plot of {which}."
+            )
+        )
     alone = "those trained to the end alone" if rung is not None else "pruned and failed ones are not here"
-    caption = f"{complete} of {len(rows)} trials, by their best validation MAP; {alone}."
+    caption = f"Optuna's slice plot of {complete} of {len(rows)} trials, by their best validation MAP; {alone}."
     made.append(chart("slices-complete", "Slices of complete trials", figures.slices(stored), caption))
     weights = chart(
         "importance",
