@@ -11,7 +11,6 @@ from pathlib import Path
 
 from cmh import files
 from cmh.errors import CmhError, StudyError
-from cmh.study import figures
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +23,11 @@ def write(place: Path, target: Path | None = None) -> Path:
     What cannot be shown is named in the page. Raises ConfigError where the folder holds nothing of a study, StudyError
     where the extra [report] is not installed or the page cannot be written.
     """
-    figures.need_extra()
-    from cmh.views.report import page  # late: without the extra it cannot be made
+    from cmh.study import figures  # late, as all that needs Optuna and torch: `--help` of the command looks in here
+    from cmh.views.report import page
     from cmh.views.story import read_study
+
+    figures.need_extra()
 
     text = page.html(read_study(place))
     target = target or place / NAME
