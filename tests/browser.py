@@ -46,7 +46,7 @@ def browser(width: int = 1280, height: int = 900, *, dark: bool = False) -> Iter
             driver.quit()
 
 
-def seconds_to_open(driver: Any, page: Path, patience: float = 60.0) -> tuple[float, float]:
+def seconds_to_open(driver: Any, page: Path, patience: float = 120.0) -> tuple[float, float]:
     """Open a page: seconds until it is loaded, and until all its charts stand."""
     start = time.perf_counter()
     driver.get(page.resolve().as_uri())

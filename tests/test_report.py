@@ -307,6 +307,9 @@ def test_another_dataset_is_not_shown_for_that_of_the_codes(finished: Path, tmp_
         sheets.look(finished, other, kept)
     with pytest.raises(DatasetError, match="no longer those of the stored codes"):
         sheets.Look(clipart.read(), dataclasses.replace(kept, query_labels=1 - kept.query_labels))
+    gone = dataclasses.replace(clipart.read(), files=(tmp_path / "gone.png",) * len(clipart.read().labels))
+    with pytest.raises(DatasetError, match=r"gone\.png: a picture cannot be read \(No such file"):
+        sheets.sheets(sheets.Look(gone, kept), kept)
     with pytest.raises(RecordError, match="names no opening"):
         sheets.look(tmp_path, made, kept)
 
@@ -347,8 +350,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_study_is_shown_as_far_as_possible(damage: str, copy: Path) -> None:
+def test_a_damaged_study_is_shown_as_far_as_possible(damage: str, finished: Path, plain: Path, tmp_path: Path) -> None:
     spoil, named = DAMAGE[damage]
+    copy = shutil.copytree(finished if named in ("codes-", "per-query-", "best.yml") else plain, tmp_path / "copy")
     spoil(copy)
     shown = page_of(copy)
     assert "What could not be read" in shown.text

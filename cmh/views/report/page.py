@@ -93,8 +93,8 @@ def _search(story: Story, problems: list[str]) -> tuple[list[Chart], str]:
             "Every trial's curve",
             figures.curves(rows) if any(row.curve for row in rows) else None,
             f"Validation MAP by epoch ({sum(bool(row.curve) for row in rows)} of {len(rows)} trials"
-            " reported any): the best one thick, complete ones blue, pruned ones grey, failed ones dotted and ending"
-            " in a cross. Point at one for its configuration.",
+            " reported any): the best one thick, complete ones blue, pruned ones grey; failed, diverged and interrupted"
+            " ones dotted, ending in a cross. Point at one for its configuration.",
             440,
         ),
     ]

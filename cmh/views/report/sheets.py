@@ -65,7 +65,7 @@ class Look:
         self.pictures: dict[int, str] = {}
 
     def load(self, rows: set[int]) -> None:
-        """Make thumbnails of these rows of the dataset."""
+        """Make thumbnails of these rows of the dataset. Raises DatasetError where a picture cannot be read."""
         source = self.source
         if source.image is not None or (not source.files and source.n_items > MANY):
             return
@@ -74,12 +74,11 @@ class Look:
         else:
             last = max(rows, default=-1)
             raw = ((row, one) for row, one in enumerate(itertools.islice(source.pictures(), last + 1)) if row in rows)
-        for row, encoded in raw:
-            picture = rgb(encoded)
-            picture.thumbnail((SIDE, SIDE))
-            buffer = io.BytesIO()
-            picture.save(buffer, "WEBP", quality=70)
-            self.pictures[row] = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+        try:
+            self.pictures |= {row: _thumbnail(encoded) for row, encoded in raw}
+        except OSError as error:
+            what = f"{error.filename or source.name}: a picture cannot be read ({error.strerror})"
+            raise DatasetError(what) from error
 
     def item(self, side: str, place: int, *, picture: bool, note: str, relevant: bool = False) -> Item:
         """A query or an item of the database as a picture or as a text."""
@@ -108,7 +107,10 @@ def look(place: Path, record: Record, codes: Codes) -> Look:
 
 
 def sheets(found: Look, codes: Codes) -> list[Sheet]:
-    """A dozen queries spread evenly over the test split, and the worst failures: image → text, then text → image."""
+    """A dozen queries spread evenly over the test split, and the worst failures: image → text, then text → image.
+
+    Raises DatasetError where a picture cannot be read.
+    """
     plans = [plan for way, side in enumerate(protocols.directions(codes)) for plan in _plans(codes, side, way)]
     pictured = set[int]()
     for _, way, places, nearest, _ in plans:
@@ -121,7 +123,7 @@ def sheets(found: Look, codes: Codes) -> list[Sheet]:
             [
                 (
                     found.item("query", place, picture=way == 0, note=f"AP {ap[place]:.3f}"),
-                    [_answer(found, codes, way, place, other) for other in row],
+                    _answers(found, codes, way, place, row),
                 )
                 for place, row in zip(places.tolist(), nearest.tolist(), strict=True)
             ],
@@ -163,7 +165,19 @@ def _nearest(codes: Codes, way: int, query: int) -> NDArray[np.int64]:
     return np.argsort(_distances(codes, way, query), kind="stable")[:NEAREST]
 
 
-def _answer(found: Look, codes: Codes, way: int, query: int, place: int) -> Item:
-    relevant = bool((codes.query_labels[query] & codes.database_labels[place]).any())
-    distance = int(_distances(codes, way, query)[place])
-    return found.item("database", place, picture=way == 1, note=f"distance {distance}", relevant=relevant)
+def _answers(found: Look, codes: Codes, way: int, query: int, places: Sequence[int]) -> list[Item]:
+    distances = _distances(codes, way, query)
+    relevant = (codes.query_labels[query] & codes.database_labels[places]).any(axis=1)
+    return [
+        found.item("database", place, picture=way == 1, note=f"distance {distances[place]}", relevant=bool(hit))
+        for place, hit in zip(places, relevant, strict=True)
+    ]
+
+
+def _thumbnail(encoded: bytes) -> str:
+    """A picture as a small one in a `data:` address."""
+    picture = rgb(encoded)
+    picture.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=70)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
