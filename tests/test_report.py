@@ -433,13 +433,17 @@ def test_without_the_extra_a_search_ends_normally(
 ) -> None:
     found = figures.importlib.util.find_spec
     monkeypatch.setattr(figures.importlib.util, "find_spec", lambda name: None if name == "plotly" else found(name))
-    with pytest.raises(StudyError, match=r"the extra \[report\] \(plotly not installed\): pip install 'cmh\[report\]'"):
+    with pytest.raises(
+        StudyError, match=r"the extra \[report\] is not installed \(plotly\): pip install 'cmh\[report\]'"
+    ):
         report.write(plain)
     outcome: Any = SimpleNamespace(study=SimpleNamespace(folder=plain))
     (plain / report.NAME).unlink(missing_ok=True)
     caplog.set_level(logging.INFO)
     tune._write_reports([outcome], None, None, None)
-    assert [message.startswith("no report: reports and plots need the extra") for message in caplog.messages] == [True]
+    assert [message.startswith("no report: the extra [report] is not installed") for message in caplog.messages] == [
+        True
+    ]
     monkeypatch.undo()
     tune._write_reports([outcome], KeyboardInterrupt, None, None)  # who interrupts wants no seconds of drawing
     assert not (plain / report.NAME).exists()

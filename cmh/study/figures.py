@@ -41,9 +41,7 @@ COLOURS = {  # after Okabe and Ito: told apart by all eyes, on light and dark
 def need_extra() -> None:
     """Raises StudyError that names the extra where one of its packages is not installed."""
     if lacking := [name for name in EXTRA if importlib.util.find_spec(name) is None]:
-        raise StudyError(
-            f"reports and plots need the extra [report] ({', '.join(lacking)} not installed): pip install 'cmh[report]'"
-        )
+        raise StudyError(f"the extra [report] is not installed ({', '.join(lacking)}): pip install 'cmh[report]'")
 
 
 def curves(rows: Sequence[TrialRow]) -> Figure:
