@@ -11,11 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmh import codes, commands, files, identity, protocols, records, scores
+from cmh import codes, commands, files, identity, records, scores
 from cmh.board.render import printable
 from cmh.codes import Codes
-from cmh.errors import CmhError, RecordError
-from cmh.metrics import counted
+from cmh.errors import CmhError
 from cmh.records import Record
 from cmh.scores import Line
 
@@ -132,23 +131,7 @@ def _of_study(folder: Path, seed: int | None, *, one: bool = False) -> tuple[str
         raise CmhError(f"{folder}: the codes of seed {', '.join(lacking)} were not kept; {cure}")
     made = latest.identity
     title = f"{folder}: {made.method} on {made.dataset}, seed{'s' * (len(kept) > 1)} {', '.join(map(str, kept))}"
-    return title + (" (mean)" if len(kept) > 1 else ""), {str(n): _of_record(folder, r) for n, r in kept.items()}
-
-
-def _of_record(folder: Path, record: Record) -> Codes:
-    """The codes of a record. Raises RecordError where they are another run's: MAP must be the record's number."""
-    path = folder / record.codes
-    if record.codes != path.name or path.is_symlink():
-        raise RecordError(f"{folder}: the file {record.codes!r} must lie in the folder of its record")
-    found = codes.read(path)
-    if found.epochs:
-        raise RecordError(f"{path}: has an axis of epochs, but a record is of one epoch; it belongs to something else")
-    for name, side in zip(("map_i2t", "map_t2i"), protocols.directions(found), strict=True):
-        value = counted.mean(side.ranked.average_precision())
-        if abs(value - record.test[name]) > records.MEAN_DIGITS:
-            numbers = f"its {name} is {value:.6f}, but the record says {record.test[name]:.6f}"
-            raise RecordError(f"{path}: {numbers}: it belongs to another run, or one of the two was edited")
-    return found
+    return title + (" (mean)" if len(kept) > 1 else ""), {str(n): scores.codes_of(folder, r) for n, r in kept.items()}
 
 
 def terminal(title: str, one: Codes, lines: Sequence[Line]) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from cmh import codes as code_files
 from cmh import curves, protocols
 from cmh.codes import Codes
+from cmh.errors import RecordError
 from cmh.metrics import counted
 from cmh.metrics.counted import Floats
+from cmh.records import MEAN_DIGITS, Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,22 @@ class EpochRule:
     name: str
     used_by: str
     choose: Callable[[Floats, Floats, int | None], tuple[int, int] | None]
+
+
+def codes_of(folder: Path, record: Record) -> Codes:
+    """The codes of a record. Raises RecordError where they are another run's: MAP must be the record's number."""
+    path = folder / record.codes
+    if record.codes != path.name or path.is_symlink():
+        raise RecordError(f"{folder}: the file {record.codes!r} must lie in the folder of its record")
+    found = code_files.read(path)
+    if found.epochs:
+        raise RecordError(f"{path}: has an axis of epochs, but a record is of one epoch; it belongs to something else")
+    for name, side in zip(("map_i2t", "map_t2i"), protocols.directions(found), strict=True):
+        value = counted.mean(side.ranked.average_precision())
+        if abs(value - record.test[name]) > MEAN_DIGITS:
+            numbers = f"its {name} is {value:.6f}, but the record says {record.test[name]:.6f}"
+            raise RecordError(f"{path}: {numbers}: it belongs to another run, or one of the two was edited")
+    return found
 
 
 def table(codes: Codes) -> list[Line]:

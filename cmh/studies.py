@@ -12,6 +12,7 @@ DEFAULT = "list"  # where no subcommand is named
 COMMANDS: dict[str, str] = {  # each module has add_arguments(parser) and run(arguments) -> exit code
     DEFAULT: "cmh.views.listing",
     "clean": "cmh.views.cleaning",
+    "report": "cmh.views.report.command",
 }
 
 

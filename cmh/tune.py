@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import logging
 import sys
 import time
@@ -12,10 +13,13 @@ from typing import TYPE_CHECKING
 
 from cmh import commands
 from cmh.config import INPUTS
+from cmh.errors import CmhError
 from cmh.signals import Interrupts
 from cmh.study.weights import KEEP
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from cmh.study.life import Screen
     from cmh.study.outcome import Outcome
     from cmh.study.request import Asked
@@ -66,12 +70,14 @@ def _run(arguments: argparse.Namespace) -> int:
         from cmh import cluster  # Ray comes in here
         from cmh.study import controls, life
 
+        ended: list[Outcome] = []
+        stack.push(functools.partial(_write_reports, ended))
         for study in request.studies:
             stack.enter_context(life.begun(study))
         values = controls.of_studies(request.studies)
         stack.enter_context(cluster.session(request.limits.address, on_server_death=commands.end_at_once))
         interrupts.install()  # Ray has taken SIGTERM
-        life.search(request, values, interrupts, watch=_watch, show=_show)
+        life.search(request, values, interrupts, watch=_watch, show=functools.partial(_show, ended))
     log.info("done in %.0f s", time.monotonic() - started)
     return 0
 
@@ -116,13 +122,25 @@ def _watch(store: Store, limit: int, name: str) -> Screen:
     return Progress(store, limit, name, terminal=sys.stderr.isatty())
 
 
-def _show(outcome: Outcome) -> None:
+def _show(ended: list[Outcome], outcome: Outcome) -> None:
     from tqdm import tqdm
 
     from cmh.views import closing
 
+    ended.append(outcome)
     tqdm.write(closing.table(outcome), file=sys.stdout, end="")  # above the bars of the studies that still run
     sys.stdout.flush()
+
+
+def _write_reports(
+    ended: list[Outcome], kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+) -> None:
+    """After all searches, as it takes seconds, for which workers would wait; not where somebody has interrupted."""
+    if ended and (kind is None or issubclass(kind, CmhError)):
+        from cmh.views import report
+
+        for outcome in ended:
+            report.write_softly(outcome.study.folder)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,7 +18,13 @@ from cmh import studies
 ROOT = Path(__file__).parent.parent
 DOORS = {
     "ray": {"cmh/cluster.py"},
-    "optuna": {"cmh/study/database.py", "cmh/study/samplers.py", "cmh/study/storage.py"},
+    "optuna": {
+        "cmh/study/database.py",
+        "cmh/study/figures.py",
+        "cmh/study/notebook.py",
+        "cmh/study/samplers.py",
+        "cmh/study/storage.py",
+    },
 }
 SOURCES = sorted((ROOT / "cmh").rglob("*.py"))
 

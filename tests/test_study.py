@@ -78,6 +78,7 @@ def test_a_study_leaves_what_it_promises(study: Path) -> None:
     for row in rows:
         curve = (study / "trials" / row["number"] / "curve.csv").read_text().splitlines()
         assert len(curve) == int(row["epochs"]) + 1
+    assert 1e6 < (study / "report.html").stat().st_size < 4e6
     text = (study.parent.parent / "first.txt").read_text()
     for name in ("chance", "ridge (control)", "library default", "tuned (trial", "cmh.reproduce", "cmh.leaderboard"):
         assert name in text

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from cmh import methods, training
 from cmh.config import INPUTS
 from cmh.study.outcome import Scores
 from cmh.study.request import StudyRequest
+
+if TYPE_CHECKING:
+    from cmh.study.storage import Store
+
+KEPT = "controls"  # the storage's name for them
 
 
 def of_studies(studies: Iterable[StudyRequest]) -> list[Mapping[str, Scores]]:
@@ -23,6 +29,18 @@ def of_studies(studies: Iterable[StudyRequest]) -> list[Mapping[str, Scores]]:
             known[depends_on] = _of_study(study, sees_labels=not depends_on[1])
         found.append(known[depends_on])
     return found
+
+
+def keep(store: Store, values: Mapping[str, Scores]) -> None:
+    """Keep a study's controls with it, for whoever looks at it later."""
+    store.study.set_user_attr(KEPT, {name: list(scores) for name, scores in values.items()})
+
+
+def kept(attributes: Mapping[str, object]) -> dict[str, Scores]:
+    """The controls among what a storage keeps of a study; none where an older cmh, or a damaged one, has none."""
+    found = attributes.get(KEPT)
+    rows = found.items() if isinstance(found, dict) else ()
+    return {str(name): (scores[0], scores[1], scores[2]) for name, scores in rows if len(scores) == 3}
 
 
 def _of_study(study: StudyRequest, *, sees_labels: bool) -> dict[str, Scores]:

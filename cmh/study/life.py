@@ -18,6 +18,7 @@ from cmh.records import Record
 from cmh.signals import Interrupts
 from cmh.study import address, confirm, folder, preflight, resources, tuner, weights
 from cmh.study.confirm import Confirmed
+from cmh.study.controls import keep
 from cmh.study.database import readable_errors
 from cmh.study.outcome import Outcome, Scores, cost, write_winner
 from cmh.study.request import Limits, Request, StudyRequest
@@ -92,6 +93,7 @@ def search(
                 store = Store(study.url, about.name, study.space, study.base, study.seed, about.id, begun=begun)
                 if store.study.user_attrs.get("asked") != study.limit:
                     store.study.set_user_attr("asked", study.limit)  # for whoever lists the study
+                keep(store, values)
             folder.note_storage(study.folder, study.url)
             folder.note(study.folder, "keep", study.keep)
             name = study.folder.name if len(request.studies) > 1 else ""

@@ -75,7 +75,7 @@ def _test(outcome: Outcome) -> tuple[str, str]:
     """The winner's test MAPs, which follow in its line, and the line below that says what they are."""
     found, study = outcome.records, outcome.study
     numbers = "".join(f"{mean(record.test[key] for record in found):>8.4f}" for key in ("map_i2t", "map_t2i", "map"))
-    half = _half_interval(study.folder, list(found))
+    half = half_interval(study.folder, list(found))
     split = study.dataset.name, study.dataset.split_sha256
     opened, by_all = (  # also after these records were made
         len(ledger.openings(file, split)) for file in (study.folder / ledger.OWN, ledger.path(*split))
@@ -88,7 +88,7 @@ def _test(outcome: Outcome) -> tuple[str, str]:
     return numbers + ("" if half is None else f" ± {half:.4f}"), about
 
 
-def _half_interval(folder: Path, found: list[Record]) -> float | None:
+def half_interval(folder: Path, found: list[Record]) -> float | None:
     """Half of the 95 % interval of the records' mean test MAP, from these seeds alone (a board pools what seeds change
     over its rows); None for one seed."""
     queries = [records.per_query(folder, record) for record in found]
