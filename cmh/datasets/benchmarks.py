@@ -20,6 +20,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from cmh import machine
 from cmh.datasets import arrays, mat, scan
 from cmh.datasets.facts import Facts
 from cmh.datasets.official import Parts
@@ -35,8 +36,9 @@ PHOTOS = ("images", "Flickr", "mirflickr")
 
 
 def folder(facts: Facts) -> Path:
-    """`$CMH_DATA/NAME`; CMH_DATA defaults to `~/cmh-data`."""
-    return Path(os.environ.get("CMH_DATA") or Path.home() / "cmh-data") / facts.name
+    """`$CMH_DATA/NAME`; CMH_DATA defaults to `~/cmh-data`, and without a home to a folder of the cache."""
+    above = machine.home() or machine.cache() or Path()
+    return Path(os.environ.get("CMH_DATA") or above / "cmh-data") / facts.name
 
 
 def missing(facts: Facts, root: Path | None = None) -> list[str]:
