@@ -9,11 +9,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -156,11 +157,10 @@ def test_an_address_where_no_cluster_is(address: str) -> None:
         cluster.session(address, on_server_death=lambda _: None).__enter__()
 
 
-def test_the_readmes_scripts_are_sound() -> None:
-    scripts = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    mine = [script for script in scripts if "--address" in script]
-    assert len(mine) == 2
-    for script in mine:
+def test_the_documents_scripts_are_sound() -> None:
+    scripts = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL)
+    assert len(scripts) == 3
+    for script in (*scripts, (ROOT / "docs" / "slurm.sh").read_text()):
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)  # noqa: S607
 
 
@@ -170,6 +170,96 @@ def test_a_server_that_dies_is_said_once(monkeypatch: pytest.MonkeyPatch) -> Non
     said: list[str] = []
     cluster._watch_servers(threading.Event(), said.append)
     assert said == ["Ray's GCS server has died (killed, or out of memory); the same command goes on from here"]
+
+
+def answering(said: list[bool]) -> Callable[[str], bool]:
+    """Stands for a server that answers as it is `said`, and then for good as the last time."""
+    return lambda _: said.pop(0) if len(said) > 1 else said[0]
+
+
+def test_a_cluster_that_ends_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "SERVER_SECONDS", 0.0)
+    monkeypatch.setattr(cluster, "_answers", answering([True, False, True, *[False] * cluster.GCS_LOOKS]))
+    said: list[str] = []
+    cluster._watch_gcs(threading.Event(), "head:6379", said.append)
+    assert len(said) == 1
+    assert said[0].startswith("the Ray cluster at head:6379 has ended")
+    over = threading.Event()
+    over.set()
+    cluster._watch_gcs(over, "head:6379", said.append)
+    assert len(said) == 1
+
+
+def test_who_listens_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert cluster._answers(address)
+    assert not cluster._answers(address)
+
+
+def nodes(*addresses: str, alive: bool = True) -> list[dict[str, object]]:
+    return [
+        {
+            "NodeID": address,
+            "Alive": alive,
+            "NodeManagerAddress": address,
+            "NodeManagerPort": 7000,
+            "NodeManagerHostname": f"host-{address}",
+        }
+        for address in addresses
+    ]
+
+
+UNREACHABLE = {
+    "one machine": (nodes("127.0.0.1"), []),
+    "several nodes on it": ([*nodes("127.0.0.1"), *nodes("127.0.0.1")], []),
+    "all reach all": (nodes("10.0.0.1", "10.0.0.2"), []),
+    "its own name is 127": (nodes("10.0.0.2", "127.0.1.1"), ["127.0.1.1"]),
+    "a firewall": (nodes("10.0.0.1", "10.0.0.9"), ["host-10.0.0.9"]),
+    "one that is dead": ([*nodes("10.0.0.1"), *nodes("127.0.1.1", "10.0.0.9", alive=False)], []),
+}
+
+
+@pytest.mark.parametrize("name", UNREACHABLE)
+def test_nodes_that_cannot_be_reached_are_named(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed, wanted = UNREACHABLE[name]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: listed)
+    monkeypatch.setattr(cluster, "_answers", lambda address: address != "10.0.0.9:7000")
+    seen: set[str] = set()
+    lines = cluster._unreachable(seen)
+    assert [next(word for word in wanted if word in line) for line in lines] == wanted
+    assert all("--node-ip-address" in line for line in lines)
+    assert cluster._unreachable(seen) == []  # once
+    if name == "one machine":  # where another joins, its address is a wrong one
+        listed = [*listed, *nodes("10.0.0.2")]
+        assert len(cluster._unreachable(seen)) == 1
+
+
+def test_nodes_that_join_are_looked_at(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    over = threading.Event()
+
+    def listed() -> list[dict[str, object]]:
+        if over.is_set():
+            raise RuntimeError("the cluster has ended")
+        over.set()
+        return nodes("10.0.0.1", "127.0.1.1")
+
+    monkeypatch.setattr(cluster.ray, "nodes", listed)
+    monkeypatch.setattr(cluster, "_answers", lambda _: True)
+    monkeypatch.setattr(cluster, "NODES_SECONDS", 0.01)
+    cluster._watch_nodes(over, set())
+    assert caplog.text.count("a node of the cluster is known as 127.0.1.1") == 1
+
+
+def test_a_cluster_of_nodes_that_cannot_reach_each_other_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_init", lambda *_: None)
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes("10.0.0.1", "127.0.1.1"))
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(cluster, "_answers", lambda _: True)
+    with pytest.raises(StudyError, match=r"known as 127\.0\.1\.1"):
+        cluster.session("head:6379", on_server_death=lambda _: None).__enter__()
 
 
 class Machine:
