@@ -112,8 +112,12 @@ class Job:
         shown = self.slurm("scontrol", "show", "job", self.number)
         return next(word.partition("=")[2] for word in shown.split() if word.startswith("ExitCode="))
 
+    @property
+    def over(self) -> bool:
+        return self.state not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
+
     def wait(self, seconds: float) -> None:
-        until(lambda: self.state not in ("PENDING", "RUNNING", "COMPLETING"), seconds, f"job {self.number} to end")
+        until(lambda: self.over, seconds, f"job {self.number} to end")
 
 
 def test_two_jobs_on_one_node_and_in_one_storage(slurm: Callable[..., str], tmp_path: Path) -> None:
@@ -144,7 +148,7 @@ def test_time_that_runs_out_and_scancel(slurm: Callable[..., str], tmp_path: Pat
 
     for how in (["--signal=USR1", "--batch"], []):
         before, job = curves(), Job(slurm, command, tmp_path / "job")
-        until(lambda job=job, before=before: curves() > before + 1 or job.state != "RUNNING", 300, "a second trial")
+        until(lambda job=job, before=before: curves() > before + 1 or job.over, 300, "a second trial")
         assert job.state == "RUNNING", job.log.read_text()
         (command.study / "trials.csv").unlink(missing_ok=True)
         started = time.monotonic()
