@@ -83,6 +83,12 @@ def cache() -> Path | None:
     return None if known is None else known / ".cache" / "cmh"
 
 
+def data() -> Path:
+    """The folder of the benchmarks that the user has fetched: `$CMH_DATA`, else `~/cmh-data`; without a home it is in
+    the cache's."""
+    return Path(os.environ.get("CMH_DATA") or (home() or cache() or Path()) / "cmh-data")
+
+
 def can_write(folder: Path) -> bool:
     """Whether files can be made in the folder, which is made if it is absent."""
     try:

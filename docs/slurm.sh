@@ -7,7 +7,7 @@
 umask 077
 RAY_AUTH_TOKEN=$(python -c "import secrets; print(secrets.token_hex())")
 port=$((20000 + SLURM_JOB_ID % 10000))
-export HEAD=$SLURMD_NODENAME:$port RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_TMPDIR=/tmp
+export HEAD=$SLURMD_NODENAME:$port RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_TMPDIR=/tmp RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 srun --overlap --export=ALL --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \
     --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c '
     port=${HEAD#*:} join="--address=$HEAD"

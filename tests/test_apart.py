@@ -13,32 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from cmh import cluster, training
+from cmh import apart, cluster, training
 from cmh.errors import ConfigError, StudyError
 from cmh.signals import Interrupts
-from cmh.study import apart, controls, node, preflight
+from cmh.study import controls, node, preflight
+from tests.apart_work import breaks, dies, process_and, refuses, waits
 from tests.test_address import study_of
-
-
-def process_and(value: int, *, more: int) -> tuple[int, int]:
-    return os.getpid(), value + more
-
-
-def refuses() -> None:
-    raise ConfigError("one", "two", heading="both")
-
-
-def breaks() -> None:
-    raise ValueError("a fault")
-
-
-def dies() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def waits(folder: str) -> None:
-    Path(folder, str(os.getpid())).touch()
-    time.sleep(1000)
 
 
 def test_what_it_returns_and_raises(capfd: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ from cmh.errors import DatasetError, StudyError
 from cmh.study.depot import Depot
 from cmh.study.node import Place
 from tests.faulty import spy
-from tests.test_storms import ROOT, Command, until
+from tests.test_storms import ROOT, Command, program, until
 
 QUICK = {  # a dead node is found out in a second or two; with Ray's own values it takes longer
     "RAY_health_check_initial_delay_ms": "500",
@@ -397,3 +397,45 @@ def test_nodes_that_share_the_folders(folder: Path, monkeypatch: pytest.MonkeyPa
     assert len(lost) == 2
     assert sum(len(trained(command, name)) for name in holds) == 4
     check(command, *lost)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_cluster_that_ends_together_with_the_search(folder: Path) -> None:
+    """As where a batch system signals all of a job at one moment."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    more = ["--no-confirm", "--address", f"127.0.0.1:{port}"]
+    command = Command(folder, [1], 40, *more, epoch_seconds=0.5)
+    command.environment |= {**TOKEN, "RAY_TMPDIR": str(folder / "ray"), "RAY_USAGE_STATS_ENABLED": "0"}
+    given = ["--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=1", "--include-dashboard=false"]
+    with (folder / "head.log").open("wb") as log:
+        head = subprocess.Popen(
+            [RAY, "start", "--block", *given], env=command.environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        until(lambda: cluster._answers(f"127.0.0.1:{port}"), WAIT, "the head of the cluster")
+        process = command.start()
+        command.wait_for("trials/1/curve.csv", WAIT)
+        (command.study / "trials.csv").unlink(missing_ok=True)
+        servers = [pid for pid in sessions(head.pid) if program(Path("/proc", str(pid))) in ("gcs_server", "raylet")]
+        assert len(servers) == 2
+        for pid in (*servers, process.pid):
+            os.kill(pid, signal.SIGTERM)
+        _, error = process.communicate(timeout=30)
+    finally:
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+    assert process.returncode == 130, error
+    assert "interrupted; the same command goes on from here" in error
+    assert len(command.rows()) >= 2
+
+
+def sessions(leader: int) -> list[int]:
+    """The processes of a session."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(int(entry.name)) == leader:
+                found.append(int(entry.name))
+    return found

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 
 import torch
 
-from cmh import audits, datasets, methods, training
+from cmh import apart, audits, datasets, methods, training
 from cmh.config import Value
 from cmh.errors import CmhError, ConfigError, NotFiniteError
 from cmh.interfaces import SearchData
 from cmh.nets import bags, state
 from cmh.nets.transfer import to_device
-from cmh.study import apart
 from cmh.study.request import StudyRequest
 from cmh.study.space import Range, Space
 from cmh.training import Run
