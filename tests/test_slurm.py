@@ -20,6 +20,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from cmh.commands import INTERRUPTED
 from tests.test_storms import ROOT, Command, until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.ray, pytest.mark.timeout(1200)]
@@ -154,8 +155,7 @@ def test_time_that_runs_out_and_scancel(slurm: Callable[..., str], tmp_path: Pat
         (command.study / "trials.csv").unlink(missing_ok=True)
         started = len(log.read_text())
         slurm("scancel", *how, job.number)
-        said = "interrupted; the same command goes on from here"
-        until(lambda log=log, started=started: said in log.read_text()[started:], KILL_SECONDS, said)
+        until(lambda log=log, started=started: INTERRUPTED in log.read_text()[started:], KILL_SECONDS, INTERRUPTED)
         job.wait(60)
         with (command.study / "trials.csv").open(newline="") as file:
             assert len(list(csv.DictReader(file))) >= 2
