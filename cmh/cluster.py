@@ -92,27 +92,31 @@ def session(
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what becomes of a trial is in the storage
-    over, seen, watches = threading.Event(), set[str](), list[threading.Thread]()
+    closing, closed, seen, watches = threading.Event(), threading.Event(), set[str](), list[threading.Thread]()
 
     def watch(work: Callable[..., None], *given: object) -> None:
-        watches.append(threading.Thread(target=work, args=(over, *given), daemon=True))
+        watches.append(threading.Thread(target=work, args=given, daemon=True))
         watches[-1].start()
 
     if address is None:
-        watch(_watch_servers, on_server_death)
+        watch(_watch_servers, closing, on_server_death)
     try:
         _init(address, n_cpus)
         if address is not None:
             if problems := _unreachable(seen):
                 raise StudyError(*problems)
-            watch(_watch_gcs, ray.get_runtime_context().gcs_address, on_server_death)
-            watch(_watch_nodes, seen)
+            watch(_watch_nodes, closing, seen)
+            # To the very end: the cluster may end with this process, and the shutdown would wait for it.
+            threading.Thread(
+                target=_watch_gcs, args=(closed, ray.get_runtime_context().gcs_address, on_server_death), daemon=True
+            ).start()
         yield
     finally:
-        over.set()
+        closing.set()
         for thread in watches:
             thread.join(2 * CONNECT_SECONDS)  # or it would see what the shutdown ends
         ray.shutdown()
+        closed.set()
 
 
 def _init(address: str | None, n_cpus: int | None) -> None:

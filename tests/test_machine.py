@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cmh import cache, cluster, ledger, machine
-from cmh.datasets import benchmarks, facts
+from cmh.datasets import benchmarks, facts, loading
 from cmh.errors import DatasetError, LedgerError, StudyError
 
 ROOT = Path(__file__).parent.parent
@@ -275,3 +275,19 @@ def test_a_search_without_home_below_uv_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert ", 1 at once" in done.stderr
     assert list((tmp_path / "cache").rglob("openings/*.jsonl"))
+
+
+def test_no_bar_fills_the_log_of_a_batch_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[bool] = []
+
+    def features(_source: object, _name: str, _weights: str, progress: bool) -> Path:
+        shown.append(progress)
+        raise DatasetError("stop")
+
+    monkeypatch.setenv("CMH_CACHE", str(tmp_path))
+    monkeypatch.setattr(loading.extraction, "features", features)
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        with pytest.raises(DatasetError, match="stop"):
+            loading.load("clipart")
+    assert shown == [False, True]
