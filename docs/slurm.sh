@@ -4,7 +4,6 @@
 # When the time is over it saves; the same command goes on. docs/cluster.md says why each line is as it is.
 #SBATCH --nodes=1 --ntasks-per-node=1 --cpus-per-task=16 --time=08:00:00
 #SBATCH --signal=B:USR1@120 --open-mode=append
-umask 077
 RAY_AUTH_TOKEN=$(python -c "import secrets; print(secrets.token_hex())")
 port=$((20000 + SLURM_JOB_ID % 10000))
 export HEAD=$SLURMD_NODENAME:$port RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_TMPDIR=/tmp RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0

@@ -262,6 +262,20 @@ def test_a_cluster_of_nodes_that_cannot_reach_each_other_is_refused(monkeypatch:
         cluster.session("head:6379", on_server_death=lambda _: None).__enter__()
 
 
+def test_a_cluster_that_ends_while_the_session_is_left_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's shutdown waits a minute for it: longer than batch systems wait."""
+    ended, waited = threading.Event(), list[bool]()
+    monkeypatch.setattr(cluster, "SERVER_SECONDS", 0.01)
+    monkeypatch.setattr(cluster, "_init", lambda *_: None)
+    monkeypatch.setattr(cluster, "_answers", lambda _: False)
+    monkeypatch.setattr(cluster.ray, "nodes", list)
+    monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="head:6379"))
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: waited.append(ended.wait(20)))
+    with cluster.session("head:6379", on_server_death=lambda _: ended.set()):
+        pass
+    assert waited == [True]
+
+
 class Machine:
     """For the processes in it, a computer of its own: its address on a network, its processes, its shared memory, and
     folders of its own. Made of Linux namespaces, which need no root where the system allows them."""
