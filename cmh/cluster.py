@@ -88,11 +88,11 @@ def session(
     Its own has `n_cpus` CPUs, by default those that this process may use. Where a server of it dies (in a cluster: the
     GCS server), `on_server_death` is called in another thread with one sentence that says so. It should end the
     process: Ray itself would wait a minute, in which trials time out that did nothing wrong, and then hang in its
-    shutdown. Raises StudyError where the session cannot be had, or nodes of the cluster cannot reach each other.
+    shutdown. A node of the cluster that cannot be reached is logged. Raises StudyError where the session cannot be had.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what becomes of a trial is in the storage
-    closing, closed, seen, watches = threading.Event(), threading.Event(), set[str](), list[threading.Thread]()
+    closing, closed, watches = threading.Event(), threading.Event(), list[threading.Thread]()
 
     def watch(work: Callable[..., None], *given: object) -> None:
         watches.append(threading.Thread(target=work, args=given, daemon=True))
@@ -103,9 +103,7 @@ def session(
     try:
         _init(address, n_cpus)
         if address is not None:
-            if problems := _unreachable(seen):
-                raise StudyError(*problems)
-            watch(_watch_nodes, closing, seen)
+            watch(_watch_nodes, closing)
             # To the very end: the cluster may end with this process, and the shutdown would wait for it.
             threading.Thread(
                 target=_watch_gcs, args=(closed, ray.get_runtime_context().gcs_address, on_server_death), daemon=True
@@ -201,12 +199,15 @@ def _answers(address: str) -> bool:
     return True
 
 
-def _watch_nodes(over: threading.Event, seen: set[str]) -> None:
-    """Say of each node that joins whether it cannot be reached."""
-    while not over.wait(NODES_SECONDS):
+def _watch_nodes(over: threading.Event) -> None:
+    """Say of each node, those that join later too, where it cannot be reached."""
+    seen: set[str] = set()
+    while True:
         with contextlib.suppress(Exception):  # of Ray, where the cluster is about to end
             for line in _unreachable(seen):
                 log.warning("warning: %s", line)
+        if over.wait(NODES_SECONDS):
+            return
 
 
 def _unreachable(seen: set[str]) -> list[str]:
