@@ -430,7 +430,9 @@ def test_a_cluster_that_ends_together_with_the_search(folder: Path) -> None:
             os.kill(pid, signal.SIGTERM)
         _, error = process.communicate(timeout=30)
     finally:
-        os.killpg(head.pid, signal.SIGKILL)
+        for pid in sessions(head.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         head.wait()
     assert process.returncode == 130, error
     assert "interrupted; the same command goes on from here" in error
