@@ -12,6 +12,7 @@ COMMANDS = {
     "reproduce": ("cmh.reproduce", "run a winner, a trial or an experiment file again"),
     "leaderboard": ("cmh.leaderboard", "print the board; CSV and Markdown export"),
     "evaluate": ("cmh.evaluate", "score one set of codes as every paper's code would"),
+    "export": ("cmh.export", "codes as a search engine's own file or table, checked by asking it"),
     "methods": ("cmh.methods.__main__", "list the methods, or one with its hyperparameters"),
     "datasets": ("cmh.datasets.__main__", "list, show or prepare datasets"),
 }

@@ -20,7 +20,6 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +62,6 @@ def read() -> Source:
         documents = words()
         return text.bag_of_words(documents, text.vocabulary([documents[row] for row in split.train]))
 
-    def pictures() -> Iterator[bytes]:
-        for item in items:
-            yield archive.read(f"images/{item['image']}")
-
     return Source(
         name="clipart",
         sha256=hashlib.sha256(raw + bytes([VERSION])).hexdigest(),
@@ -74,7 +69,7 @@ def read() -> Source:
         split=split,
         labels=labels,
         text=bag,
-        pictures=pictures,
+        picture=lambda row: archive.read(f"images/{items[row]['image']}"),
         pictures_sha256=hashlib.sha256(raw).hexdigest(),
         words=words,
         groups=groups,
