@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh import files
+from cmh import files, machine
 from cmh.errors import DatasetError
 
 log = logging.getLogger(__name__)
@@ -124,9 +123,11 @@ class Gathered:
 
 
 def root() -> Path:
-    """The cache folder."""
-    given = os.environ.get("CMH_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmh"
+    """The cache folder. Raises DatasetError where no home is known, and CMH_CACHE does not name one."""
+    found = machine.cache()
+    if found is None:
+        raise DatasetError("no home folder is known for the cache; set CMH_CACHE to a folder on a disk with room")
+    return found
 
 
 def key(*parts: str | int) -> str:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+ONE_EVENT = 1.0  # seconds, in which further signals are the same interrupt: of scancel, of srun, of the script
 
 
 class Interrupts:
     """While the block runs, the first signal raises KeyboardInterrupt, or is only noted where somebody polls `asked`.
 
-    The second calls `at_second`, by which a command ends its process at once: whatever was written is whole, so that
-    nothing is lost by it. Without `at_second`, or where it returns, the second raises KeyboardInterrupt.
+    Those that follow within a second are the same one, sent twice. The second calls `at_second`, by which a command
+    ends its process at once: whatever was written is whole, so that nothing is lost by it. Without `at_second`, or
+    where it returns, the second raises KeyboardInterrupt.
     """
 
     def __init__(self, at_second: Callable[[], object] = lambda: None) -> None:
-        self.asked = 0
+        self.asked, self._begun = 0, float("-inf")
         self._polled, self._at_second = False, at_second
 
     def __enter__(self) -> Interrupts:
@@ -47,6 +50,10 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def _take(self, _number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self._begun < ONE_EVENT:
+            return
+        self._begun = now
         self.asked += 1
         if self.asked > 1:
             self._at_second()

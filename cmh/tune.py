@@ -8,8 +8,9 @@ import functools
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from cmh import commands
 from cmh.config import INPUTS
@@ -66,7 +67,7 @@ def _run(arguments: argparse.Namespace) -> int:
             return 0
         for study in request.studies:
             if not (study.folder / "study.yml").exists():
-                preflight.try_one_batch(study)
+                preflight.try_on_its_device(study, request.limits.gpus_per_trial)
         from cmh import cluster  # Ray comes in here
         from cmh.study import controls, life
 
@@ -75,9 +76,15 @@ def _run(arguments: argparse.Namespace) -> int:
         for study in request.studies:
             stack.enter_context(life.begun(study))
         values = controls.of_studies(request.studies)
-        stack.enter_context(cluster.session(request.limits.address, on_server_death=commands.end_at_once))
+        unwritten: list[Callable[[], None]] = []
+
+        def end(reason: str) -> NoReturn:
+            commands.end_at_once(reason, unwritten, interrupted=interrupts.asked > 0)
+
+        stack.enter_context(cluster.session(request.limits.address, on_server_death=end))
         interrupts.install()  # Ray has taken SIGTERM
-        life.search(request, values, interrupts, watch=_watch, show=functools.partial(_show, ended))
+        show = functools.partial(_show, ended)
+        life.search(request, values, interrupts, watch=_watch, show=show, unwritten=unwritten)
     log.info("done in %.0f s", time.monotonic() - started)
     return 0
 

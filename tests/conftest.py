@@ -25,7 +25,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What is marked `cuda` runs where there is such a device."""
+    """What is marked `cuda` runs where there is such a device, what is marked `slurm` where it is asked for."""
+    if item.get_closest_marker("slurm") is not None and not os.environ.get("CMH_TEST_SLURM"):
+        pytest.skip("takes minutes: CMH_TEST_SLURM=1 starts a real SLURM")
     if item.get_closest_marker("cuda") is not None:
         import torch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,7 @@ def load(
     Raises DatasetError when it is unknown, missing or broken.
     """
     called = backbones.check(features, weights)
+    progress = progress and sys.stderr.isatty()  # a bar fills the log of a batch system
     if source is None:
         source = read(name, skip_bad=skip_bad, order=order, progress=progress)
     if source.image is not None:

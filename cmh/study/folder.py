@@ -9,7 +9,6 @@ import io
 import os
 import platform
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -95,7 +94,7 @@ def identity(space: Space, run: Identity, fixed: Mapping[str, Value]) -> dict[st
 
 
 def write_or_check(folder: Path, wanted: Mapping[str, object], about: Mapping[str, object]) -> bool:
-    """Whether the folder held this study already. Where it held none, `study.yml` is written, with an id of its own.
+    """Whether the folder held this study already. Where it held none, `study.yml` is written.
 
     `wanted` is what `identity` makes of the request, `about` what else the file is to say. Raises StudyError where the
     folder holds another study, with every difference, and where nobody knows which; ConfigError where `study.yml`
@@ -107,7 +106,7 @@ def write_or_check(folder: Path, wanted: Mapping[str, object], about: Mapping[st
             raise StudyError(
                 f"{folder}: has a study.db without study.yml, so nobody knows whose it is; use another --out"
             )
-        write_yaml(path, {"id": uuid.uuid4().hex, "identity": wanted, **about})
+        write_yaml(path, {"identity": wanted, **about})
         return False
     document = configs.load_yaml(path)
     found = document.get("identity") if isinstance(document, dict) else None

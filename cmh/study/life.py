@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -50,9 +51,13 @@ def begun(study: StudyRequest) -> Iterator[None]:
     Raises StudyError where the folder cannot be used, is in use, or holds a study of another request.
     """
     with folder.locked_folder(study.folder):
+        own = address.file_of(study.url) == study.folder.resolve() / "study.db"
+        number = uuid.uuid4().hex
         about = folder.identity(study.space, study.identity(study.base), study.fixed)
         notes = {
-            "name": study.folder.name,
+            "id": number,
+            # In a storage of many studies one that no other has: those of a job array differ in their seed alone.
+            "name": study.folder.name if own else f"{study.folder.name}-{number[:8]}",
             **study.places(),
             "versions": confirm.versions(),
             "storage": address.kept(study.url, study.folder),
@@ -77,13 +82,20 @@ def begun(study: StudyRequest) -> Iterator[None]:
 
 
 def search(
-    request: Request, controls: Sequence[Mapping[str, Scores]], interrupts: Interrupts, *, watch: Watch, show: Show
+    request: Request,
+    controls: Sequence[Mapping[str, Scores]],
+    interrupts: Interrupts,
+    *,
+    watch: Watch,
+    show: Show,
+    unwritten: list[Callable[[], None]] | None = None,
 ) -> None:
     """Search and confirm all studies in the session of Ray that runs.
 
-    `controls` has those of each study. `show` is called with the outcome of each study as soon as that is known. Raises
-    StudyError where a storage, a disk or a study failed (after the others have ended) or no trial fits into the
-    session; KeyboardInterrupt where it was interrupted. Then the same call goes on.
+    `controls` has those of each study. `show` is called with the outcome of each study as soon as that is known. To
+    `unwritten` is added what whoever ends the process at once should call, from any thread. Raises StudyError where a
+    storage, a disk or a study failed (after the others have ended) or no trial fits into the session; KeyboardInterrupt
+    where it was interrupted. Then the same call goes on.
     """
     with contextlib.ExitStack() as stack:
         lives = []
@@ -100,6 +112,8 @@ def search(
             life = Life(study, store, request, values, name, watch(store, study.limit, name), show)
             stack.callback(life.tidy)  # last, when no worker can write any more
             stack.callback(life.close)
+            if unwritten is not None:
+                unwritten.append(life.close)
             lives.append(life)
         works = [life.work() for life in lives]
         trial = _trial_resources(works, request.limits)

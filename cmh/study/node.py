@@ -118,7 +118,7 @@ def do_task(task: Task, places: Sequence[Place]) -> None:
     """What a worker does with a piece of work."""
     place, wanted = places[task["study"]], str(task["values"]["folder"])
     with place.folder(wanted) as (folder, send):
-        values = {**task["values"], "folder": folder}
+        values = {**task["values"], "folder": folder, "device": "auto" if cluster.trial_gpus() else "cpu"}
         if not task["confirm"]:
             module = methods.get(place.method).__name__
             training.train(module, values, fetch=place.search, before_report=send)

@@ -117,8 +117,12 @@ class StudyRequest:
         return self.space.asha.rungs(self.space.epochs) if self.space.asha is not None else []
 
     def identity(self, hyperparameters: Mapping[str, Value]) -> Identity:
-        """Of a run of this study with these hyperparameters and the study's seed."""
-        return confirm.identify(self.space.method, {**hyperparameters, **self.run}, self.dataset)
+        """Of a run of this study with these hyperparameters and the study's seed; its device is Ray's to say.
+
+        (So nobody looks for it here, where a search would then hold a part of a GPU.)
+        """
+        values = {**hyperparameters, **self.run, "device": "cpu"}
+        return dataclasses.replace(confirm.identify(self.space.method, values, self.dataset), device="")
 
 
 @dataclasses.dataclass(frozen=True)

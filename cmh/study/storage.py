@@ -105,8 +105,7 @@ class Store:
             self.study.set_user_attr("owner", owner)
         elif found != owner and owner:
             raise StudyError(
-                f"the storage {without_password(self.url)} holds a study {name} of another folder;"
-                " use another --out (its name is the study's), or another database"
+                f"the storage {without_password(self.url)} holds a study {name} of another folder; use another"
             )
 
     def propose(self, limit: int) -> Proposal | None:
