@@ -179,7 +179,7 @@ class Life:
         if not complete:
             raise _no_winner(study, self.rows)
         best = self.best = max(complete, key=lambda row: (row.val_map_best or 0.0, -row.number))
-        spent, identity = cost(self.rows, self.store), study.identity(best.config)
+        spent, identity = cost(self.rows, self.store), study.identity(best.config, best.origin)
         write_winner(study, best, spent)
         if nothing := self.nothing_learned():
             self.tell(f"{nothing}; the test split stays closed")
@@ -206,7 +206,13 @@ class Life:
         self.tell(f"confirming trial {best.number} with seeds {seeds}: training, then the test split")
         if self.opened[0] > 1:
             self.tell(f"this is opening {self.opened[0]} of this study's test split, and its records say so")
-        shared = {**best.config, **study.noted_run, "validation_database": 0}  # the search may have ranked a sample
+        own = study.space.run_of(best.origin)
+        shared = {
+            **best.config,
+            **study.noted_run,
+            **own,
+            "validation_database": 0,
+        }  # all of it
         folders = {seed: (study.folder / "confirm" / f"{best.number}-{seed}").resolve() for seed in missing}
         return [{**shared, "seed": seed, "folder": str(folders[seed])} for seed in missing]
 

@@ -41,6 +41,7 @@ class Proposal:
     config: dict[str, Value]
     curve: dict[int, float]  # epochs already stored, where the trial was interrupted
     memory_retry: bool = False  # it ran out of memory once: now with fewer beside it
+    run: Mapping[str, Value] = dataclasses.field(default_factory=dict)  # settings in which it differs from the others
 
     @property
     def protected(self) -> bool:
@@ -97,7 +98,7 @@ class Store:
             if trial.state == TrialState.RUNNING:
                 self._interrupted.append((trial, dict(trial.intermediate_values)))
             if _stands_for_its_configuration(trial):
-                self._trained.setdefault(_key(self._config_of(trial)), trial.number)
+                self._trained.setdefault(_key(self._config_of(trial), self._run_of(trial)), trial.number)
 
     def _claim(self, owner: str, name: str) -> None:
         found = self.study.user_attrs.get("owner", "")
@@ -124,7 +125,7 @@ class Store:
                 trial, curve = self.study.ask(), {}
                 self._n_asked += 1
             proposal = self._proposal(trial, curve)
-            trained = self._trained.setdefault(_key(proposal.config), proposal.number)
+            trained = self._trained.setdefault(_key(proposal.config, proposal.run), proposal.number)
             if trained == proposal.number:
                 return proposal
             self._waiting_for_twin.append(proposal)
@@ -146,13 +147,14 @@ class Store:
             if item.active(config):
                 config[item.name] = suggest(trial, item)
         self._running[trial.number] = trial, curve
-        return Proposal(trial.number, origin, config, dict(curve), "memory" in trial.user_attrs)
+        run = self.space.run_of(origin)
+        return Proposal(trial.number, origin, config, dict(curve), "memory" in trial.user_attrs, run)
 
     def _end_twins(self) -> None:
         """End the waiting trials whose twin has ended; one whose twin failed by accident is to be run itself."""
         trials = self.study.get_trials(deepcopy=False) if self._waiting_for_twin else []
         for proposal in list(self._waiting_for_twin):
-            key = _key(proposal.config)
+            key = _key(proposal.config, proposal.run)
             twin = trials[self._trained.get(key, proposal.number)]
             if twin.number != proposal.number and not twin.state.is_finished():
                 continue
@@ -176,6 +178,9 @@ class Store:
 
     def _config_of(self, trial: FrozenTrial) -> dict[str, Value]:
         return {**self._start_config(str(trial.user_attrs.get("origin", "search"))), **trial.params}
+
+    def _run_of(self, trial: FrozenTrial) -> dict[str, Value]:
+        return self.space.run_of(str(trial.user_attrs.get("origin", "search")))
 
     def report(self, number: int, epoch: int, value: float, passes: float = 0.0) -> bool:
         """Store an epoch's validation MAP; False where it is stored already.
@@ -288,8 +293,8 @@ class Store:
 _Key = tuple[tuple[str, Value], ...]
 
 
-def _key(config: Mapping[str, Value]) -> _Key:
-    return tuple(sorted(config.items()))
+def _key(config: Mapping[str, Value], run: Mapping[str, Value]) -> _Key:
+    return tuple(sorted({**config, **run}.items()))
 
 
 def _stands_for_its_configuration(trial: FrozenTrial) -> bool:
