@@ -93,6 +93,12 @@ class Scaled:
     def __init__(self, method: Method, image: Scaling, text: Scaling) -> None:
         self.method, self.image, self.text = method, image, text
 
+    def __getattr__(self, name: str) -> object:
+        """What this method has beside the interface, such as `bit_importance`."""
+        if name == "method":  # not there yet: it is being copied
+            raise AttributeError(name)
+        return getattr(self.method, name)
+
     def epoch(self, batches: Batches, /) -> dict[str, float]:
         """Of the method; `batches` are scaled already."""
         return self.method.epoch(batches)
