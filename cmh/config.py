@@ -20,7 +20,7 @@ Typed = typing.TypeVar("Typed", bool, int, float, str)
 
 # Run settings that say how pictures and texts are taken: --set and experiment files may fix them like hyperparameters.
 INPUTS = (
-    *("finetune", "lr_backbone", "rotate", "hflip", "vflip", "erase", "amp", "checkpointing"),
+    *("scale", "finetune", "lr_backbone", "rotate", "hflip", "vflip", "erase", "amp", "checkpointing"),
     *("validate_every", "validation_database"),
 )
 

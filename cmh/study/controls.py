@@ -50,7 +50,7 @@ def _of_study(study: StudyRequest, *, sees_labels: bool) -> dict[str, Scores]:
     values: dict[str, Scores] = {"chance": (floor, floor, floor)}
     for name in ("ridge",) if sees_labels else ("ridge", "cca_itq"):
         module = methods.get(name)
-        settings = {key: value for key, value in study.run.items() if key not in INPUTS}
+        settings = {key: value for key, value in study.run.items() if key not in INPUTS or key == "scale"}
         # On the CPU: this process holds no GPU while its workers need it, and the numbers are those of every machine.
         best = training.fit(module, *training.parse(module, {**settings, "device": "cpu"}), data).best
         values[f"{name} (control)"] = best.val_map_i2t, best.val_map_t2i, best.val_map

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import urllib.parse
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import optuna
 import sqlalchemy.exc
 from optuna import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from cmh.config import Value
 from cmh.errors import StudyError
@@ -102,3 +102,24 @@ def best_points(study: Study, most: int) -> list[dict[str, Value]]:
         if trial.params not in points:
             points.append(dict(trial.params))
     return points[:most]
+
+
+Key = tuple[tuple[str, Value], ...]  # of a configuration with the run settings of its own
+
+
+def key_of(values: Mapping[str, Value]) -> Key:
+    """What two trials share that are to be trained once."""
+    return tuple(sorted(values.items()))
+
+
+def origin_of(trial: optuna.trial.Trial | FrozenTrial) -> str:
+    """Where its point comes from: paper, default, point N, warm N, or search."""
+    return str(trial.user_attrs.get("origin", "search"))
+
+
+def stands_for_its_configuration(trial: FrozenTrial) -> bool:
+    """Whether it is the trial that is, or was, trained for all of its configuration."""
+    result = trial.user_attrs.get("result", {})
+    if "copied_from" in result or (trial.state == TrialState.FAIL and result.get("failure") != "nan"):
+        return False
+    return trial.state.is_finished() or bool(trial.state == TrialState.RUNNING and trial.intermediate_values)

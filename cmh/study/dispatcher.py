@@ -106,7 +106,7 @@ class Dispatcher:
             return {"study": index, "confirm": True, "key": self.key, "values": work.values}
         study = self.sessions[index].work
         folder = str((study.folder / "trials" / str(work.number)).resolve())
-        values = {**work.proposal.config, **study.run, "folder": folder}
+        values = {**work.proposal.config, **study.run, **work.proposal.run, "folder": folder}
         return {"study": index, "confirm": False, "key": "", "values": values}
 
     def started(self, trial_id: str, kill: Callable[[], None]) -> None:

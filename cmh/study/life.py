@@ -205,7 +205,7 @@ class Life:
         best = self.best = weights.winner(self.rows)
         if best is None:
             raise _no_winner(study, self.rows)
-        spent, identity = cost(self.rows, self.store), study.identity(best.config)
+        spent, identity = cost(self.rows, self.store), study.identity(best.config, best.origin)
         write_winner(study, best, spent)
         if nothing := self.nothing_learned():
             self.tell(f"{nothing}; the test split stays closed")
@@ -232,7 +232,13 @@ class Life:
         self.tell(f"confirming trial {best.number} with seeds {seeds}: training, then the test split")
         if self.opened[0] > 1:
             self.tell(f"this is opening {self.opened[0]} of this study's test split, and its records say so")
-        shared = {**best.config, **study.noted_run, "validation_database": 0}  # the search may have ranked a sample
+        own = study.space.run_of(best.origin)
+        shared = {
+            **best.config,
+            **study.noted_run,
+            **own,
+            "validation_database": 0,
+        }  # all of it
         folders = {seed: (study.folder / "confirm" / f"{best.number}-{seed}").resolve() for seed in missing}
         return [{**shared, "seed": seed, "folder": str(folders[seed])} for seed in missing]
 

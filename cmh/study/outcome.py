@@ -39,7 +39,7 @@ def cost(rows: Sequence[TrialRow], store: Store) -> Cost:
 
 def write_winner(study: StudyRequest, best: TrialRow, spent: Cost) -> None:
     """`best.yml` in the study's folder: the trial `best` as an experiment file, for `cmh.reproduce`."""
-    run, places = study.run, study.places()
+    run, places = {**study.run, **study.space.run_of(best.origin)}, study.places()
     folder.write_yaml(
         study.folder / "best.yml",
         {

@@ -28,6 +28,8 @@ from cmh.study.space import Space
 
 log = logging.getLogger(__name__)
 
+AS_IN_PAPER = ("scale",)  # run settings of a study that its paper point does not share, unless --set fixes them
+
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
@@ -116,12 +118,12 @@ class StudyRequest:
         """Epochs at which its trials are compared; none without a schedule."""
         return self.space.asha.rungs(self.space.epochs) if self.space.asha is not None else []
 
-    def identity(self, hyperparameters: Mapping[str, Value]) -> Identity:
-        """Of a run of this study with these hyperparameters and the study's seed; its device is Ray's to say.
+    def identity(self, hyperparameters: Mapping[str, Value], origin: str = "search") -> Identity:
+        """Of a run of this study with these hyperparameters, of a trial of that origin; its device is Ray's to say.
 
         (So nobody looks for it here, where a search would then hold a part of a GPU.)
         """
-        values = {**hyperparameters, **self.run, "device": "cpu"}
+        values = {**hyperparameters, **self.run, **self.space.run_of(origin), "device": "cpu"}
         return dataclasses.replace(confirm.identify(self.space.method, values, self.dataset), device="")
 
 
@@ -251,8 +253,12 @@ def _study(
     dataset: Dataset,
 ) -> StudyRequest:
     place = asked.out / f"{space.method}-{dataset.name}-{bits}"
+    # What is fixed for all holds for the paper's point, too.
+    paper = {
+        key: value for key, value in config.paper(training.Run).items() if key in AS_IN_PAPER and key not in inputs
+    }
     return StudyRequest(
-        space=space,
+        space=dataclasses.replace(space, runs=(("paper", tuple(paper.items())),)),
         folder=place,
         run={
             "dataset": str(Path(asked.dataset).resolve()) if datasets.is_folder(asked.dataset) else dataset.name,
