@@ -119,7 +119,7 @@ def read_study(place: Path) -> Story:
         identity=identity,
         document=document if isinstance(document, dict) else {},
         trials=trials,
-        confirmations=_confirmations(place, problems),
+        confirmations=confirmations(place, problems),
         controls=_controls(kept, trials),
         seconds=float(cast(float, kept.get("seconds", 0.0))),
         problems=problems,
@@ -152,19 +152,14 @@ def read_curve(path: Path, problems: list[str]) -> dict[int, dict[str, float]]:
     return dict(sorted(found.items()))
 
 
-def trial_of(row: TrialRow, settings: Settings, curve: Curve) -> Trial:
-    """A trial of its row and the rows of its curve file, of which only those are taken that the storage has."""
-    shown: dict[int, Mapping[str, float]] = {}
-    for epoch, value in row.curve.items():
-        written = curve.get(epoch, {})
-        same = math.isclose(written.get("val_map", math.nan), value, rel_tol=DIGITS)
-        shown[epoch] = written if same else {"val_map": value}
+def trial_of(row: TrialRow) -> Trial:
+    """A trial as the storage has it: of its curve the MAPs alone."""
     return Trial(
         number=row.number,
         state=row.state,
         origin=row.origin,
-        settings=settings,
-        curve=shown,
+        settings=row.config,
+        curve={epoch: {"val_map": value} for epoch, value in row.curve.items()},
         best_epoch=row.best_epoch,
         best_val_map=row.val_map_best,
         best_i2t=row.val_map_i2t,
@@ -177,6 +172,45 @@ def trial_of(row: TrialRow, settings: Settings, curve: Curve) -> Trial:
         passes=row.passes,
         device=row.device,
     )
+
+
+def written(trial: Trial, path: Path, problems: list[str] | None = None) -> Trial:
+    """The trial with the rows of its curve file, as far as they are of the epochs that the storage has."""
+    notes: list[str] = []
+    rows, shown, other = read_curve(path, notes), dict[int, Mapping[str, float]](), list[int]()
+    for epoch, kept in trial.curve.items():
+        row = rows.get(epoch, kept)
+        same = math.isclose(row["val_map"], kept["val_map"], rel_tol=DIGITS) or row is kept
+        shown[epoch] = row if same else kept
+        other += [] if same else [epoch]
+    if other and not notes and trial.failure != MOVED:
+        notes.append(
+            f"{path}: {len(other)} epochs are otherwise than in the storage, as {other[0]}: only their MAP is shown"
+        )
+    if problems is not None:
+        problems += notes
+    return dataclasses.replace(trial, curve=shown)
+
+
+def confirmations(place: Path, problems: list[str]) -> list[Confirmation]:
+    """The runs in `confirm/` of a study's folder, with their records, and records whose run has gone; by seed."""
+    known, notes = collected(lambda: records.read(place), problems) or ([], [])
+    problems += notes
+    by_run = {record.identity.digest(): record for record in known}
+    found, used = [], set[str]()
+    for path in sorted(place.glob("confirm/*/config.json")):
+        document = _json(path)
+        curve, made = read_curve(path.with_name("curve.csv"), problems), document.get("identity")
+        match = next((key for key, record in by_run.items() if record.identity.without() == made), "")
+        seed = document.get("seed")
+        used.add(match)
+        one = Confirmation(path.parent.name, seed if isinstance(seed, int) else 0, _settings(document), curve)
+        found.append(_tested(one, by_run[match]) if match else one)
+    for key, record in by_run.items():
+        if key not in used:
+            seed = record.identity.seed
+            found.append(_tested(Confirmation(f"{key}-{seed}", seed, record.identity.config, {}), record))
+    return sorted(found, key=lambda one: (one.seed, one.name))
 
 
 def _stored(place: Path, problems: list[str]) -> tuple[list[TrialRow], Mapping[str, object]]:
@@ -235,38 +269,9 @@ def _trials(place: Path, rows: Sequence[TrialRow], identity: Mapping[str, object
         settings = _settings(_json(home / "config.json"))
         if row.origin in ("search", "default"):
             shared = shared or {key: value for key, value in settings.items() if key not in searched}
-        own = len(problems)
-        curve = read_curve(home / "curve.csv", problems)
-        trial = trial_of(row, settings or row.config, curve)
-        other = [epoch for epoch, value in trial.curve.items() if epoch in curve and curve[epoch] is not value]
-        if other and len(problems) == own and row.failure != MOVED:
-            problems.append(
-                f"{home / 'curve.csv'}: {len(other)} epochs are otherwise than in the storage, as {other[0]}: of them"
-                " only the MAP is shown"
-            )
-        found.append(trial)
+        trial = written(trial_of(row), home / "curve.csv", problems)
+        found.append(dataclasses.replace(trial, settings=settings or trial.settings))
     return [dataclasses.replace(trial, settings={**shared, **trial.settings}) for trial in found]
-
-
-def _confirmations(place: Path, problems: list[str]) -> list[Confirmation]:
-    """The runs in `confirm/`, with their records; and records whose run has gone."""
-    known, notes = collected(lambda: records.read(place), problems) or ([], [])
-    problems += notes
-    by_run = {record.identity.digest(): record for record in known}
-    found, used = [], set[str]()
-    for path in sorted(place.glob("confirm/*/config.json")):
-        document = _json(path)
-        curve, made = read_curve(path.with_name("curve.csv"), problems), document.get("identity")
-        match = next((key for key, record in by_run.items() if record.identity.without() == made), "")
-        seed = document.get("seed")
-        used.add(match)
-        one = Confirmation(path.parent.name, seed if isinstance(seed, int) else 0, _settings(document), curve)
-        found.append(_tested(one, by_run[match]) if match else one)
-    for key, record in by_run.items():
-        if key not in used:
-            seed = record.identity.seed
-            found.append(_tested(Confirmation(f"{key}-{seed}", seed, record.identity.config, {}), record))
-    return sorted(found, key=lambda one: (one.seed, one.name))
 
 
 def _tested(run: Confirmation, record: Record) -> Confirmation:
