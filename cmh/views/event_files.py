@@ -79,7 +79,7 @@ class EventFiles:
             f"confirm-{run.name}", {**about, **run.settings}, run.curve, last, STATUS_SUCCESS if run.test else None
         )
 
-    def close(self) -> None:
+    def flush(self, *, last: bool) -> None:
         """Nothing: no file is open."""
 
     def _write(

@@ -10,12 +10,18 @@ import contextlib
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from cmh import files
+from cmh.config import Value
+from cmh.study.life import Screen, Watch
+from cmh.study.request import StudyRequest
+from cmh.study.rerun import Bar
 from cmh.study.storage import Proposal, Store
-from cmh.views import story
+from cmh.training import Epoch
+from cmh.views import event_files, story, windows
 from cmh.views.story import Confirmation, Trial
 
 log = logging.getLogger(__name__)
@@ -30,8 +36,8 @@ class Sink(Protocol):
     def confirmation(self, run: Confirmation) -> None:
         """The winner with a fresh seed."""
 
-    def close(self) -> None:
-        """There will be no more."""
+    def flush(self, *, last: bool) -> None:
+        """All that is new was given; `last`: there will be no more."""
 
 
 class Background:
@@ -74,10 +80,10 @@ class Background:
                     jobs, self._waiting = self._waiting, {}
                 for job in [*jobs.values(), *self.looks]:
                     job()
+                self.sink.flush(last=closing)
                 if closing:
                     break
                 self._closing.wait(self._every)
-            self.sink.close()
         except Exception as error:  # whatever a view dies of stays its own
             text = " ".join(str(error).split())[:200] or type(error).__name__
             log.warning("%s: switched off (%s); the search goes on; %s", self._name, text, self._cure)
@@ -134,3 +140,88 @@ class Follower:
                 self.seen[view] = state
                 for run in story.confirmations(self.place, []):
                     view.sink.confirmation(run)
+
+
+class Screens:
+    """Several who watch a search, as one."""
+
+    def __init__(self, *screens: Screen) -> None:
+        self.screens = screens
+
+    def started(self, proposal: Proposal) -> None:
+        """A trial was handed to a worker."""
+        for screen in self.screens:
+            screen.started(proposal)
+
+    def reported(self, number: int, epoch: int, value: float) -> None:
+        """An epoch's validation MAP was stored."""
+        for screen in self.screens:
+            screen.reported(number, epoch, value)
+
+    def ended(self, number: int) -> None:
+        """A trial is complete, pruned or failed."""
+        for screen in self.screens:
+            screen.ended(number)
+
+    def close(self) -> None:
+        """The search has ended."""
+        for screen in self.screens:
+            screen.close()
+
+
+@contextlib.contextmanager
+def beside(watch: Watch, kinds: Sequence[Callable[[StudyRequest], Background]]) -> Iterator[Watch]:
+    """Within the block: what makes the screens of studies that `watch` makes, with views of these kinds beside them."""
+    opened: list[Background] = []
+
+    def both(store: Store, study: StudyRequest, name: str) -> Screen:
+        views = [kind(study) for kind in kinds]
+        opened.extend(views)
+        return Screens(watch(store, study, name), Follower(store, study.folder, views))
+
+    try:
+        yield both
+    finally:
+        for view in opened:
+            view.close()
+
+
+def tensorboard(study: StudyRequest) -> Background:
+    """The TensorBoard files of a study."""
+    about: dict[str, Value] = {"method": study.space.method, "dataset": study.dataset.name, "bits": study.bits}
+    cure = f"`python -m cmh.studies tensorboard {files.quoted(study.folder)}` writes all later"
+    sink = event_files.EventFiles(study.folder / event_files.FOLDER, about)
+    return Background(sink, "tensorboard", cure, every=2.0, patience=30)
+
+
+def visdom(server: tuple[str, int], name: str, cure: str = "") -> Background:
+    """The windows of a study or run called `name` in a visdom server; `cure` says how they are had later."""
+    host, port = server
+    cure = f"{cure}docs/live.md says how to start a server"
+    return Background(windows.Windows(host, port, name), f"visdom at {host}:{port}", cure, every=2.0, patience=5)
+
+
+def bars_beside(bar: Bar, view: Background, place: Path) -> Bar:
+    """Bars over the epochs of runs, which a view shows too; `place` is the folder that holds those of all seeds."""
+
+    @contextlib.contextmanager
+    def both(name: str, epochs: int) -> Iterator[Callable[[Epoch], None]]:
+        seen: dict[int, Mapping[str, float]] = {}  # a run that goes on reports only its newest epochs
+        path = place / name.replace(" ", "-") / "curve.csv"
+
+        def job() -> None:
+            curve = {**story.read_curve(path, []), **dict(seen)}
+            view.sink.confirmation(Confirmation(name, 0, {}, dict(sorted(curve.items()))))
+
+        with bar(name, epochs) as show:
+
+            def shown(epoch: Epoch) -> None:
+                show(epoch)
+                row = {key: value for key, value in epoch.metrics().items() if isinstance(value, (int, float))}
+                del row["epoch"]
+                seen[epoch.epoch] = row
+                view.leave(name, job)
+
+            yield shown
+
+    return both

@@ -106,7 +106,7 @@ def read_study(place: Path) -> Story:
     document = collected(lambda: configs.load_yaml(place / "study.yml"), []) if about is not None else None
     identity = dict(about.identity) if about is not None else {}
     rows, kept = _stored(place, problems)
-    trials = _trials(place, rows, identity, problems)
+    trials = _trials(place, rows, identity.get("params"), problems)
     first: Mapping[str, object] = next((_json(path) for path in sorted(place.glob("*/*/config.json"))), {})
     known = {**first, **identity}
     bits = known.get("bits")
@@ -225,12 +225,8 @@ def _stored(place: Path, problems: list[str]) -> tuple[list[TrialRow], Mapping[s
         problems += [*error.problems, "its trials are shown as their own files have them"]
         return _of_files(place, problems), {}
     begun = [trial for trial in trials if trial.state.name != "WAITING"]
-    return [
-        trial_row.from_stored(
-            trial.number, trial.state.name, trial.intermediate_values, trial.user_attrs, dict(trial.params)
-        )
-        for trial in begun
-    ], kept
+    about = [(one.number, one.state.name, one.intermediate_values, one.user_attrs, dict(one.params)) for one in begun]
+    return [trial_row.from_stored(*values) for values in about], kept
 
 
 def _of_files(place: Path, problems: list[str]) -> list[TrialRow]:
@@ -244,10 +240,8 @@ def _of_files(place: Path, problems: list[str]) -> list[TrialRow]:
     found = []
     for number in sorted(int(path.name) for path in place.glob("trials/*") if path.name.isdecimal()):
         known = said.get(str(number), {})
-        curve = {
-            epoch: row["val_map"]
-            for epoch, row in read_curve(place / "trials" / str(number) / "curve.csv", problems).items()
-        }
+        written_rows = read_curve(place / "trials" / str(number) / "curve.csv", problems)
+        curve = {epoch: row["val_map"] for epoch, row in written_rows.items()}
         result: dict[str, object] = {key: known[key] for key in ("failure", "error", "device") if known.get(key)}
         if (known.get("rung") or "").isdecimal():
             result["rung"] = int(known["rung"])
@@ -258,10 +252,9 @@ def _of_files(place: Path, problems: list[str]) -> list[TrialRow]:
     return found
 
 
-def _trials(place: Path, rows: Sequence[TrialRow], identity: Mapping[str, object], problems: list[str]) -> list[Trial]:
+def _trials(place: Path, rows: Sequence[TrialRow], params: object, problems: list[str]) -> list[Trial]:
     """Every row with its curve and its whole configuration: from its folder, or its twin's."""
-    searched = identity.get("params")
-    searched = searched if isinstance(searched, dict) else {}
+    searched = params if isinstance(params, dict) else {}
     shared: dict[str, Value] = {}  # what is not searched, which trials have in common that died before they wrote it
     found = []
     for row in rows:
