@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh import cache
+from cmh import bars, cache
 from cmh.errors import DatasetError
 from cmh.features import backbones
 
@@ -128,10 +128,8 @@ def _gather(
     progress: bool,
 ) -> None:
     """Fill the arrays from where the last start came to. Batches are `(b, …)`."""
-    from tqdm import tqdm
-
     n, row = source.n_items, gathered.done
-    bar = tqdm(total=n, initial=row, desc=f"{source.name}: {what}", unit="pic", disable=not progress, leave=False)
+    bar = bars.bar(n, f"{source.name}: {what}", "pic", initial=row, terminal=progress)
     try:
         for batch in batches(itertools.islice(source.pictures(), row, None)):
             if row + len(batch) > n:

@@ -7,8 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 
-from tqdm import tqdm
-
+from cmh import bars
 from cmh.study.storage import Proposal, Store
 from cmh.study.trial_row import TrialRow
 from cmh.training import Epoch
@@ -18,8 +17,8 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def epochs_bar(name: str, epochs: int, *, terminal: bool) -> Iterator[Callable[[Epoch], None]]:
-    """A bar over the epochs of a run, off where there is no `terminal`: gives what is to be called after each epoch."""
-    with tqdm(total=epochs, desc=name, unit="epoch", disable=not terminal) as bar:
+    """A bar over the epochs of a run, plain lines where there is no `terminal`: gives what is called after each epoch."""
+    with bars.bar(epochs, name, "epochs", terminal=terminal, leave=True) as bar:
 
         def show(epoch: Epoch) -> None:
             bar.update(epoch.epoch - bar.n)
@@ -29,7 +28,7 @@ def epochs_bar(name: str, epochs: int, *, terminal: bool) -> Iterator[Callable[[
 
 
 class Progress:
-    """Follows a search; the bar is off where there is no `terminal`. `name` tells several studies apart."""
+    """Follows a search, with plain lines where there is no `terminal`. `name` tells several studies apart."""
 
     def __init__(self, store: Store, limit: int, name: str = "", *, terminal: bool) -> None:
         self.store, self.name = store, name
@@ -42,13 +41,8 @@ class Progress:
         self.running: dict[int, int] = {}
         self.headed = False
         layout = "{desc} |{bar}| {n_fmt}/{total_fmt} trials [{elapsed}<{remaining}{postfix}]"
-        self.bar = tqdm(
-            total=limit,
-            initial=len(rows),
-            desc=name or "search",
-            disable=not terminal,
-            bar_format=layout,
-            dynamic_ncols=True,
+        self.bar = bars.bar(
+            limit, name or "search", "trials", initial=len(rows), terminal=terminal, leave=True, layout=layout
         )
         self._show()
 
