@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -23,14 +23,20 @@ def bar(
     terminal: bool,
     initial: int = 0,
     leave: bool = False,
-    layout: str | None = None,
-) -> tqdm[None]:
+    layout: str = "",
+) -> tqdm[NoReturn]:
     """A bar of tqdm over `total` units; with `leave` it stays on the terminal when it is closed."""
     from tqdm import tqdm  # late: most starts of a command show none
 
     if terminal:
         return tqdm(
-            total=total, desc=what, unit=unit, initial=initial, leave=leave, bar_format=layout, dynamic_ncols=True
+            total=total,
+            desc=what,
+            unit=unit,
+            initial=initial,
+            leave=leave,
+            bar_format=layout or None,
+            dynamic_ncols=True,
         )
     return tqdm(total=total, desc=what, unit=unit, initial=initial, leave=leave, bar_format=LINE, file=_Lines())
 

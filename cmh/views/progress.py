@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def epochs_bar(name: str, epochs: int, *, terminal: bool) -> Iterator[Callable[[Epoch], None]]:
-    """A bar over the epochs of a run, plain lines where there is no `terminal`: gives what is called after each epoch."""
+    """A bar over the epochs of a run, plain lines where there is no `terminal`: gives what each epoch is told to."""
     with bars.bar(epochs, name, "epochs", terminal=terminal, leave=True) as bar:
 
         def show(epoch: Epoch) -> None:
