@@ -11,9 +11,9 @@ from cmh import commands
 DEFAULT = "list"  # where no subcommand is named
 COMMANDS: dict[str, str] = {  # each module has add_arguments(parser) and run(arguments) -> exit code
     DEFAULT: "cmh.views.listing",
+    "clean": "cmh.views.cleaning",
     "tensorboard": "cmh.views.tensorboard",
     "visdom": "cmh.views.visdom",
-    "clean": "cmh.views.cleaning",
 }
 
 

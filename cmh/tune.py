@@ -18,10 +18,11 @@ from cmh.signals import Interrupts
 from cmh.views import visdom
 
 if TYPE_CHECKING:
-    from cmh.study.life import Screen, Watch
+    from cmh.study.life import Watch
     from cmh.study.outcome import Outcome
     from cmh.study.request import Asked, StudyRequest
     from cmh.study.storage import Store
+    from cmh.views.progress import Progress
 
 log = logging.getLogger("cmh.tune")  # this module's own name is __main__
 
@@ -114,7 +115,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
     )
 
 
-def _watch(store: Store, study: StudyRequest, name: str) -> Screen:
+def _watch(store: Store, study: StudyRequest, name: str) -> Progress:
     from cmh.views.progress import Progress
 
     return Progress(store, study.limit, name, terminal=sys.stderr.isatty())

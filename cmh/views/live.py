@@ -20,8 +20,10 @@ from cmh.study.life import Screen, Watch
 from cmh.study.request import StudyRequest
 from cmh.study.rerun import Bar
 from cmh.study.storage import Proposal, Store
+from cmh.study.trial_row import TrialRow
 from cmh.training import Epoch
 from cmh.views import event_files, story, windows
+from cmh.views.progress import Progress
 from cmh.views.story import Confirmation, Trial
 
 log = logging.getLogger(__name__)
@@ -90,10 +92,12 @@ class Background:
 
 
 class Follower:
-    """Tells views of a search what its screen is told. `place` is the study's folder."""
+    """Tells views of a search what its screen is told. `place` is the study's folder, `row_of` a trial's row."""
 
-    def __init__(self, store: Store, place: Path, views: Sequence[Background]) -> None:
-        self.store, self.place, self.views = store, place, views
+    def __init__(
+        self, store: Store, place: Path, views: Sequence[Background], row_of: Callable[[int], TrialRow] | None = None
+    ) -> None:
+        self.place, self.views, self.row_of = place, views, row_of or store.row
         self.running: dict[int, Trial] = {}
         self.seen: dict[Background, object] = {}
         for row in store.rows():
@@ -113,7 +117,7 @@ class Follower:
     def ended(self, number: int) -> None:
         """A trial is complete, pruned or failed."""
         self.running.pop(number, None)
-        row = self.store.row(number)
+        row = self.row_of(number)
         self._show(story.trial_of(row), row.copied_from)
 
     def close(self) -> None:
@@ -170,14 +174,17 @@ class Screens:
 
 
 @contextlib.contextmanager
-def beside(watch: Watch, kinds: Sequence[Callable[[StudyRequest], Background]]) -> Iterator[Watch]:
+def beside(
+    watch: Callable[[Store, StudyRequest, str], Progress], kinds: Sequence[Callable[[StudyRequest], Background]]
+) -> Iterator[Watch]:
     """Within the block: what makes the screens of studies that `watch` makes, with views of these kinds beside them."""
     opened: list[Background] = []
 
     def both(store: Store, study: StudyRequest, name: str) -> Screen:
         views = [kind(study) for kind in kinds]
         opened.extend(views)
-        return Screens(watch(store, study, name), Follower(store, study.folder, views))
+        screen = watch(store, study, name)
+        return Screens(screen, Follower(store, study.folder, views, screen.row))
 
     try:
         yield both

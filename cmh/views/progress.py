@@ -4,6 +4,7 @@ the epochs of a run. Bars stand on stderr."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator
 
@@ -32,6 +33,7 @@ class Progress:
 
     def __init__(self, store: Store, limit: int, name: str = "", *, terminal: bool) -> None:
         self.store, self.name = store, name
+        self.row = functools.lru_cache(maxsize=1)(store.row)  # of a trial that has ended: read once for all who show it
         rows = [row for row in store.rows() if row.state != "interrupted"]
         asha = store.space.asha
         self.rungs = dict.fromkeys(asha.rungs(store.space.epochs) if asha is not None else [], 0)
@@ -61,7 +63,7 @@ class Progress:
     def ended(self, number: int) -> None:
         """A trial is complete, pruned or failed."""
         self.running.pop(number, None)
-        row = self.store.row(number)
+        row = self.row(number)
         if row.val_map_best is not None and (self.best is None or _value(row) > _value(self.best)):
             self.best = row
         if not self.headed:

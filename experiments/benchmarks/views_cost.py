@@ -49,7 +49,7 @@ def searched(views: bool, dataset: Any, run: dict[str, Any]) -> tuple[float, flo
         if views:
             sink = event_files.EventFiles(folder / "tensorboard", {"method": "dcmh", "dataset": "clipart", "bits": 16})
             opened.append(live.Background(sink, "tensorboard", "", every=2.0, patience=60))
-            screen = live.Screens(live.Follower(store, folder, opened), screen)
+            screen = live.Screens(screen, live.Follower(store, folder, opened, screen.row))
         search([Work(store, TRIALS, folder, run, dataset, screen)], Resources(1, 0, AT_ONCE))
         for view in opened:
             view.close()
