@@ -19,10 +19,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from cmh import files, studies
+from cmh import files, studies, tune
 from cmh.study.storage import Store
 from cmh.views import event_files, live
 from tests.made_study import BITS, MadeStudy, whole
+from tests.test_address import opened, study_of
 
 RUNS = [*(f"trial-{number}" for number in range(6)), "confirm-4-1", "confirm-4-2"]
 SUCCESS, FAILURE = "STATUS_SUCCESS", "STATUS_FAILURE"
@@ -203,3 +204,24 @@ def test_a_disk_that_refuses_costs_one_warning(tmp_path: Path, caplog: pytest.Lo
     assert [row.state for row in made.store.rows()][:2] == ["complete", "pruned"]
     assert len(caplog.messages) == 1
     assert "tensorboard: switched off" in caplog.messages[0]
+
+
+@pytest.mark.parametrize(("words", "n_runs"), [([], 1), (["--no-tensorboard"], 0)])
+def test_tune_writes_them_unless_told_otherwise(words: list[str], n_runs: int, tmp_path: Path) -> None:
+    request = study_of(tmp_path)
+    store = opened(request)
+    proposal = store.propose(4)
+    assert proposal is not None
+    with tune._views(tune._parser().parse_args(["--method", "ridge", *words])) as watch:
+        screen = watch(store, request, "")
+        screen.started(proposal)
+        store.report(proposal.number, 1, 0.5)
+        screen.reported(proposal.number, 1, 0.5)
+        store.complete(proposal.number, {})
+        screen.ended(proposal.number)
+        screen.close()
+    found = list(request.folder.glob("tensorboard/*/events*"))
+    assert len(found) == n_runs
+    if found:
+        start = session(read(found[0].parent), metadata.SESSION_START_INFO_TAG).session_start_info.hparams
+        assert (start["method"].string_value, start["bits"].number_value) == ("ridge", 8)
