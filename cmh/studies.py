@@ -13,6 +13,8 @@ COMMANDS: dict[str, str] = {  # each module has add_arguments(parser) and run(ar
     DEFAULT: "cmh.views.listing",
     "clean": "cmh.views.cleaning",
     "report": "cmh.views.report.command",
+    "tensorboard": "cmh.views.tensorboard",
+    "visdom": "cmh.views.visdom",
 }
 
 

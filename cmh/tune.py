@@ -9,22 +9,25 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from cmh import commands
+from cmh import commands, files
 from cmh.config import INPUTS
 from cmh.errors import CmhError
 from cmh.signals import Interrupts
 from cmh.study.weights import KEEP
+from cmh.views import visdom
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from cmh.study.life import Screen
+    from cmh.study.life import Watch
     from cmh.study.outcome import Outcome
-    from cmh.study.request import Asked
+    from cmh.study.request import Asked, StudyRequest
     from cmh.study.storage import Store
+    from cmh.views.progress import Progress
 
 log = logging.getLogger("cmh.tune")  # this module's own name is __main__
 
@@ -58,6 +61,8 @@ def _run(arguments: argparse.Namespace) -> int:
         from cmh.study import preflight  # PyTorch and Optuna come in here
         from cmh.study import request as requests
 
+        if arguments.visdom is not None:
+            visdom.check()
         request = requests.check(_asked(arguments), progress=sys.stderr.isatty())
         if arguments.plan:
             from cmh.views import plan
@@ -84,7 +89,8 @@ def _run(arguments: argparse.Namespace) -> int:
         stack.enter_context(cluster.session(request.limits.address, on_server_death=end))
         interrupts.install()  # Ray has taken SIGTERM
         show = functools.partial(_show, ended)
-        life.search(request, values, interrupts, watch=_watch, show=show, unwritten=unwritten)
+        watch = stack.enter_context(_views(arguments))
+        life.search(request, values, interrupts, watch=watch, show=show, unwritten=unwritten)
     log.info("done in %.0f s", time.monotonic() - started)
     return 0
 
@@ -123,10 +129,26 @@ def _asked(arguments: argparse.Namespace) -> Asked:
     )
 
 
-def _watch(store: Store, limit: int, name: str) -> Screen:
+def _watch(store: Store, study: StudyRequest, name: str) -> Progress:
     from cmh.views.progress import Progress
 
-    return Progress(store, limit, name, terminal=sys.stderr.isatty())
+    return Progress(store, study.limit, name, terminal=sys.stderr.isatty())
+
+
+def _views(arguments: argparse.Namespace) -> AbstractContextManager[Watch]:
+    """What is kept up to date beside the terminal."""
+    from cmh.views import live
+
+    kinds: list[Callable[[StudyRequest], live.Background]] = [] if arguments.no_tensorboard else [live.tensorboard]
+    if arguments.visdom is not None:
+        kinds.append(
+            lambda study: live.visdom(
+                arguments.visdom,
+                study.folder.name,
+                f"`python -m cmh.studies visdom {files.quoted(study.folder)}` shows it later; ",
+            )
+        )
+    return live.beside(_watch, kinds)
 
 
 def _show(ended: list[Outcome], outcome: Outcome) -> None:
@@ -237,6 +259,8 @@ def _parser() -> argparse.ArgumentParser:
         help="may be a fraction; auto: as much as an epoch was measured to need (default: 1 where there are GPUs)",
     )
     add("--max-concurrent", type=commands.whole(1), metavar="N", help="trials at once (default: as many as fit)")
+    add("--no-tensorboard", action="store_true", help="leave out the files for TensorBoard (STUDY/tensorboard)")
+    visdom.add_option(parser)
     add("--plan", action="store_true", help="check everything, print the first points and an estimate, and stop")
     return parser
 

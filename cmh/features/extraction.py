@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh import cache
+from cmh import bars, cache
 from cmh.errors import DatasetError
 from cmh.features import backbones
 
@@ -167,13 +167,9 @@ def _gather(
     progress: bool,
 ) -> None:
     """Fill the arrays from where the last start came to. Batches are `(b, …)`."""
-    from tqdm import tqdm
-
     n, left = source.n_items, rows[rows >= gathered.done]
     done, position = gathered.done, 0
-    bar = tqdm(
-        total=n, initial=n - len(left), desc=f"{source.name}: {what}", unit="pic", disable=not progress, leave=False
-    )
+    bar = bars.bar(n, f"{source.name}: {what}", "pic", initial=n - len(left), terminal=progress)
     try:
         for batch in batches(_unchanged(source, left)):
             some = left[position : position + len(batch)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cmh import bars
 from cmh.config import param
 from cmh.errors import DatasetError
 
@@ -150,10 +151,8 @@ def embeddings(
     Raises DatasetError when the extra they need is not installed, or the weights cannot be had.
     """
     encode, dim = _clip_encoder(weights) if kind == "clip" else _encoder()
-    from tqdm import tqdm
-
     vectors = np.zeros((len(texts), dim), np.float32)
-    with tqdm(total=len(texts), desc=f"{called}: texts", unit="text", disable=not progress, leave=False) as bar:
+    with bars.bar(len(texts), f"{called}: texts", "text", terminal=progress) as bar:
         for start in range(0, len(texts), SENTENCES_AT_ONCE):
             some = texts[start : start + SENTENCES_AT_ONCE]
             vectors[start : start + len(some)] = encode(list(some))

@@ -40,7 +40,7 @@ class Screen(View, Protocol):
         """The search has ended; called once or more."""
 
 
-Watch = Callable[[Store, int, str], Screen]  # of a store, how many trials there will be, and the name of the study
+Watch = Callable[[Store, StudyRequest, str], Screen]  # of a study and its store; named, where there are several
 Show = Callable[[Outcome], None]
 
 
@@ -109,7 +109,7 @@ def search(
             folder.note_storage(study.folder, study.url)
             folder.note(study.folder, "keep", study.keep)
             name = study.folder.name if len(request.studies) > 1 else ""
-            life = Life(study, store, request, values, name, watch(store, study.limit, name), show)
+            life = Life(study, store, request, values, name, watch(store, study, name), show)
             stack.callback(life.tidy)  # last, when no worker can write any more
             stack.callback(life.close)
             if unwritten is not None:

@@ -106,7 +106,7 @@ def read_study(place: Path) -> Story:
     document = collected(lambda: configs.load_yaml(place / "study.yml"), []) if about is not None else None
     identity = dict(about.identity) if about is not None else {}
     rows, kept = _stored(place, problems)
-    trials = _trials(place, rows, identity, problems)
+    trials = _trials(place, rows, identity.get("params"), problems)
     first: Mapping[str, object] = next((_json(path) for path in sorted(place.glob("*/*/config.json"))), {})
     known = {**first, **identity}
     bits = known.get("bits")
@@ -119,7 +119,7 @@ def read_study(place: Path) -> Story:
         identity=identity,
         document=document if isinstance(document, dict) else {},
         trials=trials,
-        confirmations=_confirmations(place, problems),
+        confirmations=confirmations(place, problems),
         controls=_controls(kept, trials),
         seconds=float(cast(float, kept.get("seconds", 0.0))),
         problems=problems,
@@ -152,19 +152,14 @@ def read_curve(path: Path, problems: list[str]) -> dict[int, dict[str, float]]:
     return dict(sorted(found.items()))
 
 
-def trial_of(row: TrialRow, settings: Settings, curve: Curve) -> Trial:
-    """A trial of its row and the rows of its curve file, of which only those are taken that the storage has."""
-    shown: dict[int, Mapping[str, float]] = {}
-    for epoch, value in row.curve.items():
-        written = curve.get(epoch, {})
-        same = math.isclose(written.get("val_map", math.nan), value, rel_tol=DIGITS)
-        shown[epoch] = written if same else {"val_map": value}
+def trial_of(row: TrialRow) -> Trial:
+    """A trial as the storage has it: of its curve the MAPs alone."""
     return Trial(
         number=row.number,
         state=row.state,
         origin=row.origin,
-        settings=settings,
-        curve=shown,
+        settings=row.config,
+        curve={epoch: {"val_map": value} for epoch, value in row.curve.items()},
         best_epoch=row.best_epoch,
         best_val_map=row.val_map_best,
         best_i2t=row.val_map_i2t,
@@ -179,77 +174,26 @@ def trial_of(row: TrialRow, settings: Settings, curve: Curve) -> Trial:
     )
 
 
-def _stored(place: Path, problems: list[str]) -> tuple[list[TrialRow], Mapping[str, object]]:
-    """The rows of all trials (their `config` is what was searched), and what the storage keeps of the study."""
-    try:
-        url, name = folder.storage_of(place)
-        with database.readable_errors(url):  # of an address that is none, too
-            study = database.open_study(url, name)
-            trials = study.get_trials(deepcopy=False)
-            kept = study.user_attrs
-    except (StudyError, ConfigError) as error:
-        problems += [*error.problems, "its trials are shown as their own files have them"]
-        return _of_files(place, problems), {}
-    begun = [trial for trial in trials if trial.state.name != "WAITING"]
-    return [
-        trial_row.from_stored(
-            trial.number, trial.state.name, trial.intermediate_values, trial.user_attrs, dict(trial.params)
+def written(trial: Trial, path: Path, problems: list[str] | None = None) -> Trial:
+    """The trial with the rows of its curve file, as far as they are of the epochs that the storage has."""
+    notes: list[str] = []
+    rows, shown, other = read_curve(path, notes), dict[int, Mapping[str, float]](), list[int]()
+    for epoch, kept in trial.curve.items():
+        row = rows.get(epoch, kept)
+        same = math.isclose(row["val_map"], kept["val_map"], rel_tol=DIGITS) or row is kept
+        shown[epoch] = row if same else kept
+        other += [] if same else [epoch]
+    if other and not notes and trial.failure != MOVED:
+        notes.append(
+            f"{path}: {len(other)} epochs are otherwise than in the storage, as {other[0]}: only their MAP is shown"
         )
-        for trial in begun
-    ], kept
+    if problems is not None:
+        problems += notes
+    return dataclasses.replace(trial, curve=shown)
 
 
-def _of_files(place: Path, problems: list[str]) -> list[TrialRow]:
-    """The rows of the trials that have a folder, where the storage cannot be read; states are those of `trials.csv`."""
-    try:
-        lines = (place / "trials.csv").read_text(encoding="utf-8").splitlines(keepends=True)
-        said = {row.get("number"): row for row in csv.DictReader(lines)}
-    except (OSError, ValueError, csv.Error):
-        said = {}
-    states = {ours: theirs for theirs, ours in trial_row.STATES.items()} | {"diverged": "COMPLETE"}
-    found = []
-    for number in sorted(int(path.name) for path in place.glob("trials/*") if path.name.isdecimal()):
-        known = said.get(str(number), {})
-        curve = {
-            epoch: row["val_map"]
-            for epoch, row in read_curve(place / "trials" / str(number) / "curve.csv", problems).items()
-        }
-        result: dict[str, object] = {key: known[key] for key in ("failure", "error", "device") if known.get(key)}
-        if (known.get("rung") or "").isdecimal():
-            result["rung"] = int(known["rung"])
-        if known.get("state") == "diverged":
-            result["diverged"] = result.get("error") or "its loss"
-        attributes = {"origin": known.get("origin") or "search", "result": result}
-        found.append(trial_row.from_stored(number, states.get(str(known.get("state")), ""), curve, attributes, {}))
-    return found
-
-
-def _trials(place: Path, rows: Sequence[TrialRow], identity: Mapping[str, object], problems: list[str]) -> list[Trial]:
-    """Every row with its curve and its whole configuration: from its folder, or its twin's."""
-    searched = identity.get("params")
-    searched = searched if isinstance(searched, dict) else {}
-    shared: dict[str, Value] = {}  # what is not searched, which trials have in common that died before they wrote it
-    found = []
-    for row in rows:
-        home = place / "trials" / str(row.number if row.copied_from is None else row.copied_from)
-        settings = _settings(_json(home / "config.json"))
-        if row.origin in ("search", "default"):
-            shared = shared or {key: value for key, value in settings.items() if key not in searched}
-        own = len(problems)
-        curve = read_curve(home / "curve.csv", problems)
-        trial = trial_of(row, settings or row.config, curve)
-        other = [epoch for epoch, value in trial.curve.items() if epoch in curve and curve[epoch] is not value]
-        if other and len(problems) == own and row.failure != MOVED:
-            problems.append(
-                f"{home / 'curve.csv'}: {len(other)} epochs are otherwise than in the storage, as {other[0]}: of them"
-                " only the MAP is shown"
-            )
-        found.append(trial)
-    return [dataclasses.replace(trial, settings={**shared, **trial.settings}) for trial in found]
-
-
-def _confirmations(place: Path, problems: list[str]) -> list[Confirmation]:
-    """The runs in `confirm/`, with their records; and records whose run has gone."""
+def confirmations(place: Path, problems: list[str]) -> list[Confirmation]:
+    """The runs in `confirm/` of a study's folder, with their records, and records whose run has gone; by seed."""
     known, notes = collected(lambda: records.read(place), problems) or ([], [])
     problems += notes
     by_run = {record.identity.digest(): record for record in known}
@@ -267,6 +211,60 @@ def _confirmations(place: Path, problems: list[str]) -> list[Confirmation]:
             seed = record.identity.seed
             found.append(_tested(Confirmation(f"{key}-{seed}", seed, record.identity.config, {}), record))
     return sorted(found, key=lambda one: (one.seed, one.name))
+
+
+def _stored(place: Path, problems: list[str]) -> tuple[list[TrialRow], Mapping[str, object]]:
+    """The rows of all trials (their `config` is what was searched), and what the storage keeps of the study."""
+    try:
+        url, name = folder.storage_of(place)
+        with database.readable_errors(url):  # of an address that is none, too
+            study = database.open_study(url, name)
+            trials = study.get_trials(deepcopy=False)
+            kept = study.user_attrs
+    except (StudyError, ConfigError) as error:
+        problems += [*error.problems, "its trials are shown as their own files have them"]
+        return _of_files(place, problems), {}
+    begun = [trial for trial in trials if trial.state.name != "WAITING"]
+    about = [(one.number, one.state.name, one.intermediate_values, one.user_attrs, dict(one.params)) for one in begun]
+    return [trial_row.from_stored(*values) for values in about], kept
+
+
+def _of_files(place: Path, problems: list[str]) -> list[TrialRow]:
+    """The rows of the trials that have a folder, where the storage cannot be read; states are those of `trials.csv`."""
+    try:
+        lines = (place / "trials.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+        said = {row.get("number"): row for row in csv.DictReader(lines)}
+    except (OSError, ValueError, csv.Error):
+        said = {}
+    states = {ours: theirs for theirs, ours in trial_row.STATES.items()} | {"diverged": "COMPLETE"}
+    found = []
+    for number in sorted(int(path.name) for path in place.glob("trials/*") if path.name.isdecimal()):
+        known = said.get(str(number), {})
+        written_rows = read_curve(place / "trials" / str(number) / "curve.csv", problems)
+        curve = {epoch: row["val_map"] for epoch, row in written_rows.items()}
+        result: dict[str, object] = {key: known[key] for key in ("failure", "error", "device") if known.get(key)}
+        if (known.get("rung") or "").isdecimal():
+            result["rung"] = int(known["rung"])
+        if known.get("state") == "diverged":
+            result["diverged"] = result.get("error") or "its loss"
+        attributes = {"origin": known.get("origin") or "search", "result": result}
+        found.append(trial_row.from_stored(number, states.get(str(known.get("state")), ""), curve, attributes, {}))
+    return found
+
+
+def _trials(place: Path, rows: Sequence[TrialRow], params: object, problems: list[str]) -> list[Trial]:
+    """Every row with its curve and its whole configuration: from its folder, or its twin's."""
+    searched = params if isinstance(params, dict) else {}
+    shared: dict[str, Value] = {}  # what is not searched, which trials have in common that died before they wrote it
+    found = []
+    for row in rows:
+        home = place / "trials" / str(row.number if row.copied_from is None else row.copied_from)
+        settings = _settings(_json(home / "config.json"))
+        if row.origin in ("search", "default"):
+            shared = shared or {key: value for key, value in settings.items() if key not in searched}
+        trial = written(trial_of(row), home / "curve.csv", problems)
+        found.append(dataclasses.replace(trial, settings=settings or trial.settings))
+    return [dataclasses.replace(trial, settings={**shared, **trial.settings}) for trial in found]
 
 
 def _tested(run: Confirmation, record: Record) -> Confirmation:
