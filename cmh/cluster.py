@@ -7,6 +7,7 @@ this module imports Ray (seconds): do it late.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -100,18 +101,35 @@ def _init(address: str | None, n_cpus: int | None) -> None:
         if address and address != "auto":  # where nobody listens, Ray tries for many minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-        ray.init(
-            address=address or "local",
-            num_cpus=None if address else n_cpus,
-            include_dashboard=None if address else False,
-            object_store_memory=None if address else 128 * 2**20,  # arrays are memory-mapped, not sent
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        with _servers_in_groups_of_their_own():
+            ray.init(
+                address=address or "local",
+                num_cpus=None if address else n_cpus,
+                include_dashboard=None if address else False,
+                object_store_memory=None if address else 128 * 2**20,  # arrays are memory-mapped, not sent
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
     except Exception as error:  # Ray raises all kinds, Exception itself among them
         where = f"--address {address}" if address else "a local session"
         cure = CLUSTER_CURE if address else "The same command tries again."
         raise StudyError(f"Ray did not start ({where}): {str(error).rstrip('.')}. {cure}") from error
+
+
+@contextlib.contextmanager
+def _servers_in_groups_of_their_own() -> Iterator[None]:
+    """Within the block Ray's servers, and so their workers, start outside of this process's group.
+
+    A signal to the group (of a shell, `timeout`, a batch system) is then for this process alone, which ends them in
+    order: without its raylet it would be ended by Ray, with another exit code and before its files are written.
+    """
+    services = ray._private.services
+    start = services.ConsolePopen
+    services.ConsolePopen = functools.partial(start, process_group=0)  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = start  # type: ignore[misc]
 
 
 def _watch_servers(over: threading.Event, on_death: Callable[[str], None]) -> None:
