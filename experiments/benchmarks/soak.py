@@ -38,7 +38,7 @@ MONITOR = "a worker killed by Ray's memory monitor"
 SIGNALS = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGUSR1}
 GROUP = "SIGTERM to the process group"
 WEIGHTS = {**dict.fromkeys(KILLS, 2), "worker": 4, MONITOR: 5, **dict.fromkeys(SIGNALS, 1), GROUP: 3}
-INTERRUPTED, SERVER_DIED = 130, 2
+INTERRUPTED = 130
 PATIENCE = 150.0  # seconds in which a command that was hit must have ended
 CALM = 0.25  # of the minutes, for what comes after the last fault: the end of a study, one undisturbed, the audit
 BROKEN = ("nan", "memory", "exception", "death", "hang")
@@ -97,7 +97,7 @@ class Soak:
         began, before, reported = time.monotonic(), self._epochs(), False
         starting = self.draw.random() < 0.5
         due = began + (self.draw.uniform(0, self.ready) if starting else self.ready + self.draw.uniform(0, RUNNING))
-        kind = self._kind()
+        kind, goes_on = self._kind(), True
         while command.poll() is None:
             if not reported and self._epochs() > before:
                 reported, self.ready = True, time.monotonic() - began
@@ -113,7 +113,7 @@ class Soak:
                 took, due, self.killed_at = 0.0, hit + self.draw.uniform(0, RUNNING), self._epochs()
             else:
                 command.wait(PATIENCE)  # raises if it hangs
-                took = time.monotonic() - hit
+                took, goes_on = time.monotonic() - hit, False
             self.faults.append((kind, took))
             self.ready *= 1.0 if reported else 1.2  # or a busy machine would never get there
             if (kind in SIGNALS or kind == GROUP) and taken and command.returncode not in (0, INTERRUPTED):
@@ -124,8 +124,11 @@ class Soak:
                 f" exit {command.returncode} after {took:.1f} s"
             )
             kind = self._kind()
-        if command.returncode not in (0, INTERRUPTED, SERVER_DIED) and not self.faults:
-            raise SystemExit(f"the command failed by itself: see {self.folder / f'{self.starts}.log'}")
+        if goes_on and command.returncode:
+            self.wrong_exits += 1
+            say(f"       ended by itself, exit {command.returncode}: see {self.folder / f'{self.starts}.log'}")
+            if self.wrong_exits > 2:
+                raise SystemExit("three starts ended by themselves, or not as they should")
         return command.returncode == 0
 
     def _kind(self) -> str:
