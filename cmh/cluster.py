@@ -7,7 +7,6 @@ this module imports Ray (seconds): do it late.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import socket
@@ -60,6 +59,7 @@ from ray.tune.search import Searcher  # noqa: E402
 from ray.tune.stopper import Stopper  # noqa: E402
 
 from cmh.errors import StudyError  # noqa: E402
+from cmh.signals import signals_kept  # noqa: E402
 
 CONNECT_SECONDS = 10.0
 SERVERS = {"raylet": "raylet", "gcs_server": "GCS server"}  # as Ray's node names them, and in words
@@ -101,7 +101,7 @@ def _init(address: str | None, n_cpus: int | None) -> None:
         if address and address != "auto":  # where nobody listens, Ray tries for many minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-        with _servers_in_groups_of_their_own():
+        with signals_kept(ray._private.services):
             ray.init(
                 address=address or "local",
                 num_cpus=None if address else n_cpus,
@@ -114,22 +114,6 @@ def _init(address: str | None, n_cpus: int | None) -> None:
         where = f"--address {address}" if address else "a local session"
         cure = CLUSTER_CURE if address else "The same command tries again."
         raise StudyError(f"Ray did not start ({where}): {str(error).rstrip('.')}. {cure}") from error
-
-
-@contextlib.contextmanager
-def _servers_in_groups_of_their_own() -> Iterator[None]:
-    """Within the block Ray's servers, and so their workers, start outside of this process's group.
-
-    A signal to the group (of a shell, `timeout`, a batch system) is then for this process alone, which ends them in
-    order: without its raylet it would be ended by Ray, with another exit code and before its files are written.
-    """
-    services = ray._private.services
-    start = services.ConsolePopen
-    services.ConsolePopen = functools.partial(start, process_group=0)  # type: ignore[misc,assignment]
-    try:
-        yield
-    finally:
-        services.ConsolePopen = start  # type: ignore[misc]
 
 
 def _watch_servers(over: threading.Event, on_death: Callable[[str], None]) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -52,3 +55,33 @@ class Interrupts:
             self._at_second()
         if self.asked > 1 or not self._polled:
             raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def signals_kept(services: Any) -> Iterator[None]:
+    """Within the block Ray starts, and a signal that stops a command still means this process alone.
+
+    `services` is the module by whose `ConsolePopen` Ray starts its servers. These, and so their workers, get process
+    groups of their own: without its raylet, which a signal to our group (of a shell, `timeout`, a batch system) would
+    end, Ray ends this process before its files are written. And Ray takes SIGTERM, to abort at it: that waits until the
+    block ends, and is then handled as before.
+    """
+    term, popen, handler = {signal.SIGTERM}, services.ConsolePopen, signal.getsignal(signal.SIGTERM)
+
+    def start(*command: Any, preexec_fn: Callable[[], object], **how: Any) -> subprocess.Popen[bytes]:
+        def prepare() -> None:
+            preexec_fn()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, term)  # a server ends by it
+
+        process: subprocess.Popen[bytes] = popen(*command, preexec_fn=prepare, process_group=0, **how)
+        return process
+
+    services.ConsolePopen = start
+    signal.pthread_sigmask(signal.SIG_BLOCK, term)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, term)

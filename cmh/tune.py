@@ -69,7 +69,6 @@ def _run(arguments: argparse.Namespace) -> int:
             stack.enter_context(life.begun(study))
         values = controls.of_studies(request.studies)
         stack.enter_context(cluster.session(request.limits.address, on_server_death=commands.end_at_once))
-        interrupts.install()  # Ray has taken SIGTERM
         life.search(request, values, interrupts, watch=_watch, show=_show)
     log.info("done in %.0f s", time.monotonic() - started)
     return 0
