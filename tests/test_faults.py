@@ -600,6 +600,25 @@ def test_an_epoch_that_was_to_measure_a_trial_s_share_and_failed(monkeypatch: py
         resources.measured_gpus([], 1, joined=False)
 
 
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_an_end_of_tune_with_work_left_is_an_interrupt(interrupted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune takes SIGINT and SIGUSR1 when it starts; until its first round they end it, and nobody else hears of it."""
+    work = session(Store(None, "s", space(), BASE, seed=3), 3 if interrupted else 0).work
+
+    def fit(dispatcher: Dispatcher) -> None:
+        if not interrupted:
+            dispatcher.next_task("a")  # sees that there is none
+
+    nothing: Any = lambda *_, **__: None  # noqa: E731
+    fake = SimpleNamespace(with_resources=nothing, with_parameters=nothing, RunConfig=nothing)
+    fake.TuneConfig = lambda search_alg, **_: search_alg.dispatcher
+    fake.Tuner = lambda _, tune_config, run_config: SimpleNamespace(fit=lambda: fit(tune_config))
+    monkeypatch.setattr(tuner, "tune", fake)
+    monkeypatch.setattr(tuner.node, "places", nothing)
+    with pytest.raises(KeyboardInterrupt) if interrupted else contextlib.nullcontext():
+        tuner.search([work], Resources(1, 0, 1))
+
+
 @pytest.mark.parametrize("kind", [tuner._Tasks, tuner._Reports, tuner._Rounds, tuner._Stops])
 def test_what_ray_pickles_never_hangs_on_the_state(kind: Any) -> None:
     state = Dispatcher([], Resources(1, 0, 1), None, None, threading.Lock())  # type: ignore[arg-type]

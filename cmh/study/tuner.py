@@ -66,6 +66,8 @@ def search(
         )
         try:
             tuner.fit()
+            if not dispatcher.finished:  # a signal came after Tune has taken them and before its first round
+                interrupts.asked += 1
         finally:
             for session in dispatcher.sessions:
                 with dispatcher.guarded(session):
