@@ -82,7 +82,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 def passing_folder(prefix: str) -> Iterator[Path]:
     """A new folder among the temporary files; it goes with the block, and with the process, however that ends."""
     path = tempfile.mkdtemp(prefix=prefix)
-    command = ["sh", "-c", 'cat; exec rm -rf -- "$0"', path]  # waits for the end of what is never written
+    # Whatever ends this process also ends its side of the pipe, in which nothing is ever written.
+    command = ["sh", "-c", 'trap "" HUP INT TERM USR1; cat; exec rm -rf -- "$0"', path]
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True):
         yield Path(path)
