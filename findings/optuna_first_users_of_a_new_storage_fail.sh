@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Guess: several processes may open one new storage at the same moment (create_study(storage=…, load_if_exists=True), the
 #   documented way to share a study): one makes the tables, the others find them.
-# What happens: tables and the row with their version are made without a lock. All but one of four that start together
+# What happens: tables and the row with their version are made without a lock. Two or three of four that start together
 #   fail: "table studies already exists", "UNIQUE constraint failed: alembic_version.version_num". A moment later the same
 #   call works. (PostgreSQL does the same in other words.)
 # Version: optuna 5.0.0, SQLite, Linux.
-# Hurts: job arrays whose jobs share one storage: on an idle cluster they start in the same second, and all but one are
+# Hurts: job arrays whose jobs share one storage: on an idle cluster they start in the same second, and most are
 #   lost, at the first start only. Open the storage once before, or try again.
 set -euo pipefail
 dir=$(mktemp -d)
