@@ -59,8 +59,10 @@ PROGRESS = 5  # epochs between two kills of workers: three deaths at one epoch r
 class Soak:
     """One study, disturbed until it ends."""
 
-    def __init__(self, folder: Path, concurrent: int, trials: int, draw: random.Random, memory: Memory) -> None:
-        self.folder, self.draw, self.memory, self.starts = folder, draw, memory, 0
+    def __init__(
+        self, folder: Path, concurrent: int, trials: int, draw: random.Random, memory: Memory, end: float
+    ) -> None:
+        self.folder, self.draw, self.memory, self.starts, self.end = folder, draw, memory, 0, end
         self.study, self.trials = folder / "soak_method-clipart-8", trials
         self.broken = BROKEN[: 3 + concurrent]  # a trial that hangs leaves no time to one at a time
         folder.mkdir(parents=True)
@@ -81,7 +83,10 @@ class Soak:
         self.wrong_exits = 0
 
     def run(self, faults: int, until: float) -> None:
-        """Start the command again and again; after so many faults, or when the time has come, it is left alone."""
+        """Start the command again and again; after so many faults, or when the time has come, it is left alone.
+
+        Raises TimeoutError where the study has not ended by then.
+        """
         while True:
             self.starts += 1
             with (self.folder / f"{self.starts}.log").open("w") as log:
@@ -102,6 +107,9 @@ class Soak:
             if not reported and self._epochs() > before:
                 reported, self.ready = True, time.monotonic() - began
             now = time.monotonic()
+            if now > self.end:
+                os.killpg(command.pid, signal.SIGKILL)
+                raise TimeoutError
             target = self._target(kind, command.pid) if due <= now < until and len(self.faults) < faults else 0
             if not target:
                 time.sleep(0.1)
@@ -198,14 +206,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Hit parts of running studies at random; audit what they leave.")
     parser.add_argument("--out", type=Path, required=True, help="a new folder for the studies")
     parser.add_argument("--faults", type=int, default=100, help="faults (default: 100)")
-    parser.add_argument("--minutes", type=float, default=60, help="no fault after three quarters of it (default: 60)")
+    parser.add_argument("--minutes", type=float, default=60, help="no fault in the last quarter (default: 60)")
     parser.add_argument("--trials", type=int, default=60, help="of each study (default: 60)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     OUT = given.out.resolve()
     (OUT / "tmp").mkdir(parents=True)
     draw, began = random.Random(given.seed), time.monotonic()  # noqa: S311 - no secret
-    until, memory = began + 60 * given.minutes * (1 - CALM), Memory(OUT / "meminfo")
+    end = began + 60 * given.minutes
+    until, memory = end - 60 * given.minutes * CALM, Memory(OUT / "meminfo")
     faults: list[tuple[str, float]] = []
     sessions: set[int] = set()
     wrong, broken = collections.Counter[str](), collections.Counter[str]()
@@ -215,20 +224,25 @@ def main() -> int:
         if n_studies > 1 and (left <= 0 or time.monotonic() > until):
             break
         n_studies += 1
-        soak = Soak(OUT / str(n_studies), concurrent, given.trials, draw, memory)
-        soak.run(left - left // 2 if n_studies == 1 else left, until)
+        soak = Soak(OUT / str(n_studies), concurrent, given.trials, draw, memory, end)
+        calm = Soak(OUT / f"{n_studies}-undisturbed", 1, given.trials, draw, memory, end)
+        try:
+            soak.run(left - left // 2, (began + until) / 2) if n_studies == 1 else soak.run(left, until)
+            wrong.update(soak_audit.wrong(soak.study, soak.trials, len(soak.broken)))
+            if concurrent == 1:
+                calm.run(0, until)
+                pairs = zip(soak_audit.outcome(soak.study), soak_audit.outcome(calm.study), strict=True)
+                wrong["unlike undisturbed"] += sum(a != b for a, b in pairs)
+        except TimeoutError:
+            wrong["studies not ended in time"] += 1
+        wrong["exit codes"] += soak.wrong_exits + calm.wrong_exits
         faults += soak.faults
         broken.update(soak.broken)
-        wrong.update({**soak_audit.wrong(soak.study, soak.trials, len(soak.broken)), "exit codes": soak.wrong_exits})
-        if concurrent == 1:
-            calm = Soak(OUT / f"{n_studies}-undisturbed", 1, given.trials, draw, memory)
-            calm.run(0, until)
-            pairs = zip(soak_audit.outcome(soak.study), soak_audit.outcome(calm.study), strict=True)
-            wrong["unlike undisturbed"] += sum(a != b for a, b in pairs)
-            sessions.update(calm.sessions)
-        sessions.update(soak.sessions)
+        sessions.update(soak.sessions + calm.sessions)
         n_starts += soak.starts
         say(f"study {n_studies}, {concurrent} at once: {soak.starts} starts, {dict(wrong)}")
+        if time.monotonic() > end:
+            break
     deadline = time.monotonic() + 60
     while (left_over := processes(sessions)) and time.monotonic() < deadline:
         time.sleep(1)
@@ -238,7 +252,7 @@ def main() -> int:
     say(f"{time.monotonic() - began:.0f} s, seed {given.seed}:\n")
     say(table(faults, broken))
     say(", ".join(f"{name}: {count}" for name, count in wrong.items()))
-    return int(any(wrong.values()) or (time.monotonic() < until and len(faults) < given.faults))
+    return int(any(wrong.values()))
 
 
 def table(faults: list[tuple[str, float]], broken: collections.Counter[str]) -> str:
