@@ -37,6 +37,7 @@ SETTINGS = {  # read by Ray when it is imported or when a RunConfig is made, so 
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # it takes SIGTERM, too, and aborts
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports its reason and no metric
@@ -101,7 +102,7 @@ def _init(address: str | None, n_cpus: int | None) -> None:
         if address and address != "auto":  # where nobody listens, Ray tries for many minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-        with signals_kept(ray._private.services):
+        with signals_kept(ray._private):
             ray.init(
                 address=address or "local",
                 num_cpus=None if address else n_cpus,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
-import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -58,30 +57,18 @@ class Interrupts:
 
 
 @contextlib.contextmanager
-def signals_kept(services: Any) -> Iterator[None]:
+def signals_kept(private: Any) -> Iterator[None]:
     """Within the block Ray starts, and a signal that stops a command still means this process alone.
 
-    `services` is the module by whose `ConsolePopen` Ray starts its servers. These, and so their workers, get process
-    groups of their own: without its raylet, which a signal to our group (of a shell, `timeout`, a batch system) would
-    end, Ray ends this process before its files are written. And Ray takes SIGTERM, to abort at it: that waits until the
-    block ends, and is then handled as before.
+    `private` is `ray._private`. Ray's servers, and so their workers, get process groups of their own: without its
+    raylet, which a signal to our group (of a shell, `timeout`, a batch system) would end, Ray ends this process before
+    its files are written. And SIGTERM stays ours, which Ray would take.
     """
-    term, popen, handler = {signal.SIGTERM}, services.ConsolePopen, signal.getsignal(signal.SIGTERM)
-
-    def start(*command: Any, preexec_fn: Callable[[], object], **how: Any) -> subprocess.Popen[bytes]:
-        def prepare() -> None:
-            preexec_fn()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, term)  # a server ends by it
-
-        process: subprocess.Popen[bytes] = popen(*command, preexec_fn=prepare, process_group=0, **how)
-        return process
-
-    services.ConsolePopen = start
-    signal.pthread_sigmask(signal.SIG_BLOCK, term)
+    services, utils = private.services, private.utils
+    start, take = services.ConsolePopen, utils.set_sigterm_handler
+    services.ConsolePopen = functools.partial(start, process_group=0)
+    utils.set_sigterm_handler = lambda _: None
     try:
         yield
     finally:
-        services.ConsolePopen = popen
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, term)
+        services.ConsolePopen, utils.set_sigterm_handler = start, take

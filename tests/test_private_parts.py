@@ -119,9 +119,13 @@ def memory_kill_ends_tune() -> bool:
 
 def servers_start_by_popen() -> bool:
     services = ray._private.services
-    return issubclass(services.ConsolePopen, subprocess.Popen) and "process = ConsolePopen(" in inspect.getsource(
-        services.start_ray_process
-    )
+    starts = "process = ConsolePopen(" in inspect.getsource(services.start_ray_process)
+    return starts and issubclass(services.ConsolePopen, subprocess.Popen)
+
+
+def sigterm_is_taken_there() -> bool:
+    code = inspect.getsource(ray.init)
+    return "ray._private.utils.set_sigterm_handler(" in code and "signal.signal(" not in code
 
 
 @functools.cache
@@ -256,6 +260,16 @@ PARTS = [
         words=(),
         check=servers_start_by_popen,
         move=lambda patch: patch.delattr(ray._private.services, "ConsolePopen"),
+    ),
+    Part(
+        library="ray",
+        name="ray._private.utils.set_sigterm_handler",
+        shape="by which ray.init takes SIGTERM, and not otherwise",
+        file="cmh/signals.py",
+        purpose="to keep it",
+        words=(),
+        check=sigterm_is_taken_there,
+        move=lambda patch: patch.setattr(ray, "init", lambda: None),
     ),
     Part(
         library="ray",

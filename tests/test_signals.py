@@ -52,30 +52,18 @@ def test_who_polls_sees_the_first_and_gets_the_second() -> None:
     assert (seen, interrupts.asked) == ([1], 2)
 
 
-def test_a_signal_while_ray_starts_waits_for_its_end() -> None:
-    """Ray's handler aborts the process."""
-    seen: list[int] = []
-
-    def start() -> None:
-        with signals_kept(ray._private.services):
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as Ray takes it
-            signal.raise_signal(signal.SIGTERM)
-            seen.append(interrupts.asked)
-
-    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt):
-        start()
-    assert (seen, interrupts.asked) == ([0], 1)
+SERVER = "import os; print(os.getpgid(0) == os.getpid())"
 
 
-SERVER = "import os, signal; print(os.getpgid(0) == os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, []))"
-
-
-def test_a_server_of_ray_is_in_a_group_of_its_own_and_ends_by_sigterm() -> None:
-    before, services = signal.getsignal(signal.SIGTERM), ray._private.services
-    popen: Any = services.ConsolePopen
-    with signals_kept(services):
-        start: Any = services.ConsolePopen
-        server = start([sys.executable, "-c", SERVER], preexec_fn=lambda: None, stdout=subprocess.PIPE, text=True)
-        assert server.communicate()[0] == "True set()\n"
-    assert services.ConsolePopen is popen
-    assert signal.getsignal(signal.SIGTERM) is before
+def test_while_ray_starts_sigterm_stays_ours_and_its_servers_are_in_groups_of_their_own() -> None:
+    services, utils = ray._private.services, ray._private.utils
+    before: Any = services.ConsolePopen, utils.set_sigterm_handler
+    with Interrupts():
+        ours = signal.getsignal(signal.SIGTERM)
+        with signals_kept(ray._private):
+            utils.set_sigterm_handler(signal.SIG_DFL)
+            start: Any = services.ConsolePopen
+            server = start([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True)
+            assert server.communicate()[0] == "True\n"
+        assert signal.getsignal(signal.SIGTERM) == ours
+    assert (services.ConsolePopen, utils.set_sigterm_handler) == before
