@@ -68,7 +68,8 @@ def _run(arguments: argparse.Namespace) -> int:
         for study in request.studies:
             stack.enter_context(life.begun(study))
         values = controls.of_studies(request.studies)
-        stack.enter_context(cluster.session(request.limits.address, on_server_death=commands.end_at_once))
+        with interrupts.polled():  # raised in the middle of Ray's start, it may be lost or leave a server
+            stack.enter_context(cluster.session(request.limits.address, on_server_death=commands.end_at_once))
         life.search(request, values, interrupts, watch=_watch, show=_show)
     log.info("done in %.0f s", time.monotonic() - started)
     return 0
