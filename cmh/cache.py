@@ -158,7 +158,7 @@ def entry(name: str, compute: Callable[[], Contents]) -> Path:
     except OSError as error:
         raise DatasetError(
             f"the cache folder {root()} cannot be used ({error.strerror or error});"
-            " set CMH_CACHE to a folder on a disk with room"
+            " set CMH_CACHE to a folder on another disk, with room"
         ) from error
     return path
 

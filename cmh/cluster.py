@@ -41,6 +41,7 @@ SETTINGS = {  # read by Ray when it is imported or when a RunConfig is made, so 
     # Below `uv run` Ray would pack the current folder, with all data in it, for its workers, and start each through uv.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # it takes SIGTERM, too, and aborts
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports its reason and no metric
@@ -64,6 +65,7 @@ from ray.tune.stopper import Stopper  # noqa: E402
 
 from cmh import machine  # noqa: E402
 from cmh.errors import StudyError  # noqa: E402
+from cmh.signals import signals_kept  # noqa: E402
 
 log = logging.getLogger(__name__)
 
@@ -123,14 +125,15 @@ def _init(address: str | None, n_cpus: int | None) -> None:
         if address and address != "auto":  # where nobody listens, Ray tries for many minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-        ray.init(
-            address=address or "local",
-            num_cpus=None if address else n_cpus or machine.cpus(),
-            include_dashboard=None if address else False,
-            object_store_memory=None if address else 128 * 2**20,  # arrays are memory-mapped, not sent
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        with signals_kept(ray._private):
+            ray.init(
+                address=address or "local",
+                num_cpus=None if address else n_cpus or machine.cpus(),
+                include_dashboard=None if address else False,
+                object_store_memory=None if address else 128 * 2**20,  # arrays are memory-mapped, not sent
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
     except Exception as error:  # Ray raises all kinds, Exception itself among them
         where = f"--address {address}" if address else "a local session"
         cure = CLUSTER_CURE if address else _cure(str(error), place)

@@ -16,6 +16,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
+from cmh import files
 from cmh.errors import CmhError
 
 SIGNS = {  # what stands for a sign that a terminal cannot show
@@ -47,7 +48,7 @@ def guarded(work: Callable[[], int]) -> int:
         except BrokenPipeError:
             return 1
         except OSError as error:
-            if error.errno not in REFUSALS:
+            if error.errno not in REFUSALS and not isinstance(error, files.NoLocksError):
                 raise
             sys.stderr.write(f"error: {error.filename or 'a file'}: {error.strerror}; {ELSEWHERE}\n")
             return 2

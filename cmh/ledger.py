@@ -130,7 +130,7 @@ def _split(line: Opening) -> tuple[str, str] | None:
 def _unusable(file: Path, error: OSError) -> LedgerError:
     return LedgerError(
         f"{file}: the ledger of test openings cannot be used ({error.strerror or error}), and the test split is not"
-        " opened uncounted; set CMH_DATA to a folder that can be written"
+        " opened uncounted; set CMH_DATA to a folder that can be written, on another disk"
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 ONE_EVENT = 1.0  # seconds, in which further signals are the same interrupt: of scancel, of srun, of the script
@@ -59,3 +61,21 @@ class Interrupts:
             self._at_second()
         if self.asked > 1 or not self._polled:
             raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def signals_kept(private: Any) -> Iterator[None]:
+    """Within the block Ray starts, and a signal that stops a command still means this process alone.
+
+    `private` is `ray._private`. Ray's servers, and so their workers, get process groups of their own: without its
+    raylet, which a signal to our group (of a shell, `timeout`, a batch system) would end, Ray ends this process before
+    its files are written. And SIGTERM stays ours, which Ray would take.
+    """
+    services, utils = private.services, private.utils
+    start, take = services.ConsolePopen, utils.set_sigterm_handler
+    services.ConsolePopen = functools.partial(start, process_group=0)
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        services.ConsolePopen, utils.set_sigterm_handler = start, take

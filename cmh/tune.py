@@ -86,8 +86,8 @@ def _run(arguments: argparse.Namespace) -> int:
         def end(reason: str) -> NoReturn:
             commands.end_at_once(reason, unwritten, interrupted=interrupts.asked > 0)
 
-        stack.enter_context(cluster.session(request.limits.address, on_server_death=end))
-        interrupts.install()  # Ray has taken SIGTERM
+        with interrupts.polled():  # raised in the middle of Ray's start, it may be lost or leave a server
+            stack.enter_context(cluster.session(request.limits.address, on_server_death=end))
         show = functools.partial(_show, ended)
         watch = stack.enter_context(_views(arguments))
         life.search(request, values, interrupts, watch=watch, show=show, unwritten=unwritten)

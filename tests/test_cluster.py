@@ -268,6 +268,30 @@ def test_a_cluster_that_ends_while_the_session_is_left_is_noticed(monkeypatch: p
     assert waited == [True]
 
 
+KILLED = """
+import os, signal
+from pathlib import Path
+from cmh.study.node import Place
+
+class Remote:
+    def read(self, folder):
+        return {"config.json": b"{}"}
+
+with Place("ridge", None, "", Path("nowhere", "study.yml"), b"", Remote()).folder("trials/0") as (folder, send):
+    print(folder, os.listdir(folder), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_worker_that_is_killed_leaves_nothing_on_a_node_without_the_folders(tmp_path: Path) -> None:
+    command, environment = [sys.executable, "-c", KILLED], {**os.environ, "TMPDIR": str(tmp_path)}
+    killed = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert killed.stdout.startswith(f"{tmp_path}/cmh-trial-")
+    assert killed.stdout.endswith(" ['config.json']\n")
+    until(lambda: not list(tmp_path.glob("cmh-*")), 60, "the end of its folder")
+
+
 class Machine:
     """For the processes in it, a computer of its own: its address on a network, its processes, its shared memory, and
     folders of its own. Made of Linux namespaces, which need no root where the system allows them."""

@@ -12,6 +12,7 @@ import functools
 import importlib.metadata
 import inspect
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ import optuna
 import pytest
 from optuna.samplers import QMCSampler
 from packaging.requirements import Requirement
+from ray.air.execution._internal import actor_manager
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import async_hyperband
 
@@ -98,6 +100,32 @@ def ray_trial() -> bool:
     trial = Trial("made up", stub=True)
     error_file = inspect.getattr_static(Trial, "error_file")
     return trial.temporary_state.ray_actor is None and isinstance(error_file, property) and type(trial.trial_id) is str
+
+
+def memory_kill_ends_tune() -> bool:
+    """Of the two errors with which a worker's end is told, Tune's manager of workers takes one and raises the other."""
+    kind, taken = actor_manager.RayActorManager, list[Exception]()
+    task: Any = SimpleNamespace(_tracked_actor=SimpleNamespace(actor_id=1, _on_error=None))
+    task._on_error = lambda _, error: taken.append(error)
+    manager: Any = SimpleNamespace(_failed_actor_ids=set(), _cleanup_actor=lambda tracked_actor: None)
+    died = ray.exceptions.RayActorError(error_msg="OutOfMemory: so it was")
+    kind._actor_task_failed(manager, task, died)
+    try:
+        kind._actor_task_failed(manager, task, ray.exceptions.OutOfMemoryError("low on memory"))
+    except RuntimeError:
+        return taken == [died] and str(died) == "OutOfMemory: so it was"
+    return False
+
+
+def servers_start_by_popen() -> bool:
+    services = ray._private.services
+    starts = "process = ConsolePopen(" in inspect.getsource(services.start_ray_process)
+    return starts and issubclass(services.ConsolePopen, subprocess.Popen)
+
+
+def sigterm_is_taken_there() -> bool:
+    code = inspect.getsource(ray.init)
+    return "ray._private.utils.set_sigterm_handler(" in code and "signal.signal(" not in code
 
 
 @functools.cache
@@ -239,6 +267,38 @@ PARTS = [
         words=(),
         check=dead_servers,
         move=lambda patch: patch.setattr(ray._private.node.Node, "dead_processes", lambda self: []),
+    ),
+    Part(
+        library="ray",
+        name="ray._private.services.ConsolePopen",
+        shape="a subprocess.Popen by which a session's servers are started",
+        file="cmh/signals.py",
+        purpose="to start them in process groups of their own",
+        words=(),
+        check=servers_start_by_popen,
+        move=lambda patch: patch.delattr(ray._private.services, "ConsolePopen"),
+    ),
+    Part(
+        library="ray",
+        name="ray._private.utils.set_sigterm_handler",
+        shape="by which ray.init takes SIGTERM, and not otherwise",
+        file="cmh/signals.py",
+        purpose="to keep it",
+        words=(),
+        check=sigterm_is_taken_there,
+        move=lambda patch: patch.setattr(ray, "init", lambda: None),
+    ),
+    Part(
+        library="ray",
+        name="RayActorManager._actor_task_failed(tracked_actor_task, exception)",
+        shape="takes a RayActorError, and raises at an OutOfMemoryError (else cmh need not turn one into the other)",
+        file="cmh/study/tuner.py",
+        purpose="so that a worker killed by Ray's memory monitor does not end the search",
+        words=("_internal",),
+        check=memory_kill_ends_tune,
+        move=lambda patch: patch.setattr(
+            actor_manager.RayActorManager, "_actor_task_failed", lambda self, tracked_actor_task, exception: None
+        ),
     ),
     Part(
         library="ray",

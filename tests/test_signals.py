@@ -6,11 +6,16 @@ import contextlib
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from cmh import signals
-from cmh.signals import SIGNALS, Interrupts
+from cmh import cluster, signals, tune
+from cmh.cluster import ray
+from cmh.signals import SIGNALS, Interrupts, signals_kept
+from cmh.study import request
 
 COMMAND = """
 import os, signal, time
@@ -92,3 +97,42 @@ def test_an_end_at_once_writes_what_it_can(interrupted: bool, code: int, said: s
     command = [sys.executable, "-c", ENDS.replace("INTERRUPTED", str(interrupted))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (code, "written\n", f"\n{said}\n")
+
+
+SERVER = "import os; print(os.getpgid(0) == os.getpid())"
+
+
+def test_while_ray_starts_sigterm_stays_ours_and_its_servers_are_in_groups_of_their_own() -> None:
+    services, utils = ray._private.services, ray._private.utils
+    before: Any = services.ConsolePopen, utils.set_sigterm_handler
+    with Interrupts():
+        ours = signal.getsignal(signal.SIGTERM)
+        with signals_kept(ray._private):
+            utils.set_sigterm_handler(signal.SIG_DFL)
+            start: Any = services.ConsolePopen
+            server = start([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True)
+            assert server.communicate()[0] == "True\n"
+        assert signal.getsignal(signal.SIGTERM) == ours
+    assert (services.ConsolePopen, utils.set_sigterm_handler) == before
+
+
+def test_a_signal_while_ray_starts_is_raised_when_it_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the middle it may be lost, in code of Ray's that ignores exceptions."""
+    done: list[str] = []
+
+    @contextlib.contextmanager
+    def session(address: str | None, **_: object) -> Iterator[None]:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+            done.append("started")
+        yield
+        done.append("ended")
+
+    asked = SimpleNamespace(studies=[], limits=SimpleNamespace(address=None))
+    monkeypatch.setattr(request, "check", lambda *_, **__: asked)
+    monkeypatch.setattr(cluster, "session", session)
+    assert tune.main(["--method", "ridge"]) == 130
+    assert done == ["started"]
+    assert capsys.readouterr().err == "\ninterrupted; the same command goes on from here\n"

@@ -78,6 +78,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
     except BlockingIOError:
         holder = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
         raise StudyError(f"{folder}: is in use by {holder}; wait for it or use another --out") from None
+    except files.NoLocksError as error:
+        raise StudyError(f"{folder}: {error.strerror}; --out says where studies go") from error
 
 
 def identity(space: Space, run: Identity, fixed: Mapping[str, Value]) -> dict[str, object]:

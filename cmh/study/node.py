@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -84,8 +83,8 @@ class Place:
             yield wanted, lambda: None
             return
         remote = self.depot
-        with tempfile.TemporaryDirectory(prefix="cmh-trial-") as name:
-            local, sent = Path(name), dict[str, tuple[int, int]]()
+        with files.passing_folder("cmh-trial-") as local:
+            sent = dict[str, tuple[int, int]]()
             for path, data in remote.read(wanted).items():
                 files.write_atomic(local / path, data)
 
@@ -98,7 +97,7 @@ class Place:
                 if changed:
                     remote.write(wanted, changed)
 
-            yield name, send
+            yield str(local), send
 
 
 def places(works: Sequence[Work], joined: bool, key: str) -> list[Place]:

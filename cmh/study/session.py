@@ -259,6 +259,14 @@ class Session:
             assert isinstance(tested, Confirmed)
             self.work.tested(tested)
 
+    def has_died(self, confirmation: Mapping[str, Value]) -> bool:
+        """Whether a worker of this confirmation run has died."""
+        return str(confirmation["folder"]) in self.deaths
+
+    def retry_waits(self) -> bool:
+        """Whether something that ran out of memory, or a confirmation whose worker died, waits for its next try."""
+        return self.store.memory_retry_waits() or any(map(self.has_died, self.confirmations))
+
     def confirmation_died(self, confirmation: RunningConfirmation) -> None:
         """The worker of a confirmation run is gone: it is to be run again, unless that was the third time."""
         folder = str(confirmation.values["folder"])
