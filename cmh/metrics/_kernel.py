@@ -21,7 +21,7 @@ Words = NDArray[np.uint64]
 Counts = NDArray[np.int64]
 
 # Numba's fallback threading layer (neither OpenMP nor TBB found) aborts the process when two threads enter it at once.
-_ONE_AT_A_TIME = threading.Lock()
+ONE_AT_A_TIME = threading.Lock()
 
 
 def histograms(
@@ -33,7 +33,7 @@ def histograms(
     counted outside the histogram.
     """
     query, labels = np.ascontiguousarray(query_words), np.ascontiguousarray(query_label_words)
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         if bits > _planes.MOST_BITS:
             database, database_labels = (np.ascontiguousarray(w.T) for w in (database_words, database_label_words))
             counts = _count_singly(query, database, labels, database_labels, bits)
@@ -56,7 +56,7 @@ def index_sums(
     relevant items among the first k items, how many these are, and the sum of precisions at the first k relevant items,
     wherever these stand; three `(n_query, len(cuts))` arrays. The fourth, `(n_query,)`: all relevant items.
     """
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         by_rank, hits, by_relevant, relevant = _index_sums(
             np.ascontiguousarray(query_words),
             np.ascontiguousarray(database_words.T),
