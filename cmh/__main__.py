@@ -12,6 +12,8 @@ COMMANDS = {
     "reproduce": ("cmh.reproduce", "run a winner, a trial or an experiment file again"),
     "leaderboard": ("cmh.leaderboard", "print the board; CSV and Markdown export"),
     "evaluate": ("cmh.evaluate", "score one set of codes as every paper's code would"),
+    "search": ("cmh.search", "pictures for a text, texts for a picture, by a trained model"),
+    "encode": ("cmh.encode", "your own pictures and texts to codes"),
     "methods": ("cmh.methods.__main__", "list the methods, or one with its hyperparameters"),
     "datasets": ("cmh.datasets.__main__", "list, show or prepare datasets"),
 }

@@ -13,7 +13,7 @@ import numpy as np
 
 from cmh import cache, files, methods, typed_json
 from cmh.config import Value
-from cmh.errors import EncoderError
+from cmh.errors import DatasetError, EncoderError
 from cmh.features import backbones
 from cmh.features.wording import KINDS, NOTE, TextRule
 from cmh.identity import Identity
@@ -146,10 +146,11 @@ def of_json(raw: bytes, where: str) -> Description:
     rule = description.text
     if rule.kind not in KINDS:
         raise EncoderError(f"{where}: text kind is {rule.kind!r}, but must be one of {', '.join(KINDS)}")
-    if description.network.removesuffix(backbones.BF16) not in ("", *backbones.names()):
-        raise EncoderError(
-            f"{where}: network is {description.network!r}, but this cmh has {', '.join(backbones.names())}"
-        )
+    if description.network:
+        try:
+            backbones.check(description.network)
+        except DatasetError as error:
+            raise EncoderError(f"{where}: {error.problems[0]}") from error
     if rule.words and (len(rule.words) != description.text_dim or len(rule.idf) not in (0, description.text_dim)):
         raise EncoderError(f"{where}: has {len(rule.words)} words, but text_dim is {description.text_dim}")
     return description

@@ -52,7 +52,7 @@ class Encoder:
         """
         _check_preparation(description, folder)
         name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.description, self._folder, self._device = description, folder, torch.device(name)
+        self.description, self.folder, self._device = description, folder, torch.device(name)
         self._method = weights.rebuilt(description, state, folder, self._device)
         self.bits, self.seed, self.digest = description.identity.bits, description.identity.seed, description.digest()
 
@@ -122,7 +122,7 @@ class Encoder:
         about = self.description
         # The rounding of a network's sums depends on how many pictures go through it at once.
         filled = [*raw, *[_FILLER] * (-len(raw) % backbones.BATCH)] if self._device.type == "cpu" else raw
-        where = placed(about.weights, self._folder)
+        where = placed(about.weights, self.folder)
         try:
             blocks = list(backbones.extract(about.network, filled, weights=where, network=self._network))
         except DatasetError as error:
@@ -140,7 +140,7 @@ class Encoder:
         from scipy.sparse import csr_array
 
         rule = self.description.text
-        rows = type(rule)(**{**vars(rule), "weights": placed(rule.weights, self._folder)}).vectors(list(texts))
+        rows = type(rule)(**{**vars(rule), "weights": placed(rule.weights, self.folder)}).vectors(list(texts))
         vectors = np.asarray(rows[:], np.float32)
         return csr_array(vectors) if self.description.sparse else vectors
 
@@ -156,7 +156,8 @@ class Encoder:
 
     @functools.cached_property
     def _network(self) -> nn.Module:
-        return backbones.ready(self.description.network, placed(self.description.weights, self._folder))
+        _say_versions(self.description)
+        return backbones.ready(self.description.network, placed(self.description.weights, self.folder))
 
     def _from_pixels(self, raw: list[bytes]) -> Iterator[NDArray[np.int8]]:
         """Codes of encoded pictures by a network that was trained along, in blocks."""
@@ -196,6 +197,10 @@ def _check_preparation(about: Description, folder: Path) -> None:
     wanted = about.provenance.get("weights_sha256")
     if about.weights and wanted and files.sha256(Path(where)) != wanted:
         raise EncoderError(f"weights {where} of {about.network}: are not those that the features were made with")
+
+
+def _say_versions(about: Description) -> None:
+    """Say where what turns pictures into features is of another version than in training."""
     for package, version in backbones.versions().items():
         if about.provenance.get(package, version) != version:
             log.info(

@@ -7,7 +7,8 @@ import json
 import logging
 from pathlib import Path
 
-from cmh import config, datasets, files
+from cmh import config, datasets, files, methods
+from cmh.datasets import CachedDataset, Source
 from cmh.errors import EncoderError
 from cmh.identity import Identity
 from cmh.training import checkpoint
@@ -109,21 +110,9 @@ def _described(folder: Path) -> Description:
     if path.is_file():
         return description.of_json(path.read_bytes(), str(path))
     identity = _identity(folder)
-    source, split, skip_bad, features, weights = _dataset(folder)
     log.info("%s: has no %s, so that its dataset is asked", files.short(folder), description.NAME)
-    dataset = datasets.load(
-        source,
-        features=features,
-        weights=weights,
-        order=split,
-        skip_bad=skip_bad,
-        pixels="fine-tuned" in identity.features,
-    )
-    if (dataset.sha256, dataset.split_sha256) != (identity.dataset_sha256, identity.split_sha256):
-        raise EncoderError(
-            f"{folder}: has no {description.NAME}, and the dataset {source} is no longer as it was in training:"
-            " what its texts became is not known"
-        )
+    methods.get(str(_places(folder)["method"]))  # a method of one's own is known by its name from then on
+    dataset, _ = dataset_of(folder, identity)
     saved = checkpoint.from_bytes(_weights(folder).read_bytes(), identity)
     last = saved.curve[-1]
     return description.describe(
@@ -143,18 +132,41 @@ def _identity(folder: Path) -> Identity:
         raise EncoderError(f"{path}: cannot be read ({error}), so that nobody knows what the run was of") from error
 
 
-def _dataset(folder: Path) -> tuple[str, str, bool, str, str]:
-    """Name or folder of the dataset that a run was trained on, its split, whether bad items were left out, the image
-    network and its weights: from the file of the study or run above, which knows where they are."""
+def dataset_of(folder: Path, identity: Identity) -> tuple[CachedDataset, Source]:
+    """The dataset that the run in `folder` was trained on, and what its reader sees.
+
+    Raises EncoderError where it is no longer as it was, DatasetError where it cannot be read.
+    """
+    where = _places(folder)
+    name, features, weights = (str(where[key]) for key in ("dataset", "features", "weights"))
+    skip_bad, order = bool(where["skip_bad"]), str(where["split"])
+    source = datasets.read(name, skip_bad=skip_bad, order=order)
+    if (source.sha256, source.split.sha256()) != (identity.dataset_sha256, identity.split_sha256):
+        raise EncoderError(f"{folder}: its dataset {name} is no longer as it was in training")
+    pixels = identity.settings.get("finetune") is True
+    given = source.image is not None
+    dataset = datasets.load(
+        name,
+        features=datasets.DEFAULT_FEATURES if given else features,
+        weights="" if given else weights,
+        pixels=pixels,
+        skip_bad=skip_bad,
+        order=order,
+        source=source,
+    )
+    return dataset, source
+
+
+def _places(folder: Path) -> dict[str, object]:
+    """Where the method, the dataset and the image network's weights of a run are, and how its dataset was read: from
+    `config.json`, and from the file of the study or run above, which knows the paths."""
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    values = {key: written[key] for key in ("dataset", "split", "skip_bad", "features", "weights")}
+    values = {key: written.get(key, "") for key in ("method", "dataset", "split", "skip_bad", "features", "weights")}
     for above in folder.resolve().parents[:2]:
-        for name in ("study.yml", "run.yml"):
-            if not (above / name).is_file():
-                continue
-            document = config.load_yaml(above / name)
-            for key in ("dataset", "weights"):
-                there = document.get(key) if isinstance(document, dict) else None
-                if isinstance(there, str) and "/" in there:
+        for file, method in (("study.yml", "method_file"), ("run.yml", "method")):
+            document = config.load_yaml(above / file) if (above / file).is_file() else None
+            for key, called in (("method", method), ("dataset", "dataset"), ("weights", "weights")):
+                there = document.get(called) if isinstance(document, dict) else None
+                if isinstance(there, str) and ("/" in there or there.endswith(".py")):
                     values[key] = files.placed(there, above)
-    return values["dataset"], values["split"], values["skip_bad"], values["features"], values["weights"]
+    return values
