@@ -90,7 +90,7 @@ def _queries(encoder: Encoder, texts: list[str], images: list[Path]) -> tuple[li
         blocks.append(encoder.encode_texts(texts, packed=True).astype(np.uint8))
         for text in texts:
             reading = encoder.read_text(text)
-            named.append((text, f"words {reading}" if reading.left_out else ""))
+            named.append((text, str(reading) if reading.left_out else ""))
     if images:
         blocks.append(encoder.encode_images(images, packed=True).astype(np.uint8))
         named += [(str(path), "") for path in images]

@@ -22,7 +22,7 @@ SOURCES = sorted((ROOT / "cmh").rglob("*.py"))
 
 
 COMMANDS = {
-    *("commands", "tune", "reproduce", "leaderboard", "evaluate"),
+    *("commands", "tune", "reproduce", "leaderboard", "evaluate", "encode", "search"),
     *("__main__", "methods.__main__", "datasets.__main__"),
 }
 MOST_LINES = 300
@@ -188,7 +188,9 @@ def test_giants_enter_through_their_door(giant: str) -> None:
     assert users == DOORS[giant]
 
 
-@pytest.mark.parametrize("command", ["tune", "reproduce", "leaderboard", "evaluate", "methods", "datasets"])
+@pytest.mark.parametrize(
+    "command", ["tune", "reproduce", "leaderboard", "evaluate", "encode", "search", "methods", "datasets"]
+)
 def test_help_teaches_without_the_giants(command: str) -> None:
     code = (
         f"import sys, importlib\nsys.argv = ['cmh']\nfrom cmh.__main__ import main\n"

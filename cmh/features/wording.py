@@ -32,11 +32,13 @@ class Reading:
     left_out: dict[str, str]
 
     def __str__(self) -> str:
-        lines = [f"used: {', '.join(self.used) or 'no word'}"]
         whys: dict[str, list[str]] = {}
         for word, why in self.left_out.items():
             whys.setdefault(why, []).append(word)
-        return "; ".join([*lines, *(f"not used: {', '.join(some)} ({why})" for why, some in whys.items())])
+        lines = [f"{', '.join(some)} ({why})" for why, some in whys.items()]
+        if not self.used:
+            return "; ".join(lines) or "no word"
+        return "; ".join([f"used: {', '.join(self.used)}", *(f"not used: {line}" for line in lines)])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,7 +71,8 @@ class Encoder:
         if not self.description.network:
             outputs = self.hash_images(_matrix(pictures, self.description.image_dim, "images"))
         elif self.description.finetuned:
-            blocks = list(self._from_pixels(seen.all_encoded(_several(pictures))))
+            some = list(_several(pictures))
+            blocks = list(self._from_pixels(seen.all_encoded(some), some))
             outputs = np.concatenate(blocks) if blocks else np.zeros((0, self.bits), np.int8)
         else:
             outputs = self.hash_images(self.image_features(pictures))
@@ -108,7 +109,7 @@ class Encoder:
         for place, text in enumerate(texts):
             reading = self.read_text(text)
             if not reading.used and self.description.text.kind in BAGS:
-                found[place] = str(reading) if reading.left_out else "no word"
+                found[place] = str(reading)
             elif not text.strip():
                 found[place] = "empty"
         return found
@@ -159,13 +160,13 @@ class Encoder:
         _say_versions(self.description)
         return backbones.ready(self.description.network, placed(self.description.weights, self.folder))
 
-    def _from_pixels(self, raw: list[bytes]) -> Iterator[NDArray[np.int8]]:
+    def _from_pixels(self, raw: list[bytes], pictures: list[Picture]) -> Iterator[NDArray[np.int8]]:
         """Codes of encoded pictures by a network that was trained along, in blocks."""
         try:
             for pixels in backbones.decoded(raw, backbones.about(self.description.network)):
                 yield self._codes("image", torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), PIXEL_ROWS)
         except DatasetError as error:
-            raise _named(error, raw, raw) from error
+            raise _named(error, raw, pictures) from error
 
     def _codes(self, modality: str, inputs: Tensor, at_once: int) -> NDArray[np.int8]:
         encode = self._method.encode_image if modality == "image" else self._method.encode_text

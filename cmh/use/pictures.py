@@ -32,7 +32,7 @@ def encoded(picture: Picture) -> bytes:
         path = Path(picture)
         try:
             if path.stat().st_size > MAX_BYTES:
-                raise EncoderError(f"has more than {MAX_BYTES:,} bytes")
+                raise EncoderError(f"more than {MAX_BYTES:,} bytes")
             return path.read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a null byte in the name
             raise EncoderError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
@@ -42,12 +42,12 @@ def encoded(picture: Picture) -> bytes:
         shape = picture.shape
         if picture.dtype != np.uint8 or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (3, 4)):
             rule = "must be uint8, 0 to 255, (h, w), (h, w, 3) or (h, w, 4)"
-            raise EncoderError(f"is an array {picture.dtype} {shape}, but {rule}")
+            raise EncoderError(f"an array {picture.dtype} {shape}, but it {rule}")
         if not picture.size:
-            raise EncoderError(f"is an array {picture.shape} without a pixel")
+            raise EncoderError(f"an array {picture.shape} without a pixel")
         picture = Image.fromarray(picture)
     if not isinstance(picture, Image.Image):
-        raise EncoderError(f"is a {type(picture).__name__}, but must be a path, a picture of Pillow or an array")
+        raise EncoderError(f"a {type(picture).__name__}, but it must be a path, a picture of Pillow or an array")
     buffer = io.BytesIO()
     try:
         picture.save(buffer, "PNG", compress_level=1)
@@ -68,14 +68,14 @@ def bad(pictures: Sequence[Picture]) -> dict[int, str]:
 
 
 def grouped(problems: Mapping[str, str], what: str) -> list[str]:
-    """A line for each reason, with how often and two examples; `problems`: name → reason."""
+    """A line for each reason, with how many and two examples; `problems`: name → reason."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in problems.items():
         by_reason.setdefault(reason, []).append(name)
     lines = []
     for reason, names in by_reason.items():
         some = ", ".join(names[:SHOWN]) + ", …" * (len(names) > SHOWN)
-        lines.append(f"{len(names):,} {what}{'s' * (len(names) > 1)} {reason}: {some}")
+        lines.append(f"{len(names):,} {what}{'s' * (len(names) > 1)} ({some}): {reason}")
     return lines
 
 

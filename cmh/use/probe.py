@@ -46,7 +46,7 @@ def of(
     with torch.inference_mode():
         outputs = {
             "image": method.encode_image(image.to(device)),
-            "text": method.encode_text(text.to(device)),
+            "text": method.encode_text(text[:].to(device)),  # as rows of texts come: few words of this mode
         }
     return {name: codes.pack(sign(one).cpu().numpy()).tobytes().hex() for name, one in outputs.items()}
 
