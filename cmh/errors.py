@@ -77,6 +77,10 @@ class MetricError(CmhError):
     """Codes, labels or settings that a metric cannot be computed from."""
 
 
+class ExportError(CmhError):
+    """Codes that cannot be handed over to a search engine, or that it does not search as they are."""
+
+
 class NotFiniteError(CmhError):
     """A loss or a code became NaN or infinite: the trial ends as failed (`nan`)."""
 

@@ -35,6 +35,22 @@ def read(path: Path) -> Mapping[str, NDArray[np.generic]]:
         return {name: archive[name] for name in archive.files}
 
 
+def plain(path: Path) -> Mapping[str, NDArray[np.generic]]:
+    """The arrays of a file as `numpy.savez` writes it, and of no other: nothing is allocated but what the file holds,
+    whatever sizes its headers name.
+
+    Raises ValueError for any other file, and OSError where it cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        arrays = _plain(data)
+    except Exception as error:  # foreign bytes fail in struct, zlib, tokenize or numpy, each with errors of its own
+        raise ValueError(str(error)) from error
+    if arrays is None:
+        raise ValueError("truncated, compressed, with arrays of Python objects, or of another program")
+    return arrays
+
+
 def _plain(data: bytes) -> Mapping[str, NDArray[np.generic]] | None:
     """The arrays of a file that holds them as they are; None where anything is otherwise."""
     at, arrays = 0, dict[str, NDArray[np.generic]]()

@@ -26,7 +26,7 @@ def nearest(
 
     Raises MetricError that lists everything that is wrong with the arguments.
     """
-    problems = [*_bits_problems(bits), *_checks.integer_problems("k", k)]
+    problems = [*bits_problems(bits), *_checks.integer_problems("k", k)]
     for name, codes in (("queries", queries), ("database", database)):
         problems += packed_problems(name, codes, bits)
     _checks.refuse(problems)
@@ -45,7 +45,7 @@ def packed_problems(name: str, codes: object, bits: int) -> list[str]:
     if not isinstance(codes, np.ndarray) or codes.dtype != np.uint8 or codes.ndim != 2:
         kind = f"{codes.dtype} {codes.shape}" if isinstance(codes, np.ndarray) else type(codes).__name__
         return [f"{name} are {kind}, but must be uint8 (n, bytes): pack ±1 codes with cmh.codes.pack"]
-    if _bits_problems(bits):
+    if bits_problems(bits):
         return []
     width = -(-bits // 8)
     if codes.shape[1] != width:
@@ -55,7 +55,8 @@ def packed_problems(name: str, codes: object, bits: int) -> list[str]:
     return []
 
 
-def _bits_problems(bits: object) -> list[str]:
+def bits_problems(bits: object) -> list[str]:
+    """A code length: 1 to 4,096."""
     if problems := _checks.integer_problems("bits", bits):
         return problems
     assert isinstance(bits, (int, np.integer))

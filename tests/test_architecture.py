@@ -22,7 +22,7 @@ SOURCES = sorted((ROOT / "cmh").rglob("*.py"))
 
 
 COMMANDS = {
-    *("commands", "tune", "reproduce", "leaderboard", "evaluate", "encode", "search"),
+    *("commands", "tune", "reproduce", "leaderboard", "evaluate", "encode", "search", "export"),
     *("__main__", "methods.__main__", "datasets.__main__"),
 }
 MOST_LINES = 300
@@ -189,7 +189,7 @@ def test_giants_enter_through_their_door(giant: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["tune", "reproduce", "leaderboard", "evaluate", "encode", "search", "methods", "datasets"]
+    "command", ["tune", "reproduce", "leaderboard", "evaluate", "encode", "search", "export", "methods", "datasets"]
 )
 def test_help_teaches_without_the_giants(command: str) -> None:
     code = (

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,37 +11,15 @@ import pytest
 import cmh.study
 from cmh.study import database
 from cmh.study.storage import Store
+from tests import servers
 from tests.test_faults import BASE, play, rows, space
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The URL of an empty database."""
-    pytest.importorskip("psycopg", reason="no driver: pip install cmh[postgresql]")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
-    if not found:
-        pytest.skip("no PostgreSQL server: apt-get install postgresql")
-    tools, folder = found[-1].parent, Path(tempfile.mkdtemp(prefix="cmh-postgresql-"))  # tmp_path is ours alone
-    data, user = folder / "data", "nobody" if os.getuid() == 0 else None  # the server refuses to run as root
-    if user:
-        shutil.chown(folder, user)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def tool(name: str, *arguments: str) -> None:
-        command = [str(tools / name), *arguments]
-        done = subprocess.run(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, user=user, cwd=folder, timeout=120, check=False
-        )
-        assert done.returncode == 0, done.stderr
-
-    tool("initdb", "-D", str(data), "-U", "cmh", "-A", "trust", "--no-sync")
-    options = f"-p {port} -k '' -c listen_addresses=127.0.0.1 -c fsync=off"
-    tool("pg_ctl", "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start")
-    yield f"postgresql://cmh:secret@127.0.0.1:{port}/postgres"
-    tool("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
-    shutil.rmtree(folder)
+    with servers.running(servers.installed()) as url:
+        yield url
 
 
 def test_a_study_in_postgresql_is_the_one_in_sqlite(server: str, tmp_path: Path) -> None:

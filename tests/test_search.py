@@ -14,21 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 import cmh
-from cmh import codes, datasets, encode, search
+from cmh import datasets, encode, search
 from cmh.errors import CheckpointError, DatasetError, EncoderError
-from cmh.use import collection, description, encoder, find, sheet, streaming
+from cmh.use import collection, description, encoder, sheet, streaming
 from cmh.use.encoder import Encoder
-from tests.test_encoder import BITS, database, recorded, train
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seeds on the clip art."""
-    return train(tmp_path_factory.mktemp("clipart"), seeds=[1, 2])
+from tests.test_encoder import BITS, database, recorded
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +213,6 @@ def test_a_picture_finds_itself(run: Path, tmp_path: Path, capsys: pytest.Captur
 def test_own_codes_are_searched_with_their_names(
     run: Path, model: Encoder, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("cmh.encoded", reason="reading files of codes is another piece")
     evil = photos / "<script>alert(1)<.png"
     shutil.copy(photos / "00.png", evil)
     (tmp_path / "texts.txt").write_text("red guitar\na <b>flower</b> & more\n")
@@ -277,16 +269,6 @@ def test_what_is_no_picture_is_left_white() -> None:
     assert sheet._png([answer]).startswith(b"\x89PNG")
     assert "<img" not in sheet._page([answer], "t")
     assert sheet._shown("café \x07 Ω", 20) == "café   ?"
-
-
-def test_old_codes_of_other_items_are_found(model: Encoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("images", "texts"):
-        np.save(tmp_path / f"{name}.npy", np.zeros((3, 2), np.uint8))
-    monkeypatch.setattr("cmh.cache.entry", lambda *_: tmp_path)
-    monkeypatch.setattr(find, "dataset_of", lambda *_: (datasets.load("clipart"), datasets.read("clipart")))
-    monkeypatch.setattr(collection.cache, "entry", lambda *_: tmp_path)
-    with pytest.raises(EncoderError, match="has codes of 3 items, but there are"):
-        collection.of_dataset(model)
 
 
 # What is loaded
@@ -356,7 +338,7 @@ def test_descriptions_are_not_believed(
     for changes, problem in (
         ({"version": 2}, "is of version 2, but this cmh reads 1: a newer cmh wrote it"),
         ({"version": "1"}, "version is '1', but must be an integer"),
-        ({"network": "resnet5"}, "unknown 'resnet5'"),
+        ({"network": "resnet5"}, "features 'resnet5' is not known"),
         ({"text": {**good["text"], "kind": "runes"}}, "text kind is 'runes', but must be one of words"),
         ({"text_dim": 5}, "words, but text_dim is 5"),
         ({"more": 1}, "unknown 'more'"),
@@ -406,8 +388,3 @@ def test_captions_are_words_where_nothing_else_is_known() -> None:
     bare = dataclasses.replace(source, captions=None, words=lambda: [["a", "b"]])
     assert collection._captions(bare) == ["a b"]
     assert collection._captions(dataclasses.replace(bare, words=None)) == []
-
-
-def test_yaml_of_a_run_names_its_dataset(run: Path) -> None:
-    assert yaml.safe_load((run / "run.yml").read_text())["dataset"] == "clipart"
-    assert codes.read(next(run.glob("codes-*.npz"))).bits == BITS

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh import cache, codes, files
+from cmh import cache, codes, encoded, files
 from cmh.datasets import CachedDataset, Source
-from cmh.errors import EncoderError, RecordError
+from cmh.errors import RecordError
 from cmh.use import find
 from cmh.use.encoder import Encoder
 
@@ -64,8 +64,6 @@ class Pictures:
 
 def of_file(path: Path, encoder: Encoder) -> dict[str, Items]:
     """A file of `cmh.encode`, by kind. Raises RecordError where it is none, or was made by another model."""
-    from cmh import encoded
-
     found = encoded.read(path)
     if found.bits != encoder.bits or found.encoder != encoder.digest:
         theirs = f"{found.bits} bits of model {found.encoder or 'unknown'}"
@@ -96,8 +94,6 @@ def of_dataset(encoder: Encoder) -> dict[str, Items]:
     entry = f"codes/{source.name}/{cache.key(encoder.digest, dataset.arrays_sha256)}"
     folder = cache.entry(entry, lambda: _computed(encoder, dataset))
     images, texts = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("images", "texts"))
-    if len(images) != len(rows):
-        raise EncoderError(f"{folder}: has codes of {len(images):,} items, but there are {len(rows):,}; delete it")
     captions = _captions(source)
     names = [source.files[row].name if source.files else f"{source.name} {row}" for row in rows.tolist()]
     said = [captions[row] for row in rows.tolist()] if captions else []
