@@ -152,7 +152,7 @@ def entry(name: str, compute: Callable[[], Contents]) -> Path:
             except BlockingIOError:
                 log.warning("waiting for another process that prepares %s", path)
                 stack.enter_context(files.locked(lock))
-            if not path.is_dir() or _damage(path):  # another process may have been first
+            if not path.is_dir() or damage(path):  # another process may have been first
                 _make(path, compute)
     except OSError as error:
         raise DatasetError(
@@ -249,13 +249,14 @@ def _save_blocks(file: Path, content: Blocks) -> None:
 def _sound(path: Path) -> bool:
     if not path.is_dir():
         return False
-    problem = _damage(path)
+    problem = damage(path)
     if problem:
         log.warning("the cache entry %s is damaged (%s); computing it again", path, problem)
     return not problem
 
 
-def _damage(path: Path) -> str:
+def damage(path: Path) -> str:
+    """What is wrong with an entry; empty where it is as it was written."""
     try:
         meta = json.loads((path / "meta.json").read_text())
         if not meta:

@@ -280,7 +280,7 @@ def test_arrays_the_other_way_round_are_asked_about(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="image 5, text 12, labels 12; image is 5 × 12: transposed"):
         datasets.read(str(tmp_path))
     savemat(tmp_path / "data.mat", {**some, "image": some["image"][:7]})
-    with pytest.raises(DatasetError, match=r"image 7, text 12, labels 12$"):
+    with pytest.raises(DatasetError, match=r"image 7, text 12, labels 12; a row of each must be the same item$"):
         datasets.read(str(tmp_path))
     with h5py.File(tmp_path / "data.mat", "w") as file:  # rows first, as h5py writes what it is given
         for key, value in some.items():

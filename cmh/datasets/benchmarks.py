@@ -125,10 +125,6 @@ def read(
     digest.update(kept.tobytes() if len(kept) < len(seen) else b"")
     paths = tuple(root / parts.pictures[row] for row in kept)
 
-    def pictures() -> Iterator[bytes]:
-        for path in paths:
-            yield path.read_bytes()
-
     def text() -> arrays.Chosen:
         # The vocabulary of captions is of the training rows; the whole split numbers all rows.
         known = dataclasses.replace(whole, train=whole.train[np.isin(whole.train, kept)])
@@ -148,7 +144,7 @@ def read(
         split=split,
         labels=labels,
         text=text,
-        pictures=pictures,
+        picture=lambda row: paths[row].read_bytes(),
         files=paths,
         pictures_sha256=pictures_sha256,
         digests=tuple(seen[row].digest for row in kept),

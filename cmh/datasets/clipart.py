@@ -20,7 +20,6 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +63,6 @@ def read() -> Source:
         known = text.vocabulary([documents[row] for row in split.train])
         return wording.bag(documents, known, label_words="telling", labels=label_names, telling=sorted(telling))
 
-    def pictures() -> Iterator[bytes]:
-        for item in items:
-            yield archive.read(f"images/{item['image']}")
-
     return Source(
         name="clipart",
         sha256=hashlib.sha256(raw + bytes([VERSION])).hexdigest(),
@@ -75,7 +70,7 @@ def read() -> Source:
         split=split,
         labels=labels,
         text=bag,
-        pictures=pictures,
+        picture=lambda row: archive.read(f"images/{items[row]['image']}"),
         pictures_sha256=hashlib.sha256(raw).hexdigest(),
         words=lambda: words_and_dropped()[0],
         captions=lambda: [item["title"] for item in items],

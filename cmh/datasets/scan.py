@@ -26,7 +26,7 @@ from cmh import cache, files
 from cmh.errors import DatasetError
 from cmh.features.pictures import MAX_BYTES, rgb
 
-VERSION = 1  # of what counts as a fault
+VERSION = 2  # of what counts as a fault
 THREADS = 4
 AHEAD = 64  # pictures in memory at once
 LEAVES = "a link that leaves the folder"  # how a path is called that a `Folder` does not follow

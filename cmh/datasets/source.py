@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from cmh.datasets.split import Split
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The items in row order. `pictures()` yields the encoded pictures, one read a picture.
+    """The items in row order. `picture(row)` reads an encoded picture.
 
     `text()` and `image()` give anything with `shape`, `dtype` and rows by `[index]`: an array, a memory map, or rows
     that become dense when they are asked for.
@@ -27,7 +27,7 @@ class Source:
     split: Split
     labels: NDArray[np.uint8]  # (n, c)
     text: Callable[[], RowArray]  # (n, d_text); its vocabulary may know the training rows only
-    pictures: Callable[[], Iterable[bytes]]
+    picture: Callable[[int], bytes]
     image: Callable[[], RowArray] | None = None  # (n, d_image): given features, in place of pictures
     features: str = ""  # what given features are called
     pictures_sha256: str = ""  # of the pictures alone, so that another text does not make their features anew
@@ -47,6 +47,10 @@ class Source:
     def n_items(self) -> int:
         """Items that are there: those left out do not count."""
         return len(self.labels)
+
+    def pictures(self, rows: Iterable[int] | None = None) -> Iterator[bytes]:
+        """The encoded pictures of all rows, or of some, each read when it is asked for."""
+        return map(self.picture, range(self.n_items) if rows is None else rows)
 
     @property
     def picture_digest(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -46,17 +45,11 @@ class Pictures:
 
     def some(self, places: Iterable[int]) -> Mapping[int, bytes]:
         """Those that can be read."""
-        wanted = {int(place if self._rows is None else self._rows[place]): int(place) for place in places}
         found: dict[int, bytes] = {}
-        if isinstance(self._of, Source) and not self._of.files:
-            for row, raw in enumerate(itertools.islice(self._of.pictures(), max(wanted, default=-1) + 1)):
-                if row in wanted:
-                    found[wanted[row]] = raw
-            return found
-        paths = self._of.files if isinstance(self._of, Source) else self._of
-        for row, place in wanted.items():
+        for place in set(places):
+            row = int(place if self._rows is None else self._rows[place])
             try:
-                found[place] = paths[row].read_bytes()
+                found[place] = self._of.picture(row) if isinstance(self._of, Source) else self._of[row].read_bytes()
             except OSError:  # moved since: its line is still true
                 continue
         return found

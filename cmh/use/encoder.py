@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 ROWS = 1024  # encoded at once; changes no code
 PIXEL_ROWS = 64
-_FILLER = b"P6 1 1 255\n\0\0\0"  # a black pixel: the smallest picture there is
 
 
 class Encoder:
@@ -121,14 +120,12 @@ class Encoder:
         """
         raw = seen.all_encoded(_several(pictures))
         about = self.description
-        # The rounding of a network's sums depends on how many pictures go through it at once.
-        filled = [*raw, *[_FILLER] * (-len(raw) % backbones.BATCH)] if self._device.type == "cpu" else raw
         where = placed(about.weights, self.folder)
         try:
-            blocks = list(backbones.extract(about.network, filled, weights=where, network=self._network))
+            blocks = list(backbones.extract(about.network, raw, weights=where, network=self._network))
         except DatasetError as error:
             raise _named(error, raw, pictures) from error
-        features = np.concatenate(blocks)[: len(raw)] if blocks else np.zeros((0, about.image_dim), np.float32)
+        features = np.concatenate(blocks) if blocks else np.zeros((0, about.image_dim), np.float32)
         if not np.isfinite(features).all():
             raise EncoderError("the features of a picture are not finite")
         return features

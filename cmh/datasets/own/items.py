@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +51,6 @@ def source(folder: Path, wanted: Settings, file: Path, problems: Problems, *, pr
             return arrays.Chosen(matrix.rows, left.kept, np.dtype(arrays.inspect(matrix).dtype))
         return _vectors(chosen, wanted, words, left, progress)
 
-    def pictures() -> Iterator[bytes]:
-        for path in paths:
-            yield path.read_bytes()
-
     inside = [FILE, *filter(None, [wanted.text.file])]
     return Source(
         name=wanted.name,
@@ -63,7 +59,7 @@ def source(folder: Path, wanted: Settings, file: Path, problems: Problems, *, pr
         split=left.split,
         labels=left.labels,
         text=vectors,
-        pictures=pictures,
+        picture=lambda row: paths[row].read_bytes(),
         files=paths,
         pictures_sha256=pictures_sha256,
         digests=tuple(seen[row].digest for row in left.kept),
@@ -169,7 +165,7 @@ def _vectors(
     if not known:
         raise DatasetError(
             f"{wanted.name}: the vocabulary is empty: no word is in {options.min_count} training items;"
-            " lower text: min_count, or look at stop_words and label_words"
+            f" in {FILE}, lower text: min_count, or look at stop_words and label_words"
         )
     return wording.bag(
         some,

@@ -128,7 +128,7 @@ def _drawn(rows: Rows, draw: Draw, kept: NDArray[np.int64], problems: Problems) 
         problems.add(
             "split",
             f"{FILE}: split asks for {draw.query + draw.validation + draw.train:,} items and at least one to train"
-            f" on, but there are {len(labelled):,}{' with a label' if len(labelled) < len(kept) else ''}",
+            f" on, but there are {len(labelled):,}{' with a label' * (len(labelled) < len(kept))}; ask for fewer",
         )
         return None
     if draw.by == "item" and any(rows.groups):
