@@ -93,6 +93,19 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock file now; where nobody can tell (another's folder, no such file), no."""
+    try:
+        if path.exists():
+            with locked(path, wait=False):
+                pass
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cmh import commands
 from cmh.config import INPUTS
 from cmh.signals import Interrupts
+from cmh.study.weights import KEEP
 
 if TYPE_CHECKING:
     from cmh.study.life import Screen
@@ -96,6 +97,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         base=arguments.base,
         out=arguments.out,
         storage=arguments.storage,
+        keep=arguments.keep,
         limits=Limits(
             cpus_per_trial=arguments.cpus_per_trial,
             gpus_per_trial=arguments.gpus_per_trial,
@@ -196,6 +198,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-confirm", action="store_true", help="leave the test split closed")
     add("--out", type=Path, default=Path("studies"), metavar="DIR", help="where studies go (default: studies)")
     add("--storage", metavar="URL", help="Optuna storage (default: SQLite in the study's folder)")
+    add(
+        "--keep",
+        choices=KEEP,
+        help="whose weights stay on disk: the winner's and the confirmed runs' (default), or those of all trials, too",
+    )
     add("--address", metavar="HOST:PORT", help="join a running Ray cluster (auto: the one of this machine)")
     add("--cpus-per-trial", type=commands.number, default=1.0, metavar="N", help="default: 1")
     add(

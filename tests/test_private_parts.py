@@ -137,6 +137,23 @@ def sobol_point() -> bool:
     return asked == ["self", "study", "search_space"] and first(3) == first(3) != first(4)
 
 
+def seen_trials() -> bool:
+    class Seen(optuna.Study):
+        def __init__(self, study: optuna.Study) -> None:
+            self.__dict__.update(study.__dict__)
+
+        def _get_trials(self, deepcopy: bool = True, states: Any = None, use_cache: bool = False) -> Any:
+            asked.append((deepcopy, states, use_cache))
+            return super()._get_trials(deepcopy, states, use_cache)
+
+    study, asked = optuna.create_study(), list[Any]()
+    study.tell(study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}), 1.0)
+    sampler = optuna.samplers.GPSampler(seed=0, n_startup_trials=1)
+    ranges = sampler.infer_relative_search_space(Seen(study), study.get_trials()[0])
+    sampler.sample_relative(Seen(study), study._storage.get_trial(study.ask()._trial_id), ranges)
+    return len(asked) >= 2 and Seen(study).get_trials() == study.get_trials()
+
+
 def without(kind: type, name: str) -> Callable[[pytest.MonkeyPatch], None]:
     """Instances of the class come to be without their attribute."""
 
@@ -252,6 +269,16 @@ PARTS = [
         words=("_trial_id",),
         check=running_trial,
         move=lambda patch: patch.setattr(optuna.trial.Trial, "__init__", lambda self, study: None),
+    ),
+    Part(
+        library="optuna",
+        name="Study._get_trials(deepcopy, states, use_cache)",
+        shape="gives samplers the history",
+        file="cmh/study/samplers.py",
+        purpose="to show them what pruned trials are worth",
+        words=("_get_trials",),
+        check=seen_trials,
+        move=lambda patch: patch.delattr(optuna.Study, "_get_trials"),
     ),
     Part(
         library="optuna",

@@ -420,8 +420,10 @@ def test_a_dataset_that_is_not_here_is_said_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "qmc", "grid"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "cmaes", "qmc", "grid"])
 def test_proposals_depend_on_seed_number_and_history_alone(sampler: str, tmp_path: Path) -> None:
+    if sampler == "cmaes":
+        pytest.importorskip("cmaes")
     choices = Range("batch_size", "choice", choices=(64, 128, 256))
     ranges = (choices, Range("gamma", "float", 0.1, 1)) if sampler != "grid" else (choices,)
     space = Space("dcmh", ranges, (), sampler, Asha(1, 2), 4, 12)

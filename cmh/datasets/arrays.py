@@ -215,7 +215,7 @@ def _mapped(
     for side in shape:
         needed *= side
     if needed > room:
-        raise DatasetError(f"{where}: is truncated: {needed:,} bytes announced, {room:,} there")
+        raise DatasetError(f"{where}: is truncated: {needed:,} bytes announced, {room:,} there; copy or save it again")
     if not needed:
         return np.zeros(shape, dtype)
     return np.memmap(path, dtype, "r", offset, shape, "F" if order else "C")

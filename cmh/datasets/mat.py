@@ -96,6 +96,7 @@ def _load(path: Path, name: str) -> NDArray[np.generic] | csc_matrix | csc_array
     from scipy.io import loadmat
 
     try:
+        mat5.check(path, name)
         value: NDArray[np.generic] | csc_matrix | csc_array = loadmat(path, variable_names=[name])[name]
         if not isinstance(value, np.ndarray):
             value.check_format(full_check=True)  # SciPy trusts the file, and writes anywhere where indices are damaged

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cmh.metrics import _vectors
 from cmh.metrics._kernel import ONE_AT_A_TIME
-from cmh.metrics._vectors import differ, either, load, ones_of_word, plus, repeat, union
+from cmh.metrics._vectors import differ, either, load, ones_of_word, plus, repeat, union, word_at
 
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint64]
@@ -37,8 +37,8 @@ def nearest(query: Words, database: Bytes, bits: int, k: int) -> Found:
     """
     n, width = database.shape
     flat = database.reshape(-1)
-    words = flat.view(np.uint64) if width % 8 == 0 else np.empty(0, np.uint64)
-    if not words.flags.aligned:  # of a memory map, say: its bytes are read instead
+    words = flat.view(np.uint64) if width == 8 else np.empty(0, np.uint64)  # read where they are, one an item
+    if not words.flags.aligned:  # of a memory map, say
         words = np.empty(0, np.uint64)
     for array in (flat, words):  # both views; so that numba compiles once for arrays that may be written and others
         array.flags.writeable = False
@@ -47,7 +47,7 @@ def nearest(query: Words, database: Bytes, bits: int, k: int) -> Found:
         room = min(n, 2 * k + _SPARE)
         block = min(_QUERIES, 6 * n // (8 * room * threads))
         if block == 0:
-            return _nearest_of_many(query, flat, words, n, width, bits, k)
+            return _nearest_of_many(query, flat, n, width, bits, k)
         parts = 1
         if len(query) < 2 * threads * block:  # too few for a fair share each: threads take parts of the database
             parts = max(1, min(threads, n // max(k, _PART), 2 * n // (12 * k * len(query))))
@@ -79,9 +79,9 @@ def _nearest_of_few(
         counts = np.empty(bits + 1, np.int64)
         for start in range(part * n // parts, stop, _TILE):
             size = min(_TILE, stop - start)
-            direct = width == 8 and words.size > 0 and size == _TILE
+            direct = words.size > 0 and size == _TILE
             if not direct:
-                _fill(scratch, flat, words, start, size, width)
+                _fill(scratch, flat, start, size, width)
             tile, at = (words, start) if direct else (scratch, 0)
             for i in range(first, last):
                 _meet(query[i], tile, at, start, size, k, held[i - first], n_held, limits, i - first, counts)
@@ -92,21 +92,19 @@ def _nearest_of_few(
 
 
 @njit(cache=True, nogil=True)
-def _fill(scratch: Words, flat: Bytes, words: Words, start: int, size: int, width: int) -> None:
-    """Words `(n_words, _TILE)` of the items from `start` on, into `scratch`; of bytes where there are no `words`."""
-    if words.size:
-        n_words = width // 8
-        for j in range(size):
-            for word in range(n_words):
-                scratch[word * _TILE + j] = words[(start + j) * n_words + word]
-        return
+def _fill(scratch: Words, flat: Bytes, start: int, size: int, width: int) -> None:
+    """Words `(n_words, _TILE)` of the items from `start` on, into `scratch`."""
     for word in range((width + 7) // 8):
         n_bytes = min(8, width - 8 * word)
-        for j in range(size):
-            at = (start + j) * width + 8 * word
+        rest = np.uint64(64 - 8 * n_bytes)  # bits of the next item
+        first = start * width + 8 * word
+        readable = max(0, min(size, (flat.size - 8 - first) // width + 1))  # items with eight bytes from there on
+        for j in range(readable):
+            scratch[word * _TILE + j] = word_at(flat, first + j * width) << rest >> rest
+        for j in range(readable, size):
             value = np.uint64(0)
             for byte in range(n_bytes):
-                value |= np.uint64(flat[at + byte]) << np.uint64(8 * byte)
+                value |= np.uint64(flat[first + j * width + byte]) << np.uint64(8 * byte)
             scratch[word * _TILE + j] = value
 
 
@@ -208,7 +206,7 @@ def _to_starts(counts: Keys) -> None:
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _nearest_of_many(query: Words, flat: Bytes, words: Words, n: int, width: int, bits: int, k: int) -> Found:
+def _nearest_of_many(query: Words, flat: Bytes, n: int, width: int, bits: int, k: int) -> Found:
     """The same where k is a large share of the items: they are counted, then each is put where it stands, with nothing
     held between. `(n_query, k)`.
     """
@@ -222,7 +220,7 @@ def _nearest_of_many(query: Words, flat: Bytes, words: Words, n: int, width: int
         for turn in range(2):
             for start in range(0, n, _TILE):
                 size = min(_TILE, n - start)
-                _fill(scratch, flat, words, start, size, width)
+                _fill(scratch, flat, start, size, width)
                 for j in range(size):
                     apart = np.int64(0)
                     for word in range(n_words):

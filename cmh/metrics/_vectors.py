@@ -133,6 +133,19 @@ def _stored(context: object, array: Untyped, index: object, vector: object) -> G
     return types.none(array, types.intp, _VECTOR), generate
 
 
+def _word_of(context: object, array: Untyped, index: object) -> Generated:
+    """Eight bytes of an array of uint8 from `index` on, wherever that is, as a word; unchecked."""
+
+    def generate(context: Untyped, builder: Untyped, signature: Untyped, arguments: Untyped) -> Untyped:
+        data = _array_struct(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
+        word = builder.load(place)
+        word.align = 1
+        return word
+
+    return types.uint64(array, types.intp), generate
+
+
 # Called from compiled code, without the context; numba's own type hints describe only the functions above.
 ones: Untyped = intrinsic(_ones_of)
 ones_of_word: Untyped = intrinsic(_ones_of_word)
@@ -141,3 +154,4 @@ union: Untyped = intrinsic(_union_of)
 repeat: Untyped = intrinsic(_repeated)
 load: Untyped = intrinsic(_loaded)
 store: Untyped = intrinsic(_stored)
+word_at: Untyped = intrinsic(_word_of)

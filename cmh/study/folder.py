@@ -50,6 +50,7 @@ class StudyFile:
     storage: str  # address, without a password; of a SQLite file that moves with the folder relative to it
     dataset: str  # name, or where the folder of one's own is
     weights: str  # where the file of the image network's weights is; empty: its own
+    keep: str  # whose weights: winner or all
     warm_points: Sequence[dict[str, Value]]  # start points that came from another study
 
 
@@ -182,10 +183,15 @@ def storage_for(place: Path, asked: str | None) -> str:
 
 def note_storage(folder: Path, url: str) -> None:
     """Keep in `study.yml` where the study's storage is, where that has changed."""
-    path, kept = folder / "study.yml", address.kept(url, folder)
+    note(folder, "storage", address.kept(url, folder))
+
+
+def note(folder: Path, key: str, value: str) -> None:
+    """Keep a value in `study.yml`, where it has changed."""
+    path = folder / "study.yml"
     document = configs.load_yaml(path)
-    if isinstance(document, dict) and document.get("storage") != kept:
-        write_yaml(path, {**document, "storage": kept})
+    if isinstance(document, dict) and document.get(key) != value:
+        write_yaml(path, {**document, key: value})
 
 
 def write_trials(folder: Path, rows: Sequence[TrialRow], names: Sequence[str]) -> None:
@@ -235,5 +241,6 @@ def read_study(folder: Path) -> StudyFile:
         storage=str(document.get("storage", "")),
         dataset=_placed(document.get("dataset", ""), folder, "/"),
         weights=_placed(document.get("weights", ""), folder),
+        keep="all" if document.get("keep") == "all" else "winner",
         warm_points=points if isinstance(points, list) else [],
     )

@@ -16,7 +16,7 @@ from cmh.config import Value
 from cmh.errors import StudyError
 from cmh.records import Record
 from cmh.signals import Interrupts
-from cmh.study import address, confirm, folder, preflight, resources, tuner
+from cmh.study import address, confirm, folder, preflight, resources, tuner, weights
 from cmh.study.confirm import Confirmed
 from cmh.study.database import readable_errors
 from cmh.study.outcome import Outcome, Scores, cost, write_winner
@@ -90,9 +90,13 @@ def search(
             with readable_errors(study.url):
                 about, begun = folder.read_study(study.folder), any(study.folder.glob("trials/*"))
                 store = Store(study.url, about.name, study.space, study.base, study.seed, about.id, begun=begun)
+                if store.study.user_attrs.get("asked") != study.limit:
+                    store.study.set_user_attr("asked", study.limit)  # for whoever lists the study
             folder.note_storage(study.folder, study.url)
+            folder.note(study.folder, "keep", study.keep)
             name = study.folder.name if len(request.studies) > 1 else ""
             life = Life(study, store, request, values, name, watch(store, study.limit, name), show)
+            stack.callback(life.tidy)  # last, when no worker can write any more
             stack.callback(life.close)
             lives.append(life)
         works = [life.work() for life in lives]
@@ -157,6 +161,7 @@ class Life:
             view=self.screen,
             ended=self.ended,
             tested=self.tested,
+            keeper=weights.Keeper(study.folder, self.store.rows()) if study.keep == "winner" else None,
         )
 
     def close(self) -> None:
@@ -168,6 +173,11 @@ class Life:
             names = list(config.params(methods.get(self.study.space.method).Config))
             folder.write_trials(self.study.folder, self.rows, names)
 
+    def tidy(self) -> None:
+        """Remove the weights that nobody needs, also where a kill or a worker in its last epoch left them."""
+        if self.study.keep == "winner":
+            weights.remove(weights.superfluous(self.study.folder, self.rows))
+
     def ended(self) -> list[dict[str, Value]]:
         """The search has ended: write its files; the winner with each seed that is still to be confirmed.
 
@@ -175,10 +185,10 @@ class Life:
         """
         self.close()
         self.tell_spent_budget()
-        study, complete = self.study, [row for row in self.rows if row.completed]
-        if not complete:
+        study = self.study
+        best = self.best = weights.winner(self.rows)
+        if best is None:
             raise _no_winner(study, self.rows)
-        best = self.best = max(complete, key=lambda row: (row.val_map_best or 0.0, -row.number))
         spent, identity = cost(self.rows, self.store), study.identity(best.config)
         write_winner(study, best, spent)
         if nothing := self.nothing_learned():

@@ -51,6 +51,7 @@ class Asked:
     out: Path
     storage: str | None  # None: SQLite in the study's folder
     limits: Limits
+    keep: str | None = None  # whose weights stay, one of weights.KEEP; None: as the study has it, else the winner's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,7 @@ class StudyRequest:
     dataset: Dataset
     url: str  # of its Optuna storage
     notes: Mapping[str, object] = dataclasses.field(default_factory=dict)  # for study.yml, beside the request
+    keep: str = "winner"  # whose weights stay on disk, one of weights.KEEP
 
     @property
     def base(self) -> dict[str, Value]:
@@ -267,6 +269,7 @@ def _study(
         dataset=dataset,
         notes={} if asked.base is None else {"from": files.portable(asked.base, place)},
         url=folder.storage_for(place, asked.storage),
+        keep=asked.keep or (folder.read_study(place).keep if (place / "study.yml").is_file() else "winner"),
     )
 
 

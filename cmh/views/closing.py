@@ -11,7 +11,9 @@ import numpy as np
 from cmh import files, ledger, records
 from cmh.board.statistics import intervals, levels
 from cmh.records import Record
+from cmh.study import weights
 from cmh.study.outcome import Outcome, Scores
+from cmh.training import checkpoint
 
 # Origin of a trial, and its name in the table.
 KNOWN_GOOD = {"paper": "paper setting", "default": "library default", "from": "winner of --from"}
@@ -39,12 +41,22 @@ def table(outcome: Outcome) -> str:
     lines += [
         "",
         f"every trial           {where}/trials.csv",
+        f"the winner's weights  {_weights(outcome)}",
         f"reproduce the winner  python -m cmh.reproduce {files.quoted(study.folder)}",
         *([f"search with it        python -m cmh.search {files.quoted(study.folder)} TEXT"] if outcome.records else []),
         f"see the board         python -m cmh.leaderboard {files.quoted(study.folder.parent)}",
         "",
     ]
     return "\n".join(lines)
+
+
+def _weights(outcome: Outcome) -> str:
+    """Where they lie: those that were tested, else those of its trial."""
+    study, number = outcome.study.folder, outcome.best.number
+    if outcome.records:
+        seeds = ", ".join(str(record.identity.seed) for record in outcome.records)
+        return f"{files.short(study / 'confirm')}/{number}-SEED/{checkpoint.NAME} (seeds {seeds})"
+    return files.short(weights.place(study, outcome.best) / checkpoint.NAME)
 
 
 def _validation(outcome: Outcome) -> Iterator[tuple[str, Scores]]:

@@ -154,7 +154,7 @@ class _Reader:
             wrong("split", f"split is {shown(side)}, but must be one of {', '.join(SIDES)}{hint}", optional=not hint)
         labels = lists.get("labels", ())
         if len(set(labels)) < len(labels):
-            wrong("label twice", f"labels {shown(list(labels))} hold one twice")
+            wrong("label twice", f"labels {shown(list(labels))} hold one twice; name each once")
         readable = all(record.get(key) is None or key in lists for key in ("text", "tags"))
         if readable and not any(part.strip() for key in ("text", "tags") for part in lists.get(key, ())):
             wrong("no text", "has no text and no tags")

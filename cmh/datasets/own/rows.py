@@ -132,7 +132,7 @@ def _drawn(rows: Rows, draw: Draw, kept: NDArray[np.int64], problems: Problems) 
         )
         return None
     if draw.by == "item" and any(rows.groups):
-        problems.add("split", f"{FILE}: split: by item tears groups apart, but the items have groups")
+        problems.add("split", f"{FILE}: split: by item tears groups apart, but the items have groups; write by: group")
         return None
     some = kept[labelled]
     names = [rows.groups[row] or f"\0{row}" for row in some]  # an item without a group is one of its own
