@@ -68,7 +68,7 @@ class Moved:
 class Note:
     """Facts about the arrays, kept beside them as `NAME.json`."""
 
-    facts: Mapping[str, str]
+    facts: Mapping[str, object]  # plain values
 
 
 Content = NDArray[np.generic] | Rows | Blocks | Moved | Note
@@ -170,6 +170,15 @@ def note(path: Path, name: str) -> dict[str, str] | None:
     except FileNotFoundError:
         return None
     return facts
+
+
+def document(path: Path, name: str) -> dict[str, object] | None:
+    """The note of an entry that holds more than texts; None where it was made without, or cannot be read."""
+    try:
+        facts = json.loads((path / f"{name}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) else None
 
 
 def arrays_sha256(*paths: Path) -> str:

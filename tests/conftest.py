@@ -67,3 +67,11 @@ def test_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on the clip art with two seeds, for those who use its models: nobody writes there."""
+    from tests.test_encoder import train
+
+    return train(tmp_path_factory.mktemp("clipart"), seeds=[1, 2])

@@ -30,7 +30,7 @@ SOURCES = sorted((ROOT / "cmh").rglob("*.py"))
 
 
 COMMANDS = {
-    *("commands", "tune", "reproduce", "leaderboard", "evaluate", "export", "studies"),
+    *("commands", "tune", "reproduce", "leaderboard", "evaluate", "encode", "search", "export", "studies"),
     *("__main__", "methods.__main__", "datasets.__main__"),
 }
 MOST_LINES = 300
@@ -197,7 +197,11 @@ def test_giants_enter_through_their_door(giant: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["tune", "reproduce", "leaderboard", "evaluate", "export", "methods", "datasets", "studies"]
+    "command",
+    [
+        *("tune", "reproduce", "leaderboard", "evaluate", "encode", "search", "export", "studies"),
+        *("methods", "datasets"),
+    ],
 )
 def test_help_teaches_without_the_giants(command: str) -> None:
     code = (

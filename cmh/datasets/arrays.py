@@ -57,6 +57,7 @@ class Chosen:
     def __init__(self, rows: RowArray, kept: NDArray[np.int64], dtype: np.dtype[np.generic]) -> None:
         self._rows, self._kept, self.dtype = rows, kept, dtype
         self.shape: tuple[int, ...] = (len(kept), *rows.shape[1:])
+        self.rule = getattr(rows, "rule", None)  # of texts: `cmh.features.wording` has it
 
     def __getitem__(self, index: slice | NDArray[np.int64]) -> NDArray[np.generic]:
         chosen = np.asarray(self._rows[self._kept[index]]).astype(self.dtype)

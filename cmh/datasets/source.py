@@ -34,6 +34,8 @@ class Source:
     files: Sequence[Path] = ()  # the pictures in row order, where they are files
     digests: Sequence[bytes] = ()  # SHA-256 of each picture, where it is known
     words: Callable[[], Sequence[Sequence[str]]] | None = None  # of each item, where texts are words
+    captions: Callable[[], Sequence[str]] | None = None  # the text of each item as a person reads it, where it is known
+    text_weights: str = ""  # kind clip: the file of weights, if it is not its own
     text_kind: str = ""  # what makes the vectors of texts, where that may need an extra (`cmh.features.extras`)
     groups: Sequence[str] = ()  # near-duplicates of each item, by name ("": none); empty where no item has a group
     skipped: tuple[str, ...] = ()  # one line for each thing that was left out

@@ -125,10 +125,24 @@ def build(name: str, weights: str = "") -> nn.Module:
     return backbones.Standardised(network, about(name).mean, about(name).std).eval()
 
 
+def ready(name: str, weights: str = "") -> nn.Module:
+    """The network as `extract` takes it: on a GPU where there is one. Raises what `build` raises."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return build(name, weights).to(device).to(memory_format=torch.channels_last)
+
+
 def extract(
-    name: str, pictures: Iterable[bytes], *, weights: str = "", filled: bool = True
+    name: str,
+    pictures: Iterable[bytes],
+    *,
+    weights: str = "",
+    filled: bool = True,
+    network: nn.Module | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Features of encoded pictures (any format that Pillow reads), in their order, a batch `(b, d)` at a time.
+    `network` is what `ready` gave, where that is kept for more pictures.
 
     Decoding runs in threads beside the network. A GPU is used where there is one, with larger batches. The last batch
     is `filled` up for the network, so that on a CPU the features of a picture are the same, to the bit, whichever
@@ -140,7 +154,7 @@ def extract(
     from cmh.nets.transfer import on_gpu, to_device
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = build(name, weights).to(device).to(memory_format=torch.channels_last)
+    network = network if network is not None else ready(name, weights)
     batch, threads = BATCH, DECODERS
     if on_gpu(device):
         batch = batch_on_gpu(torch.cuda.get_device_properties(device).total_memory)

@@ -261,6 +261,7 @@ class Life:
             selection="validation",
             search=cost(self.rows, self.store),
             opened=self.opened,
+            dataset=self.study.dataset,
         )
         seed = record.identity.seed
         self.records[seed] = record

@@ -110,6 +110,7 @@ class Runner:
             search=self.target.cost,
             opened=opened,
             label=self.target.label,
+            dataset=self.dataset,
         )
         for line in confirm.audit_lines(record):
             yield f"seed {seed}: {line}"

@@ -43,6 +43,7 @@ def table(outcome: Outcome) -> str:
         f"every trial           {where}/trials.csv",
         f"the winner's weights  {_weights(outcome)}",
         f"reproduce the winner  python -m cmh.reproduce {files.quoted(study.folder)}",
+        *([f"search with it        python -m cmh.search {files.quoted(study.folder)} TEXT"] if outcome.records else []),
         f"see the board         python -m cmh.leaderboard {files.quoted(study.folder.parent)}",
         "",
     ]
