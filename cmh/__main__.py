@@ -10,8 +10,11 @@ from cmh import __version__, commands
 COMMANDS = {
     "tune": ("cmh.tune", "search hyperparameters on validation, confirm the winner, test it once"),
     "reproduce": ("cmh.reproduce", "run a winner, a trial or an experiment file again"),
+    "studies": ("cmh.studies", "list studies: state, best, winner, what to do next; free disk space"),
     "leaderboard": ("cmh.leaderboard", "print the board; CSV and Markdown export"),
     "evaluate": ("cmh.evaluate", "score one set of codes as every paper's code would"),
+    "search": ("cmh.search", "pictures for a text, texts for a picture, by a trained model"),
+    "encode": ("cmh.encode", "your own pictures and texts to codes"),
     "export": ("cmh.export", "codes as a search engine's own file or table, checked by asking it"),
     "methods": ("cmh.methods.__main__", "list the methods, or one with its hyperparameters"),
     "datasets": ("cmh.datasets.__main__", "list, show or prepare datasets"),

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh import files
+from cmh import files, machine
 from cmh.errors import DatasetError
 
 log = logging.getLogger(__name__)
@@ -69,7 +68,7 @@ class Moved:
 class Note:
     """Facts about the arrays, kept beside them as `NAME.json`."""
 
-    facts: Mapping[str, str]
+    facts: Mapping[str, object]  # plain values
 
 
 Content = NDArray[np.generic] | Rows | Blocks | Moved | Note
@@ -124,9 +123,11 @@ class Gathered:
 
 
 def root() -> Path:
-    """The cache folder."""
-    given = os.environ.get("CMH_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmh"
+    """The cache folder. Raises DatasetError where no home is known, and CMH_CACHE does not name one."""
+    found = machine.cache()
+    if found is None:
+        raise DatasetError("no home folder is known for the cache; set CMH_CACHE to a folder on a disk with room")
+    return found
 
 
 def key(*parts: str | int) -> str:
@@ -152,12 +153,12 @@ def entry(name: str, compute: Callable[[], Contents]) -> Path:
             except BlockingIOError:
                 log.warning("waiting for another process that prepares %s", path)
                 stack.enter_context(files.locked(lock))
-            if not path.is_dir() or _damage(path):  # another process may have been first
+            if not path.is_dir() or damage(path):  # another process may have been first
                 _make(path, compute)
     except OSError as error:
         raise DatasetError(
             f"the cache folder {root()} cannot be used ({error.strerror or error});"
-            " set CMH_CACHE to a folder on a disk with room"
+            " set CMH_CACHE to a folder on another disk, with room"
         ) from error
     return path
 
@@ -169,6 +170,15 @@ def note(path: Path, name: str) -> dict[str, str] | None:
     except FileNotFoundError:
         return None
     return facts
+
+
+def document(path: Path, name: str) -> dict[str, object] | None:
+    """The note of an entry that holds more than texts; None where it was made without, or cannot be read."""
+    try:
+        facts = json.loads((path / f"{name}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) else None
 
 
 def arrays_sha256(*paths: Path) -> str:
@@ -240,13 +250,14 @@ def _save_blocks(file: Path, content: Blocks) -> None:
 def _sound(path: Path) -> bool:
     if not path.is_dir():
         return False
-    problem = _damage(path)
+    problem = damage(path)
     if problem:
         log.warning("the cache entry %s is damaged (%s); computing it again", path, problem)
     return not problem
 
 
-def _damage(path: Path) -> str:
+def damage(path: Path) -> str:
+    """What is wrong with an entry; empty where it is as it was written."""
     try:
         meta = json.loads((path / "meta.json").read_text())
         if not meta:

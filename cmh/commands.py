@@ -11,10 +11,12 @@ import logging
 import os
 import re
 import sys
+import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
+from cmh import files
 from cmh.errors import CmhError
 
 SIGNS = {  # what stands for a sign that a terminal cannot show
@@ -24,6 +26,8 @@ SIGNS = {  # what stands for a sign that a terminal cannot show
 }
 
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # of a disk, not of this program
+INTERRUPTED = "interrupted; the same command goes on from here"
+WRITING_SECONDS = 5.0  # at an end at once, for what a study has not written yet
 ELSEWHERE = "results go where --out says, features to $CMH_CACHE, and the ledger of test openings to $CMH_DATA"
 
 
@@ -39,12 +43,12 @@ def guarded(work: Callable[[], int]) -> int:
             sys.stderr.write(f"error: {error}\n")
             return 2
         except KeyboardInterrupt:
-            sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+            sys.stderr.write(f"\n{INTERRUPTED}\n")
             return 130
         except BrokenPipeError:
             return 1
         except OSError as error:
-            if error.errno not in REFUSALS:
+            if error.errno not in REFUSALS and not isinstance(error, files.NoLocksError):
                 raise
             sys.stderr.write(f"error: {error.filename or 'a file'}: {error.strerror}; {ELSEWHERE}\n")
             return 2
@@ -80,10 +84,22 @@ def end_interrupted() -> NoReturn:
     os._exit(130)
 
 
-def end_at_once(reason: str) -> NoReturn:
-    """End the process now, from whichever thread. What was written is whole, so that nothing is lost by it."""
-    os.write(2, f"\nerror: {reason}\n".encode())
-    os._exit(2)
+def end_at_once(reason: str, unwritten: Iterable[Callable[[], object]] = (), *, interrupted: bool = False) -> NoReturn:
+    """End the process now, from whichever thread; what is `unwritten` has some seconds to be written.
+
+    All else that was written is whole, so that nothing is lost by it.
+    """
+
+    def write() -> None:
+        for one in unwritten:
+            with contextlib.suppress(Exception):  # the storage, or the disk, may be gone, too
+                one()
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(WRITING_SECONDS)
+    os.write(2, f"\n{INTERRUPTED if interrupted else f'error: {reason}'}\n".encode())
+    os._exit(130 if interrupted else 2)
 
 
 @contextlib.contextmanager

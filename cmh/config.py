@@ -20,7 +20,7 @@ Typed = typing.TypeVar("Typed", bool, int, float, str)
 
 # Run settings that say how pictures and texts are taken: --set and experiment files may fix them like hyperparameters.
 INPUTS = (
-    *("finetune", "lr_backbone", "rotate", "hflip", "vflip", "erase", "amp", "checkpointing"),
+    *("scale", "finetune", "lr_backbone", "rotate", "hflip", "vflip", "erase", "amp", "checkpointing"),
     *("validate_every", "validation_database"),
 )
 
@@ -203,13 +203,13 @@ def load_yaml(path: Path) -> object:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not a UTF-8 text") from error
+        raise ConfigError(f"{path}: is not a UTF-8 text; save it as one") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f":{mark.line + 1}" if mark is not None else ""
         raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     # PyYAML lets these through: the 13th month, !!int x, an integer of 5,000 digits, 1,000 brackets
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {type(error).__name__}: {error}") from error

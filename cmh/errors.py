@@ -69,6 +69,10 @@ class LedgerError(CmhError):
     """An opening of the test split cannot be noted."""
 
 
+class EncoderError(CmhError):
+    """A study or run cannot be used to encode, or what is given cannot be encoded."""
+
+
 class MetricError(CmhError):
     """Codes, labels or settings that a metric cannot be computed from."""
 

@@ -9,11 +9,17 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 POLL = 0.02  # seconds between two looks at a lock that another process holds
+LOCKLESS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # what flock says on a disk that has none
+
+
+class NoLocksError(OSError):
+    """The disk has no locks, and two commands could write there at once without seeing each other."""
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -73,10 +79,22 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def passing_folder(prefix: str) -> Iterator[Path]:
+    """A new folder among the temporary files; it goes with the block, and with the process, however that ends."""
+    path = tempfile.mkdtemp(prefix=prefix)
+    # Whatever ends this process also ends its side of the pipe, in which nothing is ever written.
+    command = ["sh", "-c", 'trap "" HUP INT TERM USR1; cat; exec rm -rf -- "$0"', path]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True):
+        yield Path(path)
+
+
+@contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock file, which stays when it is let go; the lock goes with the process, however that ends.
 
-    Raises BlockingIOError if `wait` is false and another process holds it, and OSError where there can be no such file.
+    Raises BlockingIOError if `wait` is false and another process holds it, NoLocksError where the disk has no locks,
+    and another OSError where there can be no such file.
     """
     from filelock import FileLock, Timeout  # late: commands that write nothing need no locks
 
@@ -87,10 +105,31 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise BlockingIOError(errno.EWOULDBLOCK, "another process holds the lock", str(path)) from error
+    except OSError as error:
+        if error.errno not in LOCKLESS:
+            raise
+        said = (
+            f"this disk has no locks (flock: {error.strerror}), and without them two commands could spoil each other's"
+            " files; use another disk, or mount it with locks (Lustre: flock; NFS: lockd)"
+        )
+        raise NoLocksError(error.errno, said, str(path)) from error
     try:
         yield
     finally:
         lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock file now; where nobody can tell (another's folder, no such file), no."""
+    try:
+        if path.exists():
+            with locked(path, wait=False):
+                pass
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def sha256(path: Path) -> str:

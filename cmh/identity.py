@@ -40,7 +40,9 @@ _NOT_CODE = {
     "cmh.config": "hyperparameters are in the identity as values",
     "cmh.datasets": "its arrays are in the identity by their hash",
     "cmh.features": "its arrays are in the identity by their hash",
-    **dict.fromkeys(("cmh.errors", "cmh.files", "cmh.signals", "cmh.cluster"), "words, disks and processes"),
+    **dict.fromkeys(
+        ("cmh.errors", "cmh.files", "cmh.machine", "cmh.signals", "cmh.cluster"), "words, disks and processes"
+    ),
     "cmh.cache": "its arrays are in the identity by their hash",
     "cmh.interfaces": "what is promised, not what is computed",
     **dict.fromkeys(

@@ -17,7 +17,7 @@ import platform
 from pathlib import Path
 from typing import TypedDict, cast
 
-from cmh import files
+from cmh import files, machine
 from cmh.errors import LedgerError
 from cmh.identity import OPENING, Identity
 
@@ -46,16 +46,13 @@ def _root() -> Path:
     """The user's data folder; `$CMH_CACHE` where that is all that a container without a home has."""
     if given := os.environ.get("CMH_DATA"):
         return Path(given)
-    try:
-        root = Path.home() / "cmh-data"
-        root.mkdir(parents=True, exist_ok=True)
-    except (RuntimeError, OSError) as error:  # RuntimeError: no HOME, and a user without an entry
-        if cache := os.environ.get("CMH_CACHE"):
-            return Path(cache)
-        raise LedgerError(
-            f"there is no home folder for the ledger of test openings ({error}); set CMH_DATA to a folder"
-        ) from error
-    return root
+    home = machine.home()
+    if home is not None and machine.can_write(home / "cmh-data"):
+        return home / "cmh-data"
+    if cache := os.environ.get("CMH_CACHE"):
+        return Path(cache)
+    where = "no home folder is known" if home is None else f"{home / 'cmh-data'} cannot be written"
+    raise LedgerError(f"{where} for the ledger of test openings; set CMH_DATA to a folder")
 
 
 def open_test(
@@ -133,7 +130,7 @@ def _split(line: Opening) -> tuple[str, str] | None:
 def _unusable(file: Path, error: OSError) -> LedgerError:
     return LedgerError(
         f"{file}: the ledger of test openings cannot be used ({error.strerror or error}), and the test split is not"
-        " opened uncounted; set CMH_DATA to a folder that can be written"
+        " opened uncounted; set CMH_DATA to a folder that can be written, on another disk"
     )
 
 

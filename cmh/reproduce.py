@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmh import commands
+from cmh.views import visdom
 
 if TYPE_CHECKING:
     from cmh.training import Epoch
@@ -69,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--skip-bad", action="store_true", help="go on without the dataset's bad items, and say how many")
     add("--split", metavar="ORDER", help="another split of a benchmark: torchcmh (its seed) or file (the files' order)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    visdom.add_option(parser)
     add("--out", type=Path, default=Path("runs"), metavar="DIR", help="where results go (default: runs)")
     return parser
 
@@ -95,13 +98,21 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     )
     runner = rerun.Runner(request, _bar)
-    if request.compare:
-        verdict = runner.compare()
-        for line in (*verdict.lines, "check: everything agrees" if verdict.agrees else "check: DIFFERS"):
+    with contextlib.ExitStack() as stack:
+        if arguments.visdom is not None:
+            from cmh.views import live
+
+            visdom.check()
+            view = live.visdom(arguments.visdom, runner.folder.name)
+            stack.callback(view.close)
+            runner = dataclasses.replace(runner, bar=live.bars_beside(_bar, view, runner.folder))
+        if request.compare:
+            verdict = runner.compare()
+            for line in (*verdict.lines, "check: everything agrees" if verdict.agrees else "check: DIFFERS"):
+                _print(line)
+            return 0 if verdict.agrees else 1
+        for line in runner.test() if request.tested else runner.validate():
             _print(line)
-        return 0 if verdict.agrees else 1
-    for line in runner.test() if request.tested else runner.validate():
-        _print(line)
     return 0
 
 

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import logging
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from cmh import commands
+from cmh import commands, files
 from cmh.config import INPUTS
+from cmh.errors import CmhError
 from cmh.signals import Interrupts
+from cmh.study.weights import KEEP
+from cmh.views import visdom
 
 if TYPE_CHECKING:
-    from cmh.study.life import Screen
+    from types import TracebackType
+
+    from cmh.study.life import Watch
     from cmh.study.outcome import Outcome
-    from cmh.study.request import Asked
+    from cmh.study.request import Asked, StudyRequest
     from cmh.study.storage import Store
+    from cmh.views.progress import Progress
 
 log = logging.getLogger("cmh.tune")  # this module's own name is __main__
 
@@ -52,6 +61,8 @@ def _run(arguments: argparse.Namespace) -> int:
         from cmh.study import preflight  # PyTorch and Optuna come in here
         from cmh.study import request as requests
 
+        if arguments.visdom is not None:
+            visdom.check()
         request = requests.check(_asked(arguments), progress=sys.stderr.isatty())
         if arguments.plan:
             from cmh.views import plan
@@ -61,16 +72,25 @@ def _run(arguments: argparse.Namespace) -> int:
             return 0
         for study in request.studies:
             if not (study.folder / "study.yml").exists():
-                preflight.try_one_batch(study)
+                preflight.try_on_its_device(study, request.limits.gpus_per_trial)
         from cmh import cluster  # Ray comes in here
         from cmh.study import controls, life
 
+        ended: list[Outcome] = []
+        stack.push(functools.partial(_write_reports, ended))
         for study in request.studies:
             stack.enter_context(life.begun(study))
         values = controls.of_studies(request.studies)
-        stack.enter_context(cluster.session(request.limits.address, on_server_death=commands.end_at_once))
-        interrupts.install()  # Ray has taken SIGTERM
-        life.search(request, values, interrupts, watch=_watch, show=_show)
+        unwritten: list[Callable[[], None]] = []
+
+        def end(reason: str) -> NoReturn:
+            commands.end_at_once(reason, unwritten, interrupted=interrupts.asked > 0)
+
+        with interrupts.polled():  # raised in the middle of Ray's start, it may be lost or leave a server
+            stack.enter_context(cluster.session(request.limits.address, on_server_death=end))
+        show = functools.partial(_show, ended)
+        watch = stack.enter_context(_views(arguments))
+        life.search(request, values, interrupts, watch=watch, show=show, unwritten=unwritten)
     log.info("done in %.0f s", time.monotonic() - started)
     return 0
 
@@ -96,6 +116,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         base=arguments.base,
         out=arguments.out,
         storage=arguments.storage,
+        keep=arguments.keep,
         limits=Limits(
             cpus_per_trial=arguments.cpus_per_trial,
             gpus_per_trial=arguments.gpus_per_trial,
@@ -108,19 +129,47 @@ def _asked(arguments: argparse.Namespace) -> Asked:
     )
 
 
-def _watch(store: Store, limit: int, name: str) -> Screen:
+def _watch(store: Store, study: StudyRequest, name: str) -> Progress:
     from cmh.views.progress import Progress
 
-    return Progress(store, limit, name, terminal=sys.stderr.isatty())
+    return Progress(store, study.limit, name, terminal=sys.stderr.isatty())
 
 
-def _show(outcome: Outcome) -> None:
+def _views(arguments: argparse.Namespace) -> AbstractContextManager[Watch]:
+    """What is kept up to date beside the terminal."""
+    from cmh.views import live
+
+    kinds: list[Callable[[StudyRequest], live.Background]] = [] if arguments.no_tensorboard else [live.tensorboard]
+    if arguments.visdom is not None:
+        kinds.append(
+            lambda study: live.visdom(
+                arguments.visdom,
+                study.folder.name,
+                f"`python -m cmh.studies visdom {files.quoted(study.folder)}` shows it later; ",
+            )
+        )
+    return live.beside(_watch, kinds)
+
+
+def _show(ended: list[Outcome], outcome: Outcome) -> None:
     from tqdm import tqdm
 
     from cmh.views import closing
 
+    ended.append(outcome)
     tqdm.write(closing.table(outcome), file=sys.stdout, end="")  # above the bars of the studies that still run
     sys.stdout.flush()
+
+
+def _write_reports(
+    ended: list[Outcome], kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+) -> None:
+    """After all searches, as it takes seconds, for which workers would wait; not where somebody has interrupted."""
+    if ended and (kind is None or issubclass(kind, CmhError)):
+        from cmh.views import report
+
+        for outcome in ended:
+            report.write_softly(outcome.study.folder)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -196,6 +245,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-confirm", action="store_true", help="leave the test split closed")
     add("--out", type=Path, default=Path("studies"), metavar="DIR", help="where studies go (default: studies)")
     add("--storage", metavar="URL", help="Optuna storage (default: SQLite in the study's folder)")
+    add(
+        "--keep",
+        choices=KEEP,
+        help="whose weights stay on disk: the winner's and the confirmed runs' (default), or those of all trials, too",
+    )
     add("--address", metavar="HOST:PORT", help="join a running Ray cluster (auto: the one of this machine)")
     add("--cpus-per-trial", type=commands.number, default=1.0, metavar="N", help="default: 1")
     add(
@@ -205,6 +259,8 @@ def _parser() -> argparse.ArgumentParser:
         help="may be a fraction; auto: as much as an epoch was measured to need (default: 1 where there are GPUs)",
     )
     add("--max-concurrent", type=commands.whole(1), metavar="N", help="trials at once (default: as many as fit)")
+    add("--no-tensorboard", action="store_true", help="leave out the files for TensorBoard (STUDY/tensorboard)")
+    visdom.add_option(parser)
     add("--plan", action="store_true", help="check everything, print the first points and an estimate, and stop")
     return parser
 

@@ -25,7 +25,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What is marked `cuda` runs where there is such a device."""
+    """What is marked `cuda` runs where there is such a device, what is marked `slurm` where it is asked for."""
+    if item.get_closest_marker("slurm") is not None and not os.environ.get("CMH_TEST_SLURM"):
+        pytest.skip("takes minutes: CMH_TEST_SLURM=1 starts a real SLURM")
     if item.get_closest_marker("cuda") is not None:
         import torch
 
@@ -65,3 +67,11 @@ def test_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on the clip art with two seeds, for those who use its models: nobody writes there."""
+    from tests.test_encoder import train
+
+    return train(tmp_path_factory.mktemp("clipart"), seeds=[1, 2])

@@ -183,11 +183,12 @@ def test_a_study_and_its_storage_that_were_moved(tmp_path: Path, monkeypatch: py
     assert len(opened(study_of(tmp_path / "there" / "out")).rows()) == 1
     # The storage alone: it is asked whether it has the study, and noted.
     shutil.move("there/shared.db", "moved.db")
-    with pytest.raises(StudyError, match=r"shared\.db does not exist, but trials of ridge-clipart-8 lie in its folder"):
+    gone = r"shared\.db does not exist, but trials of ridge-clipart-8-\w{8} lie in its folder"
+    with pytest.raises(StudyError, match=gone):
         opened(study_of(tmp_path / "there" / "out"))
     assert not Path("there/shared.db").exists()
     Store(address.asked("sqlite:///other.db"), "s", SPACE, {"weight": 1.0}, seed=0)
-    with pytest.raises(StudyError, match=r"other\.db holds no study ridge-clipart-8, but trials"):
+    with pytest.raises(StudyError, match=r"other\.db holds no study ridge-clipart-8-\w{8}, but trials"):
         opened(study_of(tmp_path / "there" / "out", "sqlite:///other.db"))
     assert len(opened(study_of(tmp_path / "there" / "out", "sqlite:///moved.db")).rows()) == 1
     assert len(opened(study_of(tmp_path / "there" / "out")).rows()) == 1
@@ -227,3 +228,17 @@ def test_a_server_that_is_restarted_without_the_study(tmp_path: Path) -> None:
     Store(url, "s", SPACE, {"weight": 1.0}, seed=0)
     Store(url, "s", SPACE, {"weight": 1.0}, seed=0, begun=True)
     assert optuna.get_all_study_names(url) == ["s"]
+
+
+def test_one_storage_holds_a_study_of_every_seed(tmp_path: Path) -> None:
+    """As an array over seeds has them: method, dataset and bits are the same."""
+    url = f"sqlite:///{tmp_path}/shared.db"
+    stores = [opened(study_of(tmp_path / seed, url)) for seed in "123"]
+    names = optuna.get_all_study_names(url)
+    assert len(names) == 3
+    assert all(name.startswith("ridge-clipart-8-") for name in names)
+    assert [len(store.rows()) for store in stores] == [1, 1, 1]
+    assert len(opened(study_of(tmp_path / "2", url)).rows()) == 1  # goes on in its own
+    assert optuna.get_all_study_names(url) == names
+    opened(study_of(tmp_path / "own"))  # a file of its own needs none
+    assert folder.read_study(tmp_path / "own" / "ridge-clipart-8").name == "ridge-clipart-8"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -67,7 +68,9 @@ def test_another_precision_is_another_network(tmp_path: Path, monkeypatch: pytes
     """By name in records and by its entry in the cache, as its features are others; its preparation is the same."""
     monkeypatch.setenv("CMH_CACHE", str(tmp_path))
     raws = [encoded(pixels) for pixels in np.random.default_rng(0).integers(0, 256, (20, 70, 90, 3), np.uint8)]
-    source = SimpleNamespace(name="made", n_items=20, picture_digest="d", pictures=lambda: raws)
+    source = SimpleNamespace(
+        name="made", n_items=20, picture_digest="d", digests=(), pictures=lambda rows: [raws[row] for row in rows]
+    )
     folders = [extraction.features(source, name, "", progress=False) for name in ("conv4", "conv4-bf16")]
     assert folders[0] != folders[1]
     whole, half = (np.load(folder / "image.npy") for folder in folders)
@@ -127,7 +130,7 @@ def test_a_torchvision_network_with_weights_from_a_file(name: str, tmp_path: Pat
     assert features.shape == (2, backbones.REGISTRY[name].dim)
     # The last layer on our features gives what the whole network gives on the prepared pixels.
     last = whole.fc if name.startswith("resnet") else whole.classifier[-1]
-    pixels = torch.from_numpy(np.stack([backbones.decode(raw, 224, 256) for raw in pictures(2)]))
+    pixels = torch.from_numpy(np.stack([backbones.prepared(raw, backbones.about(name)) for raw in pictures(2)]))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in backbones._IMAGENET)
     with torch.no_grad():
         expected = whole((pixels.permute(0, 3, 1, 2).float() - mean) / std)
@@ -216,7 +219,7 @@ def test_cnn_f_from_matconvnet(old: bool, tmp_path: Path) -> None:
     filters = matconvnet(tmp_path / "f.mat", old)
     network = CNNF()
     network.load_state_dict(from_matconvnet(tmp_path / "f.mat"), strict=True)
-    pixels = np.stack([backbones.decode(raw, SIDE) for raw in pictures(2)]).astype(np.float32)
+    pixels = np.stack([backbones.prepared(raw, backbones.about("cnn-f")) for raw in pictures(2)]).astype(np.float32)
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     with torch.no_grad():
         assert network.eval()(x).shape == (2, 4096)
@@ -257,9 +260,11 @@ def test_a_mat_file_that_is_not_cnn_f(tmp_path: Path) -> None:
 def test_pictures_are_prepared_as_the_network_wants() -> None:
     wide = np.zeros((100, 300, 3), np.uint8)
     wide[:, 100:200] = 200  # the middle third
-    assert backbones.decode(encoded(wide), 64, 64).shape == (64, 64, 3)
-    assert (backbones.decode(encoded(wide), 64, 64)[:, 2:-2] == 200).all()  # the middle is taken
-    squashed = backbones.decode(encoded(wide), 64)
+    whole = backbones.about("conv4")
+    middle = backbones.prepared(encoded(wide), dataclasses.replace(whole, shorter=64))
+    assert middle.shape == (64, 64, 3)
+    assert (middle[:, 2:-2] == 200).all()
+    squashed = backbones.prepared(encoded(wide), whole)
     assert squashed[32, 5].max() == 0
     assert squashed[32, 32].min() == 200
 
@@ -269,7 +274,7 @@ def test_a_killed_extraction_goes_on_where_it_was(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(extraction, "SAVED_EVERY", 100)
     seen: list[int] = []
 
-    def numbered(_name: str, some: Iterable[bytes], *, weights: str = "") -> Iterator[NDArray[np.float32]]:
+    def numbered(_name: str, some: Iterable[bytes], **_: object) -> Iterator[NDArray[np.float32]]:
         for count, _ in enumerate(some):
             if len(seen) == 1234:
                 seen.append(-1)

@@ -235,7 +235,7 @@ def test_a_failed_computation_leaves_nothing(root: Path) -> None:
 def test_a_root_that_cannot_be_written(root: Path) -> None:
     root.write_text("a file")
     compute = Compute()
-    with pytest.raises(DatasetError, match=r"cannot be used .* set CMH_CACHE to a folder on a disk with room"):
+    with pytest.raises(DatasetError, match=r"cannot be used .* set CMH_CACHE to a folder on another disk, with room"):
         cache.entry("part/key", compute)
     assert compute.calls == 0
 
@@ -365,6 +365,30 @@ def test_new_folder_when_another_was_first(tmp_path: Path) -> None:
         (tmp_path / "folder" / "file").write_text("theirs")
     assert (tmp_path / "folder" / "file").read_text() == "theirs"
     assert names(tmp_path) == ["folder"]
+
+
+def test_a_passing_folder_goes_with_its_block_and_with_its_process(tmp_path: Path) -> None:
+    with files.passing_folder("cmh-test-") as folder:
+        (folder / "below").mkdir()
+    assert not folder.exists()
+    code = (
+        "import os, signal\nfrom cmh import files\nwith files.passing_folder('cmh-test-') as folder:\n"
+        "    (folder / 'file').touch()\n    print(folder, flush=True)\n    os.killpg(0, signal.SIGKILL)"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert Path(killed.stdout.strip()).parent == tmp_path
+    deadline = time.monotonic() + 60
+    while any(tmp_path.iterdir()):
+        assert time.monotonic() < deadline, "the folder has not vanished"
+        time.sleep(0.02)
 
 
 def test_locked(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ from cmh.errors import DatasetError, StudyError
 from cmh.study.depot import Depot
 from cmh.study.node import Place
 from tests.faulty import spy
-from tests.test_storms import ROOT, Command, until
+from tests.test_storms import ROOT, Command, program, until
 
 QUICK = {  # a dead node is found out in a second or two; with Ray's own values it takes longer
     "RAY_health_check_initial_delay_ms": "500",
@@ -156,11 +157,10 @@ def test_an_address_where_no_cluster_is(address: str) -> None:
         cluster.session(address, on_server_death=lambda _: None).__enter__()
 
 
-def test_the_readmes_scripts_are_sound() -> None:
-    scripts = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    mine = [script for script in scripts if "--address" in script]
-    assert len(mine) == 2
-    for script in mine:
+def test_the_documents_scripts_are_sound() -> None:
+    scripts = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL)
+    assert len(scripts) == 3
+    for script in (*scripts, (ROOT / "docs" / "slurm.sh").read_text()):
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)  # noqa: S607
 
 
@@ -170,6 +170,126 @@ def test_a_server_that_dies_is_said_once(monkeypatch: pytest.MonkeyPatch) -> Non
     said: list[str] = []
     cluster._watch_servers(threading.Event(), said.append)
     assert said == ["Ray's GCS server has died (killed, or out of memory); the same command goes on from here"]
+
+
+def answering(said: list[bool]) -> Callable[[str], bool]:
+    """Stands for a server that answers as it is `said`, and then for good as the last time."""
+    return lambda _: said.pop(0) if len(said) > 1 else said[0]
+
+
+def test_a_cluster_that_ends_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "SERVER_SECONDS", 0.0)
+    monkeypatch.setattr(cluster, "_answers", answering([True, False, True, *[False] * cluster.GCS_LOOKS]))
+    said: list[str] = []
+    cluster._watch_gcs(threading.Event(), "head:6379", said.append)
+    assert len(said) == 1
+    assert said[0].startswith("the Ray cluster at head:6379 has ended")
+    over = threading.Event()
+    over.set()
+    cluster._watch_gcs(over, "head:6379", said.append)
+    assert len(said) == 1
+
+
+def test_who_listens_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert cluster._answers(address)
+    assert not cluster._answers(address)
+
+
+def nodes(*addresses: str, alive: bool = True) -> list[dict[str, object]]:
+    return [
+        {
+            "NodeID": address,
+            "Alive": alive,
+            "NodeManagerAddress": address,
+            "NodeManagerPort": 7000,
+            "NodeManagerHostname": f"host-{address}",
+        }
+        for address in addresses
+    ]
+
+
+UNREACHABLE = {
+    "one machine": (nodes("127.0.0.1"), []),
+    "several nodes on it": ([*nodes("127.0.0.1"), *nodes("127.0.0.1")], []),
+    "all reach all": (nodes("10.0.0.1", "10.0.0.2"), []),
+    "its own name is 127": (nodes("10.0.0.2", "127.0.1.1"), ["127.0.1.1"]),
+    "a firewall": (nodes("10.0.0.1", "10.0.0.9"), ["host-10.0.0.9"]),
+    "one that is dead": ([*nodes("10.0.0.1"), *nodes("127.0.1.1", "10.0.0.9", alive=False)], []),
+}
+
+
+@pytest.mark.parametrize("name", UNREACHABLE)
+def test_nodes_that_cannot_be_reached_are_named(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed, wanted = UNREACHABLE[name]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: listed)
+    monkeypatch.setattr(cluster, "_answers", lambda address: address != "10.0.0.9:7000")
+    seen: set[str] = set()
+    lines = cluster._unreachable(seen)
+    assert [next(word for word in wanted if word in line) for line in lines] == wanted
+    assert all("--node-ip-address" in line for line in lines)
+    assert cluster._unreachable(seen) == []  # once
+    if name == "one machine":  # where another joins, its address is a wrong one
+        listed = [*listed, *nodes("10.0.0.2")]
+        assert len(cluster._unreachable(seen)) == 1
+
+
+def test_every_node_is_looked_at(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Those that join later, too; while the cluster ends, Ray raises all kinds."""
+    over, looks = threading.Event(), [nodes("10.0.0.1"), nodes("10.0.0.1", "127.0.1.1")]
+
+    def listed() -> list[dict[str, object]]:
+        if not looks:
+            over.set()
+            raise RuntimeError("the cluster has ended")
+        return looks.pop(0)
+
+    monkeypatch.setattr(cluster.ray, "nodes", listed)
+    monkeypatch.setattr(cluster, "_answers", lambda _: True)
+    monkeypatch.setattr(cluster, "NODES_SECONDS", 0.01)
+    cluster._watch_nodes(over)
+    assert caplog.text.count("a node of the cluster is known as 127.0.1.1") == 1
+
+
+def test_a_cluster_that_ends_while_the_session_is_left_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's shutdown waits a minute for it: longer than batch systems wait."""
+    ended, waited = threading.Event(), list[bool]()
+    monkeypatch.setattr(cluster, "SERVER_SECONDS", 0.01)
+    monkeypatch.setattr(cluster, "_init", lambda *_: None)
+    monkeypatch.setattr(cluster, "_answers", lambda _: False)
+    monkeypatch.setattr(cluster.ray, "nodes", list)
+    monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="head:6379"))
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: waited.append(ended.wait(20)))
+    with cluster.session("head:6379", on_server_death=lambda _: ended.set()):
+        pass
+    assert waited == [True]
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from cmh.study.node import Place
+
+class Remote:
+    def read(self, folder):
+        return {"config.json": b"{}"}
+
+with Place("ridge", None, "", Path("nowhere", "study.yml"), b"", Remote()).folder("trials/0") as (folder, send):
+    print(folder, os.listdir(folder), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_worker_that_is_killed_leaves_nothing_on_a_node_without_the_folders(tmp_path: Path) -> None:
+    command, environment = [sys.executable, "-c", KILLED], {**os.environ, "TMPDIR": str(tmp_path)}
+    killed = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert killed.stdout.startswith(f"{tmp_path}/cmh-trial-")
+    assert killed.stdout.endswith(" ['config.json']\n")
+    until(lambda: not list(tmp_path.glob("cmh-*")), 60, "the end of its folder")
 
 
 class Machine:
@@ -307,3 +427,47 @@ def test_nodes_that_share_the_folders(folder: Path, monkeypatch: pytest.MonkeyPa
     assert len(lost) == 2
     assert sum(len(trained(command, name)) for name in holds) == 4
     check(command, *lost)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_cluster_that_ends_together_with_the_search(folder: Path) -> None:
+    """As where a batch system signals all of a job at one moment."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    more = ["--no-confirm", "--address", f"127.0.0.1:{port}"]
+    command = Command(folder, [1], 40, *more, epoch_seconds=0.5)
+    command.environment |= {**TOKEN, "RAY_TMPDIR": str(folder / "ray"), "RAY_USAGE_STATS_ENABLED": "0"}
+    given = ["--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=1", "--include-dashboard=false"]
+    with (folder / "head.log").open("wb") as log:
+        head = subprocess.Popen(
+            [RAY, "start", "--block", *given], env=command.environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        until(lambda: cluster._answers(f"127.0.0.1:{port}"), WAIT, "the head of the cluster")
+        process = command.start()
+        command.wait_for("trials/1/curve.csv", WAIT)
+        (command.study / "trials.csv").unlink(missing_ok=True)
+        servers = [pid for pid in sessions(head.pid) if program(Path("/proc", str(pid))) in ("gcs_server", "raylet")]
+        assert len(servers) == 2
+        for pid in (*servers, process.pid):
+            os.kill(pid, signal.SIGTERM)
+        _, error = process.communicate(timeout=30)
+    finally:
+        for pid in sessions(head.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        head.wait()
+    assert process.returncode == 130, error
+    assert "interrupted; the same command goes on from here" in error
+    assert len(command.rows()) >= 2
+
+
+def sessions(leader: int) -> list[int]:
+    """The processes of a session."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(int(entry.name)) == leader:
+                found.append(int(entry.name))
+    return found

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from cmh import __main__, __version__, commands, files, records
 from cmh.commands import ELSEWHERE
 from cmh.errors import ConfigError
+from cmh.files import NoLocksError
 
 log = logging.getLogger("cmh.some.room")
 
@@ -71,6 +72,7 @@ ENDS = {
     "nobody reads": (BrokenPipeError(), 1, ""),
     "a disk": (OSError(30, "Read-only file system", "a/b"), 2, f"error: a/b: Read-only file system; {ELSEWHERE}\n"),
     "a disk that does not say": (OSError(28, "full"), 2, f"error: a file: full; {ELSEWHERE}\n"),
+    "a disk without locks": (NoLocksError(37, "no locks", "a/b"), 2, f"error: a/b: no locks; {ELSEWHERE}\n"),
 }
 
 

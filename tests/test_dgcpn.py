@@ -279,7 +279,7 @@ def test_an_epoch_makes_the_three_steps_of_the_code(kind: str) -> None:
     config, losses = theirs.config, []
     weights = (config.pair_target, config.distance_weight, config.coherence_weight)
     for batch in batches():
-        S = theirs.graph.similarity(batch.index, a2=config.a2, scale=config.scale)
+        S = theirs.graph.similarity(batch.index, a2=config.a2, scale=config.pp_scale)
         loss = coherence_loss(image(batch.image), text(batch.text), S, *weights)[0]
         losses.append(float(loss.detach()))
         for it in theirs.pair.optimizers.values():
@@ -326,4 +326,4 @@ def test_the_text_nets_last_weights_are_wide_at_first() -> None:
 def test_the_papers_point_is_the_codes_on_5000_items() -> None:
     paper = Config(**{field.name: field.metadata["paper"] for field in dataclasses.fields(Config)})
     assert round(paper.knn * 5000) == 5000 - 3000
-    assert paper.scale * round(paper.knn * 5000) == 4000
+    assert paper.pp_scale * round(paper.knn * 5000) == 4000

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -21,9 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event
 
+from cmh.cluster import ray
 from cmh.errors import StudyError
 from cmh.signals import Interrupts
-from cmh.study import database, tuner
+from cmh.study import database, resources, tuner
 from cmh.study.dispatcher import Dispatcher
 from cmh.study.resources import Resources, gpu_share
 from cmh.study.rungs import Rungs
@@ -417,6 +419,27 @@ def test_a_confirmation_whose_worker_dies_is_run_again_twice() -> None:
     ]
 
 
+def test_a_confirmation_whose_worker_died_is_run_again_with_fewer_beside_it() -> None:
+    """It may have been the memory: three at once are three times a trial."""
+    runs: list[dict[str, Any]] = [{"seed": seed, "folder": str(seed)} for seed in range(4)]
+    one = session(Store(None, "s", space(asha=None), BASE, seed=3), 0).work
+    dispatcher = Dispatcher(
+        [dataclasses.replace(one, ended=lambda: runs)], Resources(1, 0, 4), Budget(), None, Interrupts()
+    )
+    assert all(dispatcher.next_task(name) is not None for name in "abcd")
+    dispatcher.died("a", "killed")
+    assert dispatcher.room() == 2
+    assert dispatcher.next_task("e") is None  # three are running still
+    for name in "bc":
+        dispatcher.reported(name, {"failed": "error", "reason": "x"})
+    task = dispatcher.next_task("f")
+    assert task is not None
+    assert task["values"]["folder"] == "0"
+    assert dispatcher.room() == 2
+    dispatcher.reported("f", {"failed": "error", "reason": "x"})
+    assert dispatcher.room() == 4
+
+
 def spent(url: str) -> float:
     return sum(row.passes for row in rows(url, space(asha=None)))
 
@@ -562,6 +585,38 @@ def test_a_study_of_the_same_name_in_a_shared_storage_is_refused(tmp_path: Path)
 def test_the_share_of_a_gpu_leaves_room(peak: int, total: int, share: float) -> None:
     assert gpu_share(peak, total) == share
     assert peak <= total * share or share == 1
+
+
+def test_an_epoch_that_was_to_measure_a_trial_s_share_and_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(_: object) -> None:
+        raise ray.exceptions.OutOfMemoryError("Task was killed\ndue to the node running low on memory")
+
+    probe = SimpleNamespace(remote=lambda *_: None)
+    fake = SimpleNamespace(remote=lambda **_: lambda _: probe, get=get, exceptions=ray.exceptions)
+    monkeypatch.setattr(resources, "ray", fake)
+    monkeypatch.setattr(resources, "all_resources", lambda: {"GPU": 1.0})
+    said = r"the epoch that measures it failed \(due to the node running low on memory\); say a number in place of auto"
+    with pytest.raises(StudyError, match=said):
+        resources.measured_gpus([], 1, joined=False)
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_an_end_of_tune_with_work_left_is_an_interrupt(interrupted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune takes SIGINT and SIGUSR1 when it starts; until its first round they end it, and nobody else hears of it."""
+    work = session(Store(None, "s", space(), BASE, seed=3), 3 if interrupted else 0).work
+
+    def fit(dispatcher: Dispatcher) -> None:
+        if not interrupted:
+            dispatcher.next_task("a")  # sees that there is none
+
+    nothing: Any = lambda *_, **__: None  # noqa: E731
+    fake = SimpleNamespace(with_resources=nothing, with_parameters=nothing, RunConfig=nothing)
+    fake.TuneConfig = lambda search_alg, **_: search_alg.dispatcher
+    fake.Tuner = lambda _, tune_config, run_config: SimpleNamespace(fit=lambda: fit(tune_config))
+    monkeypatch.setattr(tuner, "tune", fake)
+    monkeypatch.setattr(tuner.node, "places", nothing)
+    with pytest.raises(KeyboardInterrupt) if interrupted else contextlib.nullcontext():
+        tuner.search([work], Resources(1, 0, 1))
 
 
 @pytest.mark.parametrize("kind", [tuner._Tasks, tuner._Reports, tuner._Rounds, tuner._Stops])

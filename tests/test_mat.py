@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import struct
+import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.io import savemat, whosmat
 from scipy.sparse import csc_matrix
@@ -280,7 +285,7 @@ def test_arrays_the_other_way_round_are_asked_about(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="image 5, text 12, labels 12; image is 5 × 12: transposed"):
         datasets.read(str(tmp_path))
     savemat(tmp_path / "data.mat", {**some, "image": some["image"][:7]})
-    with pytest.raises(DatasetError, match=r"image 7, text 12, labels 12$"):
+    with pytest.raises(DatasetError, match=r"image 7, text 12, labels 12; a row of each must be the same item$"):
         datasets.read(str(tmp_path))
     with h5py.File(tmp_path / "data.mat", "w") as file:  # rows first, as h5py writes what it is given
         for key, value in some.items():
@@ -301,3 +306,50 @@ def test_a_square_array_of_unknown_layout_is_said(tmp_path: Path) -> None:
         assert source.image is not None
         assert np.allclose(source.image()[np.arange(12)], some["image"], atol=1e-6)
         assert [("data.mat: image is square" in note) for note in source.notes] == [] if marked else [True]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_elements_that_scipy_would_follow_anywhere_are_refused(compressed: bool, tmp_path: Path) -> None:
+    """Where bytes of a header are damaged SciPy reads beyond the file, and the process ends; sound forms pass."""
+    cells = np.array([["a", ""], ["", "b"]], object)
+    sound = {
+        **{"plain": np.eye(3), "cube": np.zeros((2, 3, 5), np.int16), "empty": np.zeros((0, 3)), "cells": cells},
+        **{"sparse": csc_matrix(np.eye(4)), "letters": np.array(["abc", "de"]), "logical": np.eye(3) > 0},
+        **{"complex": np.eye(2) * 1j, "one": 3.0, "nothing": np.zeros((0, 0))},
+    }
+    path = tmp_path / "x.mat"
+    savemat(path, sound, do_compression=compressed)
+    for name in sound:
+        mat5.check(path, name)
+    if compressed:
+        return
+    raw, n_refused = path.read_bytes(), 0
+    for name in ("plain", "sparse", "cells"):
+        start = raw.index(name.encode().ljust(8, b"\0")) - 40  # its flags: a tag, and eight bytes
+        for place, value in ((start + 9, 8), (start + 4, 9), (start + 48, 99), (start + 53, 255)):
+            path.write_bytes(raw[:place] + bytes([value]) + raw[place + 1 :])
+            with contextlib.suppress(ValueError, struct.error):
+                mat5.check(path, name)
+                continue
+            n_refused += 1
+    assert n_refused >= 9
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match="name no other"):
+        mat5.check(path, "other")
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(128, 10_000), st.integers(0, 255)), min_size=1, max_size=4), st.booleans())
+def test_a_check_of_damaged_elements_ends(changes: list[tuple[int, int]], compressed: bool) -> None:
+    buffer = io.BytesIO()
+    cells = np.array(["a", "", "bc"], object)
+    savemat(buffer, {"x": np.eye(3), "s": csc_matrix(np.eye(3)), "c": cells}, do_compression=compressed)
+    raw = bytearray(buffer.getvalue())
+    for place, value in changes:
+        raw[128 + place % (len(raw) - 128)] = value
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.mat")
+        path.write_bytes(raw)
+        for name in "xsc":
+            with contextlib.suppress(ValueError, OSError, struct.error, zlib.error):
+                mat5.check(path, name)

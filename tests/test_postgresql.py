@@ -13,6 +13,9 @@ from cmh.study import database
 from cmh.study.storage import Store
 from tests import servers
 from tests.test_faults import BASE, play, rows, space
+from tests.test_first_users import USERS, open_at_once
+
+psycopg = pytest.importorskip("psycopg", reason="no driver: pip install cmh[postgresql]")
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +55,11 @@ def test_a_server_that_restarts_and_one_that_is_gone(server: str) -> None:
     gone = "postgresql://cmh@127.0.0.1:1/postgres"
     with pytest.raises(cmh.errors.StudyError, match="connection"), database.readable_errors(gone):
         Store(gone, "s", space(), BASE, seed=3)
+
+
+def test_first_users_at_one_moment(server: str) -> None:
+    urls = [server.replace("/postgres", f"/new{number}") for number in range(2)]
+    with psycopg.connect(server, autocommit=True) as connection:
+        for number in range(2):
+            connection.execute(f"CREATE DATABASE new{number}")
+    assert open_at_once(*urls) == [str([0] * USERS)] * 2

@@ -12,6 +12,7 @@ import functools
 import importlib.metadata
 import inspect
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ import optuna
 import pytest
 from optuna.samplers import QMCSampler
 from packaging.requirements import Requirement
+from ray.air.execution._internal import actor_manager
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import async_hyperband
 
@@ -100,6 +102,32 @@ def ray_trial() -> bool:
     return trial.temporary_state.ray_actor is None and isinstance(error_file, property) and type(trial.trial_id) is str
 
 
+def memory_kill_ends_tune() -> bool:
+    """Of the two errors with which a worker's end is told, Tune's manager of workers takes one and raises the other."""
+    kind, taken = actor_manager.RayActorManager, list[Exception]()
+    task: Any = SimpleNamespace(_tracked_actor=SimpleNamespace(actor_id=1, _on_error=None))
+    task._on_error = lambda _, error: taken.append(error)
+    manager: Any = SimpleNamespace(_failed_actor_ids=set(), _cleanup_actor=lambda tracked_actor: None)
+    died = ray.exceptions.RayActorError(error_msg="OutOfMemory: so it was")
+    kind._actor_task_failed(manager, task, died)
+    try:
+        kind._actor_task_failed(manager, task, ray.exceptions.OutOfMemoryError("low on memory"))
+    except RuntimeError:
+        return taken == [died] and str(died) == "OutOfMemory: so it was"
+    return False
+
+
+def servers_start_by_popen() -> bool:
+    services = ray._private.services
+    starts = "process = ConsolePopen(" in inspect.getsource(services.start_ray_process)
+    return starts and issubclass(services.ConsolePopen, subprocess.Popen)
+
+
+def sigterm_is_taken_there() -> bool:
+    code = inspect.getsource(ray.init)
+    return "ray._private.utils.set_sigterm_handler(" in code and "signal.signal(" not in code
+
+
 @functools.cache
 def ray_code() -> str:
     return "\n".join(path.read_text() for folder in CODE for path in folder.rglob("*.py"))
@@ -135,6 +163,23 @@ def sobol_point() -> bool:
     point, ranges = 0, dict[str, Any](x=optuna.distributions.FloatDistribution(0, 1))
     asked = list(inspect.signature(QMCSampler._find_sample_id).parameters)
     return asked == ["self", "study", "search_space"] and first(3) == first(3) != first(4)
+
+
+def seen_trials() -> bool:
+    class Seen(optuna.Study):
+        def __init__(self, study: optuna.Study) -> None:
+            self.__dict__.update(study.__dict__)
+
+        def _get_trials(self, deepcopy: bool = True, states: Any = None, use_cache: bool = False) -> Any:
+            asked.append((deepcopy, states, use_cache))
+            return super()._get_trials(deepcopy, states, use_cache)
+
+    study, asked = optuna.create_study(), list[Any]()
+    study.tell(study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}), 1.0)
+    sampler = optuna.samplers.GPSampler(seed=0, n_startup_trials=1)
+    ranges = sampler.infer_relative_search_space(Seen(study), study.get_trials()[0])
+    sampler.sample_relative(Seen(study), study._storage.get_trial(study.ask()._trial_id), ranges)
+    return len(asked) >= 2 and Seen(study).get_trials() == study.get_trials()
 
 
 def without(kind: type, name: str) -> Callable[[pytest.MonkeyPatch], None]:
@@ -225,6 +270,38 @@ PARTS = [
     ),
     Part(
         library="ray",
+        name="ray._private.services.ConsolePopen",
+        shape="a subprocess.Popen by which a session's servers are started",
+        file="cmh/signals.py",
+        purpose="to start them in process groups of their own",
+        words=(),
+        check=servers_start_by_popen,
+        move=lambda patch: patch.delattr(ray._private.services, "ConsolePopen"),
+    ),
+    Part(
+        library="ray",
+        name="ray._private.utils.set_sigterm_handler",
+        shape="by which ray.init takes SIGTERM, and not otherwise",
+        file="cmh/signals.py",
+        purpose="to keep it",
+        words=(),
+        check=sigterm_is_taken_there,
+        move=lambda patch: patch.setattr(ray, "init", lambda: None),
+    ),
+    Part(
+        library="ray",
+        name="RayActorManager._actor_task_failed(tracked_actor_task, exception)",
+        shape="takes a RayActorError, and raises at an OutOfMemoryError (else cmh need not turn one into the other)",
+        file="cmh/study/tuner.py",
+        purpose="so that a worker killed by Ray's memory monitor does not end the search",
+        words=("_internal",),
+        check=memory_kill_ends_tune,
+        move=lambda patch: patch.setattr(
+            actor_manager.RayActorManager, "_actor_task_failed", lambda self, tracked_actor_task, exception: None
+        ),
+    ),
+    Part(
+        library="ray",
         name="the environment variables of cmh.cluster.SETTINGS",
         shape="named in Ray's code",
         file="cmh/cluster.py",
@@ -252,6 +329,16 @@ PARTS = [
         words=("_trial_id",),
         check=running_trial,
         move=lambda patch: patch.setattr(optuna.trial.Trial, "__init__", lambda self, study: None),
+    ),
+    Part(
+        library="optuna",
+        name="Study._get_trials(deepcopy, states, use_cache)",
+        shape="gives samplers the history",
+        file="cmh/study/samplers.py",
+        purpose="to show them what pruned trials are worth",
+        words=("_get_trials",),
+        check=seen_trials,
+        move=lambda patch: patch.delattr(optuna.Study, "_get_trials"),
     ),
     Part(
         library="optuna",

@@ -160,7 +160,7 @@ def test_pairs_take_every_batch_once_and_leave_none_alone(n_batches: int) -> Non
 
 def method(bits: int = 4, **values: Any) -> scahn.Method:
     small = {"hidden_image": 8, "hidden_text": 8, "batch_size": 16}
-    run, config = training.parse(scahn, {**small, "bits": bits, "epochs": 1, "threads": 1, **values})
+    run, config = training.parse(scahn, {**small, "bits": bits, "epochs": 1, "threads": 1, "scale": "none", **values})
     built: scahn.Method = training.fit(scahn, run, config, tiny()).method
     return built
 

@@ -78,6 +78,7 @@ def test_a_study_leaves_what_it_promises(study: Path) -> None:
     for row in rows:
         curve = (study / "trials" / row["number"] / "curve.csv").read_text().splitlines()
         assert len(curve) == int(row["epochs"]) + 1
+    assert 1e6 < (study / "report.html").stat().st_size < 4e6
     text = (study.parent.parent / "first.txt").read_text()
     for name in ("chance", "ridge (control)", "library default", "tuned (trial", "cmh.reproduce", "cmh.leaderboard"):
         assert name in text
@@ -420,8 +421,10 @@ def test_a_dataset_that_is_not_here_is_said_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "qmc", "grid"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "cmaes", "qmc", "grid"])
 def test_proposals_depend_on_seed_number_and_history_alone(sampler: str, tmp_path: Path) -> None:
+    if sampler == "cmaes":
+        pytest.importorskip("cmaes")
     choices = Range("batch_size", "choice", choices=(64, 128, 256))
     ranges = (choices, Range("gamma", "float", 0.1, 1)) if sampler != "grid" else (choices,)
     space = Space("dcmh", ranges, (), sampler, Asha(1, 2), 4, 12)

@@ -279,9 +279,9 @@ def test_numbers_that_are_not_finite_stop_the_run() -> None:
     with pytest.raises(NotFiniteError, match="epoch 1"):
         fit("dcmh-adam", tiny(scale=float("inf")))
     with pytest.raises(NotFiniteError):
-        fit("dcmh-sgd", tiny(scale=1e18), lr_image=10)
+        fit("dcmh-sgd", tiny(scale=1e18), lr_image=10, scale="none")
     with pytest.raises(NotFiniteError, match="image_residual = nan"):
-        fit("ridge", tiny(scale=float("nan")))
+        fit("ridge", tiny(scale=float("nan")), scale="none")
     data = tiny()
     queries = dataclasses.replace(data.validation_query, text=data.validation_query.text * np.float32("inf"))
     with pytest.raises(NotFiniteError, match="the text codes"):

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from cmh import bars
 from cmh.study import request
 from cmh.study.outcome import Outcome
 from cmh.study.trial_row import from_stored
+from cmh.training import Epoch
 from cmh.views import closing, plan, progress
 from tests.test_address import asked
 
@@ -67,3 +69,27 @@ def test_a_plan_counts_the_epochs_that_a_closed_form_makes(tmp_path: Path) -> No
     (study,) = request.check(asked(tmp_path)).studies
     assert (study.space.epochs, study.limit) != (1, 1)
     assert f"(at most {study.limit})" in plan.text(study)
+
+
+def test_where_there_is_no_terminal_a_plain_line_comes_every_so_often(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one for each step, and no carriage returns."""
+    caplog.set_level(logging.INFO)
+    now = [0.0]
+    monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
+    with bars.bar(3000, "clipart: features", "pic", terminal=False) as bar:
+        for _ in range(3000):
+            now[0] += bars.EVERY / 1000
+            bar.update()
+            bar.refresh()
+    with progress.epochs_bar("seed 1", 2, terminal=False) as show:
+        for epoch in 1, 2:
+            now[0] += bars.EVERY
+            show(Epoch(epoch, 0.5, 0.4, 0.6, 0.5, 1, 0.4, 0.6, 2.0 * epoch, 2.0, {}))
+    assert [line.split(" [")[0] for line in caplog.messages if "pic" in line] == [
+        f"clipart: features: {n}/3000 pic" for n in (1000, 2000, 3000)
+    ]
+    assert "val_map 0.5000, best 0.5000]" in caplog.messages[-1]
+    assert not any("\r" in line for line in caplog.messages)
+    assert capsys.readouterr() == ("", "")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cmh import training
 from cmh.interfaces import Arrays, Config, Floats, Method, MethodModule, SearchData
 from cmh.nets import bags
-from cmh.training import Run
+from cmh.training import Run, scaling
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -86,7 +86,8 @@ def owners(method: Method) -> dict[str, str]:
 
 def _found(method: Method) -> dict[str, tuple[str, Tensor]]:
     found: dict[int, tuple[str, str, Tensor]] = {}
-    for path, owner, tensor in _walk(method, "", set()):
+    inner = method.method if isinstance(method, scaling.Scaled) else method  # paths are the method's own
+    for path, owner, tensor in _walk(inner, "", set()):
         found.setdefault(id(tensor), (path, owner, tensor))
     return {path: (owner, tensor) for path, owner, tensor in found.values()}
 

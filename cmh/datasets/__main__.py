@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     add = actions.choices["check"].add_argument
     add("--contact-sheet", type=Path, metavar="FILE", help="write a PNG of 48 of its pictures")
     add = actions.choices["prepare"].add_argument
-    help = "image network (default: %(default)s); --backbone is the same"
+    help = "image network (default: %(default)s), or NETWORK-squash, NETWORK-bf16 (README); --backbone is the same"
     add("--features", "--backbone", default=datasets.DEFAULT_FEATURES, metavar="NETWORK", help=help)
     add("--weights", default="", metavar="FILE", help="weights for it (default: its own)")
     return commands.guarded(lambda: _run(parser.parse_args(argv)))

@@ -57,6 +57,7 @@ class Chosen:
     def __init__(self, rows: RowArray, kept: NDArray[np.int64], dtype: np.dtype[np.generic]) -> None:
         self._rows, self._kept, self.dtype = rows, kept, dtype
         self.shape: tuple[int, ...] = (len(kept), *rows.shape[1:])
+        self.rule = getattr(rows, "rule", None)  # of texts: `cmh.features.wording` has it
 
     def __getitem__(self, index: slice | NDArray[np.int64]) -> NDArray[np.generic]:
         chosen = np.asarray(self._rows[self._kept[index]]).astype(self.dtype)
@@ -173,7 +174,7 @@ def _numpy(path: Path, name: str, where: str) -> NDArray[np.generic]:
                 shape, order, dtype = _header(member, where)
                 start = member.tell()
         except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
-            raise DatasetError(f"{where}: cannot be read ({error})") from error
+            raise DatasetError(f"{where}: cannot be read ({error}); if it is damaged, copy or save it again") from error
     if info.compress_type == zipfile.ZIP_STORED:
         return _mapped(path, where, _offset(path, info) + start, shape, order, dtype, info.file_size - start)
     if order or len(shape) != 2:  # columns first, or small: no rows to stream
@@ -193,7 +194,9 @@ def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtyp
         else:
             raise ValueError(f"version {version} of the format")
     except Exception as error:  # the header is a Python literal: anything may stand there
-        raise DatasetError(f"{where}: is no NumPy array ({type(error).__name__}: {error})") from error
+        raise DatasetError(
+            f"{where}: is no NumPy array ({type(error).__name__}: {error}); if it is damaged, copy or save it again"
+        ) from error
     if dtype.hasobject:
         raise DatasetError(
             f"{where}: holds pickled Python objects, which cmh never loads (they can run any code); save it as a"
@@ -212,7 +215,7 @@ def _mapped(
     for side in shape:
         needed *= side
     if needed > room:
-        raise DatasetError(f"{where}: is truncated: {needed:,} bytes announced, {room:,} there")
+        raise DatasetError(f"{where}: is truncated: {needed:,} bytes announced, {room:,} there; copy or save it again")
     if not needed:
         return np.zeros(shape, dtype)
     return np.memmap(path, dtype, "r", offset, shape, "F" if order else "C")
@@ -230,7 +233,9 @@ def _zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise DatasetError(f"{path.name}: cannot be read as a .npz file ({error})") from error
+        raise DatasetError(
+            f"{path.name}: cannot be read as a .npz file ({error}); if it is damaged, copy or save it again"
+        ) from error
 
 
 def _member_blocks(path: Path, name: str, where: str) -> Iterator[NDArray[np.generic]]:
@@ -253,7 +258,9 @@ def _inflated(path: Path, name: str, where: str) -> NDArray[np.generic]:
             whole: NDArray[np.generic] = arrays[name]
             return whole
     except Exception as error:  # zlib, zipfile and NumPy raise many kinds for damaged bytes
-        raise DatasetError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
+        raise DatasetError(
+            f"{where}: cannot be read ({type(error).__name__}: {error}); if it is damaged, copy or save it again"
+        ) from error
 
 
 def unpacked(

@@ -20,6 +20,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from cmh import machine
 from cmh.datasets import arrays, mat, scan
 from cmh.datasets.facts import Facts
 from cmh.datasets.official import Parts
@@ -35,8 +36,8 @@ PHOTOS = ("images", "Flickr", "mirflickr")
 
 
 def folder(facts: Facts) -> Path:
-    """`$CMH_DATA/NAME`; CMH_DATA defaults to `~/cmh-data`."""
-    return Path(os.environ.get("CMH_DATA") or Path.home() / "cmh-data") / facts.name
+    """`$CMH_DATA/NAME`; CMH_DATA defaults to `~/cmh-data`, and without a home to a folder of the cache."""
+    return machine.data() / facts.name
 
 
 def missing(facts: Facts, root: Path | None = None) -> list[str]:
@@ -125,10 +126,6 @@ def read(
     digest.update(kept.tobytes() if len(kept) < len(seen) else b"")
     paths = tuple(root / parts.pictures[row] for row in kept)
 
-    def pictures() -> Iterator[bytes]:
-        for path in paths:
-            yield path.read_bytes()
-
     def text() -> arrays.Chosen:
         # The vocabulary of captions is of the training rows; the whole split numbers all rows.
         known = dataclasses.replace(whole, train=whole.train[np.isin(whole.train, kept)])
@@ -148,7 +145,7 @@ def read(
         split=split,
         labels=labels,
         text=text,
-        pictures=pictures,
+        picture=lambda row: paths[row].read_bytes(),
         files=paths,
         pictures_sha256=pictures_sha256,
         digests=tuple(seen[row].digest for row in kept),
@@ -266,9 +263,8 @@ def _matrices(facts: Facts, root: Path) -> Parts:
         raise DatasetError(*problems, heading=f"{facts.title} in {root} cannot be used")
     names = [os.path.join(*(cell.strip().replace("\\", "/") for cell in row)) for row in rows]  # noqa: PTH118 - as torchcmh
     for what, size, columns in (("tags", shape, facts.tags), ("labels", labels.shape, facts.labels)):
-        wanted = (facts.items, columns)
-        if tuple(size) != wanted:
-            problems.append(f"{places[what][1]} is {tuple(size)}, but must be {wanted}")
+        if tuple(size) != (facts.items, columns):
+            problems.append(f"{places[what][1]} is {tuple(size)}, but must be {(facts.items, columns)}")
     if len(names) != facts.items:
         problems.append(f"{path.name}: {variable} names {len(names):,} pictures, but must name {facts.items:,}")
     if problems:

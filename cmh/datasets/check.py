@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import io
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -240,7 +239,7 @@ def contact_sheet(source: Source, path: Path) -> None:
     lines = -(-len(chosen) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (SIDE + 8) + 8, lines * (SIDE + CAPTION) + 8), "white")
     draw = ImageDraw.Draw(sheet)
-    for place, (row, raw) in enumerate(_chosen_pictures(source, chosen)):
+    for place, (row, raw) in enumerate(zip(chosen.tolist(), source.pictures(chosen.tolist()), strict=True)):
         picture = rgb(raw)
         picture.thumbnail((SIDE, SIDE))
         left, top = 8 + place % COLUMNS * (SIDE + 8), 8 + place // COLUMNS * (SIDE + CAPTION)
@@ -253,14 +252,3 @@ def contact_sheet(source: Source, path: Path) -> None:
         files.write_atomic(path, buffer.getvalue())
     except OSError as error:
         raise DatasetError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _chosen_pictures(source: Source, chosen: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Iterator[tuple[int, bytes]]:
-    if source.files:
-        for row in chosen.tolist():
-            yield row, source.files[row].read_bytes()
-        return
-    wanted = set(chosen.tolist())
-    for row, raw in enumerate(itertools.islice(source.pictures(), int(chosen.max(initial=-1)) + 1)):
-        if row in wanted:
-            yield row, raw

@@ -20,16 +20,14 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cmh.datasets.source import Source
 from cmh.datasets.split import stratified
 from cmh.errors import DatasetError
-from cmh.features import labelwords, text
+from cmh.features import labelwords, text, wording
 
 ARCHIVE = Path(__file__).parent / "data" / "clipart64.zip"
 N_QUERY, N_VALIDATION = 500, 400
@@ -54,18 +52,16 @@ def read() -> Source:
     groups = tuple(stem(item["source"]) for item in items)
     split = stratified(groups, labels, N_QUERY, N_VALIDATION)
 
-    def words() -> list[list[str]]:
+    def words_and_dropped() -> tuple[list[list[str]], set[str]]:
         documents = [[word for part in (item["title"], *item["tags"]) for word in text.tokens(part)] for item in items]
         dropped = labelwords.telling(documents, label_names, labels, split.train)
-        return [[word for word in document if word not in dropped] for document in documents]
+        return [[word for word in document if word not in dropped] for document in documents], dropped
 
-    def bag() -> NDArray[np.float32]:
-        documents = words()
-        return text.bag_of_words(documents, text.vocabulary([documents[row] for row in split.train]))
-
-    def pictures() -> Iterator[bytes]:
-        for item in items:
-            yield archive.read(f"images/{item['image']}")
+    def bag() -> wording.Worded:
+        documents, dropped = words_and_dropped()
+        telling = dropped - labelwords.by_stem(dropped, label_names)
+        known = text.vocabulary([documents[row] for row in split.train])
+        return wording.bag(documents, known, label_words="telling", labels=label_names, telling=sorted(telling))
 
     return Source(
         name="clipart",
@@ -74,9 +70,10 @@ def read() -> Source:
         split=split,
         labels=labels,
         text=bag,
-        pictures=pictures,
+        picture=lambda row: archive.read(f"images/{items[row]['image']}"),
         pictures_sha256=hashlib.sha256(raw).hexdigest(),
-        words=words,
+        words=lambda: words_and_dropped()[0],
+        captions=lambda: [item["title"] for item in items],
         groups=groups,
     )
 

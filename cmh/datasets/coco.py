@@ -20,7 +20,7 @@ from cmh.datasets.facts import Facts
 from cmh.datasets.official import Parts
 from cmh.datasets.split import Split
 from cmh.errors import DatasetError
-from cmh.features import text
+from cmh.features import text, wording
 
 PARTS = ("train", "val")
 
@@ -82,9 +82,9 @@ def read(root: Path, facts: Facts) -> Parts:
     def words_of() -> list[list[str]]:
         return [[word for caption in some for word in text.tokens(caption)] for some in captions]
 
-    def bag(split: Split) -> text.Sparse:
+    def bag(split: Split) -> wording.Worded:
         documents = words_of()
-        return text.sparse_bag(documents, text.vocabulary(documents[row] for row in split.train))
+        return wording.bag(documents, text.vocabulary(documents[row] for row in split.train))
 
     return Parts(
         n_all=n_all,

@@ -21,7 +21,7 @@ from cmh.datasets.official import Parts, first
 from cmh.datasets.problems import Problems
 from cmh.datasets.split import Split
 from cmh.errors import DatasetError
-from cmh.features import text
+from cmh.features import text, wording
 
 TEXTS = ("annotations", "annotations_complete_eng")
 PHOTOS = ("images",)
@@ -80,9 +80,9 @@ def read(root: Path, facts: Facts) -> Parts:
     def words() -> list[list[str]]:
         return [text.tokens(said) for _, _, said in found]
 
-    def bag(split: Split) -> text.Sparse:
+    def bag(split: Split) -> wording.Worded:
         documents = words()
-        return text.sparse_bag(documents, text.vocabulary(documents[row] for row in split.train))
+        return wording.bag(documents, text.vocabulary(documents[row] for row in split.train))
 
     return Parts(
         n_all=n_all,

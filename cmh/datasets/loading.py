@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ from cmh.datasets.catalogue import NAMES, ORDERS, is_folder
 from cmh.datasets.facts import FACTS
 from cmh.datasets.source import Source
 from cmh.errors import DatasetError
-from cmh.features import backbones, extraction, extras
+from cmh.features import backbones, extraction, extras, wording
 
 if TYPE_CHECKING:
     from cmh.datasets.scan import Signature
@@ -25,8 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_FEATURES = "efficientnet-lite0"
-ARRAYS_VERSION = 3  # of which arrays an entry holds
-
+ARRAYS_VERSION = 4  # of which arrays and notes an entry holds
 # The dataset that this process read last, with what it was asked for: a worker trains many trials on one.
 _LAST: dict[tuple[str, str, bool, str], tuple[Source, list[Signature | None]]] = {}
 
@@ -56,6 +57,7 @@ def load(
     Raises DatasetError when it is unknown, missing or broken.
     """
     called = backbones.check(features, weights)
+    progress = progress and sys.stderr.isatty()  # a bar fills the log of a batch system
     if source is None:
         source = read(name, skip_bad=skip_bad, order=order, progress=progress)
     if source.image is not None:
@@ -81,7 +83,9 @@ def load(
             f"{part}/{key}": cache.Rows(array, rows[part]) for part in rows for key, array in whole.items()
         }
         parts |= sparse.contents(text, rows)
-        return {**parts, "test/group": source.query_groups(), extraction.PROVENANCE: cache.Note(made)}
+        rule = cache.Note(dataclasses.asdict(wording.rule_of(text, source.text_kind, source.text_weights)))
+        notes = {extraction.PROVENANCE: cache.Note(made), wording.NOTE: rule}
+        return {**parts, "test/group": source.query_groups(), **notes}
 
     folder, pixel_folder = cache.entry(f"prepared/{entry}", arrays), None
     _note_skipped(source, folder)

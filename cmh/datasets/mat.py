@@ -38,7 +38,9 @@ def variables(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     except Exception as error:  # SciPy raises many kinds for files that are no MATLAB files
         with contextlib.suppress(ValueError, OSError, struct.error, zlib.error):
             return mat5.variables(path)
-        raise DatasetError(f"{path}: cannot be read as a MATLAB file ({line(error)})") from error
+        raise DatasetError(
+            f"{path}: cannot be read as a MATLAB file ({line(error)}); if it is damaged, copy or save it again"
+        ) from error
 
 
 def numbers(path: Path, name: str) -> NDArray[np.generic] | csc_matrix | csc_array | Transposed:
@@ -71,7 +73,7 @@ def texts(path: Path, name: str) -> list[tuple[str, ...]]:
     for row in table:
         cells = [np.asarray(cell) for cell in np.ravel(row)]
         if any(cell.size and (cell.dtype.kind != "U" or cell.size > 1) for cell in cells):
-            raise DatasetError(f"{path}: {name} holds cells that are no texts")
+            raise DatasetError(f"{path}: {name} holds cells that are no texts; save cellstr({name})")
         rows.append(tuple(clean("".join(cell.ravel().tolist())) if cell.size else "" for cell in cells))
     return rows
 
@@ -94,12 +96,13 @@ def _load(path: Path, name: str) -> NDArray[np.generic] | csc_matrix | csc_array
     from scipy.io import loadmat
 
     try:
+        mat5.check(path, name)
         value: NDArray[np.generic] | csc_matrix | csc_array = loadmat(path, variable_names=[name])[name]
         if not isinstance(value, np.ndarray):
             value.check_format(full_check=True)  # SciPy trusts the file, and writes anywhere where indices are damaged
         return value
     except Exception as error:  # SciPy raises many kinds for damaged files
-        cure = ""
+        cure = "; if it is damaged, copy or save it again"
         if "reshape" in str(error):  # GNU Octave's sparse logical matrices, which Octave itself misreads
             cure = f"; if Octave wrote it, save double({name}) there"
         raise DatasetError(f"{path}: {name} cannot be read ({line(error)}){cure}") from error

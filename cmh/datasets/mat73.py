@@ -61,7 +61,9 @@ def opened(path: Path) -> Iterator[h5py.File]:
     except DatasetError:
         raise
     except Exception as error:  # h5py raises many kinds for damaged files
-        raise DatasetError(f"{path}: cannot be read as a MATLAB 7.3 file ({line(error)})") from error
+        raise DatasetError(
+            f"{path}: cannot be read as a MATLAB 7.3 file ({line(error)}); if it is damaged, copy or save it again"
+        ) from error
 
 
 def variables(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -93,7 +95,7 @@ def texts(path: Path, name: str, kind: str) -> list[tuple[str, ...]]:
     """A char or cell variable, a tuple of texts a row. Raises DatasetError where cells hold something else."""
     import h5py
 
-    wrong = DatasetError(f"{path}: {name} holds cells that are no texts")
+    wrong = DatasetError(f"{path}: {name} holds cells that are no texts; save cellstr({name})")
 
     def text(codes: h5py.Dataset) -> str:
         if not isinstance(codes, h5py.Dataset) or _is_empty(codes):

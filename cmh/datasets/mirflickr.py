@@ -15,7 +15,7 @@ import numpy as np
 from cmh.datasets.facts import Facts
 from cmh.datasets.official import Parts, first, numbered
 from cmh.errors import DatasetError
-from cmh.features.text import sparse_bag
+from cmh.features import wording
 
 PHOTOS = ("images", "mirflickr")
 TAGS = ("meta/tags", "mirflickr/meta/tags", "images/meta/tags", "tags")
@@ -73,7 +73,7 @@ def read(root: Path, facts: Facts) -> Parts:
         labels=labels[kept],
         label_names=[file.stem for file in files],
         n_tags=len(words),
-        text=lambda _: sparse_bag((documents[place] for place in kept), words),
+        text=lambda _: wording.bag([documents[place] for place in kept], words, kind="tags"),
         digest=hashlib.sha256(b"\0".join(raw)).hexdigest(),
         words=lambda: [[tag for tag in documents[place] if tag in known] for place in kept],
     )

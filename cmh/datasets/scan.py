@@ -22,11 +22,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from cmh import cache, files
+from cmh import bars, cache, files
 from cmh.errors import DatasetError
 from cmh.features.pictures import MAX_BYTES, rgb
 
-VERSION = 1  # of what counts as a fault
+VERSION = 2  # of what counts as a fault
 THREADS = 4
 AHEAD = 64  # pictures in memory at once
 LEAVES = "a link that leaves the folder"  # how a path is called that a `Folder` does not follow
@@ -153,9 +153,7 @@ def pictures(
             seen[row] = old
     if not todo:
         return seen
-    from tqdm import tqdm
-
-    bar = tqdm(total=len(todo), desc=f"{called}: checking pictures", unit="pic", disable=not progress, leave=False)
+    bar = bars.bar(len(todo), f"{called}: checking pictures", "pic", terminal=progress)
     try:
         for (row, now), result in _in_threads(lambda job: _inspect(root / names[job[0]]), todo):
             seen[row] = result

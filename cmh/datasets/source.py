@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from cmh.datasets.split import Split
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The items in row order. `pictures()` yields the encoded pictures, one read a picture.
+    """The items in row order. `picture(row)` reads an encoded picture.
 
     `text()` and `image()` give anything with `shape`, `dtype` and rows by `[index]`: an array, a memory map, or rows
     that become dense when they are asked for.
@@ -27,13 +27,15 @@ class Source:
     split: Split
     labels: NDArray[np.uint8]  # (n, c)
     text: Callable[[], RowArray]  # (n, d_text); its vocabulary may know the training rows only
-    pictures: Callable[[], Iterable[bytes]]
+    picture: Callable[[int], bytes]
     image: Callable[[], RowArray] | None = None  # (n, d_image): given features, in place of pictures
     features: str = ""  # what given features are called
     pictures_sha256: str = ""  # of the pictures alone, so that another text does not make their features anew
     files: Sequence[Path] = ()  # the pictures in row order, where they are files
     digests: Sequence[bytes] = ()  # SHA-256 of each picture, where it is known
     words: Callable[[], Sequence[Sequence[str]]] | None = None  # of each item, where texts are words
+    captions: Callable[[], Sequence[str]] | None = None  # the text of each item as a person reads it, where it is known
+    text_weights: str = ""  # kind clip: the file of weights, if it is not its own
     text_kind: str = ""  # what makes the vectors of texts, where that may need an extra (`cmh.features.extras`)
     groups: Sequence[str] = ()  # near-duplicates of each item, by name ("": none); empty where no item has a group
     skipped: tuple[str, ...] = ()  # one line for each thing that was left out
@@ -45,6 +47,10 @@ class Source:
     def n_items(self) -> int:
         """Items that are there: those left out do not count."""
         return len(self.labels)
+
+    def pictures(self, rows: Iterable[int] | None = None) -> Iterator[bytes]:
+        """The encoded pictures of all rows, or of some, each read when it is asked for."""
+        return map(self.picture, range(self.n_items) if rows is None else rows)
 
     @property
     def picture_digest(self) -> str:

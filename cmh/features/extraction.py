@@ -5,16 +5,17 @@ Each picture is read once; an extraction that was killed goes on where it was.
 
 from __future__ import annotations
 
-import itertools
+import functools
+import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmh import cache
+from cmh import bars, cache
 from cmh.errors import DatasetError
 from cmh.features import backbones
 
@@ -33,32 +34,45 @@ class Pictures(Protocol):
     def n_items(self) -> int: ...
     @property
     def picture_digest(self) -> str: ...  # of the pictures' bytes: the same pictures, the same features
+    @property
+    def digests(self) -> Sequence[bytes]: ...  # SHA-256 of each picture, 32 bytes; empty where they are not known
 
-    def pictures(self) -> Iterable[bytes]:
-        """The encoded pictures in row order, one read a picture."""
+    def pictures(self, rows: Iterable[int], /) -> Iterable[bytes]:
+        """The encoded pictures of some rows, one read a picture."""
 
 
 def features(source: Pictures, name: str, weights: str, progress: bool) -> Path:
-    """The cache entry with the features of all pictures in row order, `image.npy` `(n, d)`.
+    """The cache entry with the features of all pictures in row order: `image.npy` `(n, d)`, and `digests.npy` `(n, 32)`
+    where the pictures' digests are known.
 
-    Raises DatasetError for an unknown network, bad weights, damaged pictures, a wrong number of them, and features
-    that are not finite.
+    The same pictures in the same order are the same entry, of whatever dataset. Rows of pictures that another entry of
+    the network has are copied from it.
+
+    Raises DatasetError for an unknown network, bad weights, damaged pictures, and features that are not finite.
     """
     called = backbones.check(name, weights)
-    entry = f"features/{source.name}/{cache.key(source.picture_digest, called, backbones.VERSION)}"
+    family = f"features/{called}-{backbones.VERSION}"
+    entry = f"{family}/{cache.key(source.picture_digest)}"
 
     def compute() -> cache.Contents:
         shape = (source.n_items, backbones.about(name).dim)
         gathered = cache.Gathered(_begun(entry), {"image": (shape, np.float32)}, backbones.versions())
+        image = gathered.arrays["image"]
+        rows = _copy_known(cache.root() / family, source.digests, image, lambda: backbones.provenance(name, weights))
+        # Without digests (the clip art) nothing is shared, and the last batch is computed as it always was: filled up,
+        # the last digit of two of its pictures' features would be another, and all earlier numbers with it.
+        extract = functools.partial(backbones.extract, name, weights=weights, filled=bool(source.digests))
 
-        def store(first: int, batch: NDArray[np.float32]) -> None:
+        def store(some: NDArray[np.int64], batch: NDArray[np.float32]) -> None:
             if not np.isfinite(batch).all():
-                raise DatasetError(f"{source.name}: the features of picture {first + 1} and on are not finite")
-            gathered.arrays["image"][first : first + len(batch)] = batch
+                raise DatasetError(f"{source.name}: the features of picture {some[0] + 1} and on are not finite")
+            image[some] = batch
 
-        _gather(source, gathered, lambda some: backbones.extract(name, some, weights=weights), store, called, progress)
+        _gather(source, rows, gathered, extract, store, called, progress)
+        digests = np.frombuffer(b"".join(source.digests), np.uint8).reshape(-1, 32)
         # Only now: torchvision's weights may have been downloaded meanwhile.
-        return {**gathered.finished(), PROVENANCE: cache.Note(backbones.provenance(name, weights))}
+        made = cache.Note(backbones.provenance(name, weights))
+        return {**gathered.finished(), PROVENANCE: made, **({"digests": digests} if len(digests) else {})}
 
     path = cache.entry(entry, compute)
     shutil.rmtree(_begun(entry), ignore_errors=True)
@@ -73,7 +87,7 @@ def pixels(
 
     `made_of`: digests of what decides the pictures and `rows`, for the entry's key.
 
-    Raises DatasetError for damaged pictures and a wrong number of them.
+    Raises DatasetError for damaged pictures.
     """
     about = backbones.about(name)
     prepared = about.side, about.shorter, int(about.bicubic), backbones.VERSION
@@ -88,14 +102,12 @@ def pixels(
         gathered = cache.Gathered(_begun(entry), shapes, decoder)
         targets = list(gathered.arrays.values())
 
-        def store(first: int, batch: NDArray[np.uint8]) -> None:
-            here = slice(first, first + len(batch))
-            for part, row, picture in zip(part_of[here], row_of[here], batch, strict=True):
-                if row >= 0:
-                    targets[part][row] = picture.transpose(2, 0, 1)
+        def store(some: NDArray[np.int64], batch: NDArray[np.uint8]) -> None:
+            for part, row, picture in zip(part_of[some], row_of[some], batch, strict=True):
+                targets[part][row] = picture.transpose(2, 0, 1)
 
-        what = f"pixels, {about.side} × {about.side}"
-        _gather(source, gathered, lambda some: backbones.decoded(some, about), store, what, progress)
+        what, wanted = f"pixels, {about.side} × {about.side}", np.flatnonzero(row_of >= 0)
+        _gather(source, wanted, gathered, lambda some: backbones.decoded(some, about), store, what, progress)
         return {**gathered.finished(), PROVENANCE: cache.Note(decoder)}
 
     path = cache.entry(entry, compute)
@@ -119,30 +131,62 @@ def _begun(entry: str) -> Path:
     return cache.root() / f"{entry}.begun"
 
 
+def _copy_known(
+    family: Path, digests: Sequence[bytes], image: NDArray[np.float32], made: Callable[[], dict[str, str]]
+) -> NDArray[np.int64]:
+    """Fill the rows of `image` `(n, d)` whose pictures have features in an entry of `family`; the rows that are left.
+
+    Rows of entries that were made with other versions are not mixed in: an entry has one provenance.
+    """
+    rows = np.arange(len(image))
+    for path in sorted(family.glob("[!.]*/digests.npy")) if digests else ():
+        try:
+            there = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            continue  # removed meanwhile, or damaged
+        places = {digest.tobytes(): place for place, digest in enumerate(there)}
+        known = np.array([row for row in rows.tolist() if digests[row] in places], np.int64)
+        if not len(known) or cache.damage(path.parent) or cache.note(path.parent, PROVENANCE) != made():
+            continue
+        source = np.array([places[digests[row]] for row in known.tolist()])
+        features = np.load(path.with_name("image.npy"), mmap_mode="r", allow_pickle=False)
+        for start in range(0, len(known), cache.ROWS_AT_ONCE):
+            some = slice(start, start + cache.ROWS_AT_ONCE)
+            image[known[some]] = features[source[some]]
+        rows = np.setdiff1d(rows, known)
+    return rows
+
+
 def _gather(
     source: Pictures,
+    rows: NDArray[np.int64],  # what is to be filled, ascending
     gathered: cache.Gathered,
     batches: Callable[[Iterable[bytes]], Iterator[NDArray[Kind]]],  # of what is stored for some pictures, in order
-    store: Callable[[int, NDArray[Kind]], None],  # row of the first one, batch
+    store: Callable[[NDArray[np.int64], NDArray[Kind]], None],  # rows, batch
     what: str,
     progress: bool,
 ) -> None:
     """Fill the arrays from where the last start came to. Batches are `(b, …)`."""
-    from tqdm import tqdm
-
-    n, row = source.n_items, gathered.done
-    bar = tqdm(total=n, initial=row, desc=f"{source.name}: {what}", unit="pic", disable=not progress, leave=False)
+    n, left = source.n_items, rows[rows >= gathered.done]
+    done, position = gathered.done, 0
+    bar = bars.bar(n, f"{source.name}: {what}", "pic", initial=n - len(left), terminal=progress)
     try:
-        for batch in batches(itertools.islice(source.pictures(), row, None)):
-            if row + len(batch) > n:
-                raise DatasetError(f"{source.name}: more than {n} pictures for {n} items")
-            store(row, batch)
-            row += len(batch)
+        for batch in batches(_unchanged(source, left)):
+            some = left[position : position + len(batch)]
+            store(some, batch)
+            position, done = position + len(batch), int(some[-1]) + 1
             bar.update(len(batch))
-            if row - gathered.done >= SAVED_EVERY:
-                gathered.save(row)
+            if done - gathered.done >= SAVED_EVERY:
+                gathered.save(done)
     finally:
         bar.close()
-        gathered.save(row)
-    if row != n:
-        raise DatasetError(f"{source.name}: {row} pictures for {n} items")
+        gathered.save(done)
+    assert position == len(left)
+
+
+def _unchanged(source: Pictures, rows: NDArray[np.int64]) -> Iterator[bytes]:
+    """The pictures of `rows`. Raises DatasetError where one is not what was hashed: it would spoil other datasets."""
+    for row, raw in zip(rows.tolist(), source.pictures(rows.tolist()), strict=True):
+        if source.digests and hashlib.sha256(raw).digest() != source.digests[row]:
+            raise DatasetError(f"{source.name}: picture {row + 1} has changed since the dataset was read; start again")
+        yield raw

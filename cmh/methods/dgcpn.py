@@ -15,14 +15,14 @@ mean over the b² pairs (‖·‖₋ the same with the b pairs of an item with i
 
 F, G are the tanh outputs of both nets. Each batch makes two kinds of steps (half-real, half-binary): on L(F, G) for
 both nets, then, with outputs computed anew, on L(F, sign G) for the image net and on L(sign F, G) for the text net. An
-epoch is one pass. q is `pair_target`, d `distance_weight`, c `coherence_weight`, k = `knn`·N, s = `scale`·k.
+epoch is one pass. q is `pair_target`, d `distance_weight`, c `coherence_weight`, k = `knn`·N, s = `pp_scale`·k.
 
 Differences from the paper and from the authors' code (Atmegal/DGCPN @9f62c56):
 
 1. A, P and S are never N × N. A is a product of the rows √a₁ T/|T| beside √(1 − a₁) I/|I|; P's rows are remembered, or
    made for each batch where they would be too many (`KEPT`); the result is the same.
 2. `knn` is the share of neighbours kept: 2000 of 5000 in the paper, where the code's `knn_number` 3000 are those it
-   drops. `scale` is relative to their number: 2 where the code has 4000.
+   drops. `pp_scale` is relative to their number: 2 where the code has 4000.
 3. The item itself is left out of its neighbours by its place; the code leaves out the largest entry of the row, which
    may be a duplicate. A negative cosine counts as no neighbour; the authors' features have none.
 4. The two binary steps are one backward pass: the code, too, shows the text net the image codes from before the image
@@ -68,7 +68,7 @@ class Config:
     a1: float = param(0.5, "share a₁ of the texts in the similarity A", low=0, high=1, paper=0.01)
     a2: float = param(0.3, "share a₂ of the neighbourhoods in S", low=0, high=1)
     knn: float = param(0.4, "neighbours kept (the item itself is one) as a share of N", above=0, high=1)
-    scale: float = param(2.0, "factor on P Pᵀ, times the number of neighbours kept", low=0, high=1e4)
+    pp_scale: float = param(2.0, "factor on P Pᵀ, times the number of neighbours kept", low=0, high=1e4)
     pair_target: float = param(1.5, "cosine q that an item's own image and text are pulled to", low=-10, high=10)
     distance_weight: float = param(1.0, "weight d of the distance to S", low=0, high=1e4)
     coherence_weight: float = param(1.0, "weight c of the coherence of the four kinds of pairs", low=0, high=1e4)
@@ -109,7 +109,7 @@ class Method:
         weights = (self.config.pair_target, self.config.distance_weight, self.config.coherence_weight)
         means = Means()
         for batch, F, G in self.pair.outputs(batches()):
-            S = self.graph.similarity(batch.index, a2=self.config.a2, scale=self.config.scale)
+            S = self.graph.similarity(batch.index, a2=self.config.a2, scale=self.config.pp_scale)
             loss, terms = coherence_loss(F, G, S, *weights)
             self.pair.step(loss)
             binary = binary_loss(*self.pair.both(batch), S, *weights)

@@ -11,7 +11,7 @@ net on two disjoint batches s = 1, 2 minimises
 
 over the five l; a step of the text net swaps F and G. An epoch is a pass over the items that trains the image net, a
 pass that trains the text net, and B = sign(F + G). `λ` is `intra`, `γ` is `pair`, `β` is `quantisation`, and the 32
-is `scale`; the four sums are the terms `inter`, `intra`, `pair`, `quantisation`.
+is `theta`; the four sums are the terms `inter`, `intra`, `pair`, `quantisation`.
 
 Codes are meant to be bit-scalable: `bit_importance()` ranks the bits by what the nets learned, and `truncate(codes,
 importance, bits)` keeps the most important ones, without training again. How much the ranking is worth: difference 9.
@@ -75,7 +75,7 @@ SOURCE = "DOI 10.1016/j.neucom.2020.03.019"
 class Config:
     """Hyperparameters of SCAHN."""
 
-    scale: float = param(32.0, "θ of two equal codes: θ = scale/K · ⟨h, o⟩", above=0, high=1e4)
+    theta: float = param(32.0, "θ of two equal codes: θ = theta/K · ⟨h, o⟩", above=0, high=1e4)
     intra: float = param(1.0, "weight λ of the pairs within a modality", low=0, high=1e4)
     pair: float = param(0.01, "weight γ of the pairs between the two batches of a step", low=0, high=1e4)
     quantisation: float = param(2.0, "weight β of the quantisation term", low=0, high=1e4)
@@ -143,7 +143,7 @@ class Method:
             codes = torch.cat([layers, torch.tanh(self.fusions[name](layers))[None]])  # (5, 2b, K)
             own[index] = codes[-1].detach()
             B, labels = self.buffers.B[index], self.labels[index]
-            parts = step_terms(codes, own, others, B, labels, self.labels, self.config.scale)
+            parts = step_terms(codes, own, others, B, labels, self.labels, self.config.theta)
             loss, parts = total(parts, self.config)
             self.team.step(loss, name, f"{name}_fusion")
             means.add({"loss": loss, **parts})

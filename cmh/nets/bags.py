@@ -49,7 +49,7 @@ class Bags(Tensor):
     def dense(self) -> Tensor:
         """The matrix as a plain tensor `(n, d)`."""
         whole = self.entries.new_zeros(tuple(self.shape))
-        return whole.index_put_((self._rows(), self.columns), self.entries, accumulate=True)
+        return whole.index_put_((self.row_numbers(), self.columns), self.entries, accumulate=True)
 
     def with_entries(self, entries: Tensor) -> Bags:
         """The same columns with other entries `(nnz,)`."""
@@ -57,9 +57,10 @@ class Bags(Tensor):
 
     def at_words(self, matrix: Tensor) -> Tensor:
         """The numbers of a dense matrix `(n, d)` at the places that are stored here, `(nnz,)`."""
-        return matrix[self._rows(), self.columns]
+        return matrix[self.row_numbers(), self.columns]
 
-    def _rows(self) -> Tensor:
+    def row_numbers(self) -> Tensor:
+        """The row of each entry `(nnz,)`."""
         return torch.repeat_interleave(self.starts.diff(), output_size=len(self.entries))
 
     def _chosen(self, index: Tensor) -> Bags:

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cmh.study.database import Study
+    from cmh.study.notebook import OpenedStudy
 
 
-def open(folder: str | Path) -> Study:
-    """The study of a folder as an `optuna.Study`, to be read: trials, curves, importances, plots; writing raises.
+def open(folder: str | Path) -> OpenedStudy:
+    """The study of a folder as an `optuna.Study`, to be read (writing raises), that a notebook shows as a table.
+
+    `.trials()` and `.curves()` are pandas frames, `.plot_budget()`, `.plot_curves()`, `.plot_slices()` and
+    `.plot_importance()` the report's figures (extra [report]).
 
     Raises ConfigError where the folder holds no study, StudyError where its storage cannot be read.
     """
-    from cmh.study import database  # late: other modules of this package need no Optuna
-    from cmh.study.folder import storage_of
+    from cmh.study import notebook  # late: other modules of this package need no Optuna
 
-    return database.open_study(*storage_of(Path(folder)))
+    return notebook.opened(Path(folder))

@@ -22,6 +22,7 @@ from cmh.config import Value
 from cmh.identity import ROW, Identity
 from cmh.interfaces import Dataset, SearchData, TestData
 from cmh.records import PROTOCOL, SCHEMA, Cost, PerQuery, Record
+from cmh.use import description, probe
 
 CODES = "codes.npz"  # in the folder of a run, until its record is written beside it
 
@@ -40,6 +41,7 @@ class Confirmed:
     audits: dict[str, list[str]]
     provenance: dict[str, str]
     folder: str  # of the run, with its codes
+    probe: dict[str, str] = dataclasses.field(default_factory=dict)  # `cmh.use.probe`
 
 
 def identify(method: str, values: Mapping[str, Value], dataset: Dataset) -> Identity:
@@ -84,6 +86,13 @@ def run(
     dead = audits.dead(module, settings, config, data)  # trains: no test query may be in this process's memory yet
     opened = (test or dataset.noted_test)()
     tested, best = training.test(fitted, opened), fitted.best
+    about = {
+        "image_dim": data.train.image.shape[1],
+        "side": 0 if data.train.pixels is None or not fitted.finetuned else data.train.pixels.shape[-1],
+        "text_dim": data.train.text.shape[1],
+    }
+    sparse = not isinstance(data.train.text, np.ndarray)
+    probed = probe.of(fitted.method, fitted.device, sparse=sparse, **about)
     # Last: a method with findings is no longer what it was.
     leak = audits.leak(fitted.method, opened.query, fitted.device, from_pixels=fitted.finetuned)
     if settings.folder:
@@ -99,13 +108,22 @@ def run(
         audits={"leak": leak, "dead": dead},
         provenance=dataset.provenance,
         folder=settings.folder,
+        probe=probed,
     )
 
 
 def write_record(
-    folder: Path, found: Confirmed, *, selection: str, search: Cost, opened: tuple[int, int], label: str = ""
+    folder: Path,
+    found: Confirmed,
+    *,
+    selection: str,
+    search: Cost,
+    opened: tuple[int, int],
+    label: str = "",
+    dataset: Dataset | None = None,
 ) -> Record:
-    """Append the record of a run to `folder`, with the AP of its queries and its codes.
+    """Append the record of a run to `folder`, with the AP of its queries and its codes. With the `dataset` that it was
+    trained on, what its weights need to encode something new is written beside them (`cmh.use.description`).
 
     `opened`: how often the test split was opened, by this study or run and by all. Raises RecordError, and writes
     nothing, where no board could read the record.
@@ -139,6 +157,12 @@ def write_record(
     if record.codes and kept is not None:
         with files.new_file(folder / record.codes) as temporary:
             shutil.move(kept, temporary)
+    if dataset is not None and found.folder:
+        place, map_ = Path(found.folder), found.validation["map"]
+        about = description.describe(
+            place, dataset, found.identity, validation=map_, chosen_epoch=found.chosen_epoch, probe=found.probe
+        )
+        description.write(place, about)
     records.append(folder, record, found.ap)
     return record
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import time
 import urllib.parse
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import optuna
 import sqlalchemy.exc
 from optuna import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from cmh.config import Value
 from cmh.errors import StudyError
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 BUSY_SECONDS = 60.0  # SQLite: how long to wait for another process that holds the database
+PAUSES = tuple(0.05 * 2**n for n in range(8))  # seconds at most, between two tries to make the tables; 13 in all
 
 
 @contextlib.contextmanager
@@ -60,7 +63,7 @@ def open_storage(url: str, name: str, *, begun: bool) -> optuna.storages.RDBStor
     """
     file = file_of(url)
     gone = begun and file is not None and not str(file).startswith("file:") and not file.is_file()
-    storage = None if gone else optuna.storages.RDBStorage(url, engine_kwargs=engine_settings(url))
+    storage = None if gone else _with_tables(url)
     if storage is None or (begun and name not in optuna.get_all_study_names(storage)):
         what = "does not exist" if gone else f"holds no study {name}"
         raise StudyError(
@@ -68,6 +71,20 @@ def open_storage(url: str, name: str, *, begun: bool) -> optuna.storages.RDBStor
             " say with --storage where they are kept now, or use another --out"
         )
     return storage
+
+
+def _with_tables(url: str) -> optuna.storages.RDBStorage:
+    """The storage, after its tables were made. Of several first users at one moment all but one fail somewhere in that:
+    what they were about to make is there. Each tries again, and finds it or makes the rest."""
+    for pause in (*PAUSES, None):
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs=engine_settings(url))
+        except sqlalchemy.exc.DBAPIError as error:
+            another = isinstance(error, sqlalchemy.exc.IntegrityError) or "already exists" in str(error)
+            if pause is None or not another:
+                raise
+            time.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
+    raise AssertionError
 
 
 def open_study(url: str, name: str) -> Study:
@@ -102,3 +119,24 @@ def best_points(study: Study, most: int) -> list[dict[str, Value]]:
         if trial.params not in points:
             points.append(dict(trial.params))
     return points[:most]
+
+
+Key = tuple[tuple[str, Value], ...]  # of a configuration with the run settings of its own
+
+
+def key_of(values: Mapping[str, Value]) -> Key:
+    """What two trials share that are to be trained once."""
+    return tuple(sorted(values.items()))
+
+
+def origin_of(trial: optuna.trial.Trial | FrozenTrial) -> str:
+    """Where its point comes from: paper, default, point N, warm N, or search."""
+    return str(trial.user_attrs.get("origin", "search"))
+
+
+def stands_for_its_configuration(trial: FrozenTrial) -> bool:
+    """Whether it is the trial that is, or was, trained for all of its configuration."""
+    result = trial.user_attrs.get("result", {})
+    if "copied_from" in result or (trial.state == TrialState.FAIL and result.get("failure") != "nan"):
+        return False
+    return trial.state.is_finished() or bool(trial.state == TrialState.RUNNING and trial.intermediate_values)

@@ -35,6 +35,13 @@ class Assignment:
         """None for a confirmation run."""
         return self.work if isinstance(self.work, RunningTrial) else None
 
+    @property
+    def retried(self) -> bool:
+        """Whether it ran out of memory before, or may have: of a confirmation it is only known that its worker died."""
+        if isinstance(self.work, RunningTrial):
+            return self.work.proposal.memory_retry
+        return self.session.has_died(self.work.values)
+
 
 class Dispatcher:
     """Hands out the studies' work, and hands reports, errors and deaths to the studies."""
@@ -92,12 +99,12 @@ class Dispatcher:
         return None
 
     def room(self) -> int:
-        """How many pieces of work may run at once; half as many around a trial that ran out of memory."""
+        """How many pieces of work may run at once; half as many around one that ran out of memory."""
         if self.resources.joined and time.monotonic() - self.counted > ROOM_SECONDS:
             self.counted = time.monotonic()
             self.resources = dataclasses.replace(self.resources, concurrent=fitting(self.resources))
-        retried = any(one.trial is not None and one.trial.proposal.memory_retry for one in self.assigned.values())
-        if retried or any(session.store.memory_retry_waits() for session in self.sessions):
+        retried = any(assignment.retried for assignment in self.assigned.values())
+        if retried or any(session.retry_waits() for session in self.sessions):
             return max(1, self.resources.concurrent // 2)
         return self.resources.concurrent
 
@@ -106,7 +113,7 @@ class Dispatcher:
             return {"study": index, "confirm": True, "key": self.key, "values": work.values}
         study = self.sessions[index].work
         folder = str((study.folder / "trials" / str(work.number)).resolve())
-        values = {**work.proposal.config, **study.run, "folder": folder}
+        values = {**work.proposal.config, **study.run, **work.proposal.run, "folder": folder}
         return {"study": index, "confirm": False, "key": "", "values": values}
 
     def started(self, trial_id: str, kill: Callable[[], None]) -> None:

@@ -9,7 +9,6 @@ import io
 import os
 import platform
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -50,6 +49,7 @@ class StudyFile:
     storage: str  # address, without a password; of a SQLite file that moves with the folder relative to it
     dataset: str  # name, or where the folder of one's own is
     weights: str  # where the file of the image network's weights is; empty: its own
+    keep: str  # whose weights: winner or all
     warm_points: Sequence[dict[str, Value]]  # start points that came from another study
 
 
@@ -78,6 +78,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
     except BlockingIOError:
         holder = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
         raise StudyError(f"{folder}: is in use by {holder}; wait for it or use another --out") from None
+    except files.NoLocksError as error:
+        raise StudyError(f"{folder}: {error.strerror}; --out says where studies go") from error
 
 
 def identity(space: Space, run: Identity, fixed: Mapping[str, Value]) -> dict[str, object]:
@@ -94,7 +96,7 @@ def identity(space: Space, run: Identity, fixed: Mapping[str, Value]) -> dict[st
 
 
 def write_or_check(folder: Path, wanted: Mapping[str, object], about: Mapping[str, object]) -> bool:
-    """Whether the folder held this study already. Where it held none, `study.yml` is written, with an id of its own.
+    """Whether the folder held this study already. Where it held none, `study.yml` is written.
 
     `wanted` is what `identity` makes of the request, `about` what else the file is to say. Raises StudyError where the
     folder holds another study, with every difference, and where nobody knows which; ConfigError where `study.yml`
@@ -106,7 +108,7 @@ def write_or_check(folder: Path, wanted: Mapping[str, object], about: Mapping[st
             raise StudyError(
                 f"{folder}: has a study.db without study.yml, so nobody knows whose it is; use another --out"
             )
-        write_yaml(path, {"id": uuid.uuid4().hex, "identity": wanted, **about})
+        write_yaml(path, {"identity": wanted, **about})
         return False
     document = configs.load_yaml(path)
     found = document.get("identity") if isinstance(document, dict) else None
@@ -182,10 +184,15 @@ def storage_for(place: Path, asked: str | None) -> str:
 
 def note_storage(folder: Path, url: str) -> None:
     """Keep in `study.yml` where the study's storage is, where that has changed."""
-    path, kept = folder / "study.yml", address.kept(url, folder)
+    note(folder, "storage", address.kept(url, folder))
+
+
+def note(folder: Path, key: str, value: str) -> None:
+    """Keep a value in `study.yml`, where it has changed."""
+    path = folder / "study.yml"
     document = configs.load_yaml(path)
-    if isinstance(document, dict) and document.get("storage") != kept:
-        write_yaml(path, {**document, "storage": kept})
+    if isinstance(document, dict) and document.get(key) != value:
+        write_yaml(path, {**document, key: value})
 
 
 def write_trials(folder: Path, rows: Sequence[TrialRow], names: Sequence[str]) -> None:
@@ -235,5 +242,6 @@ def read_study(folder: Path) -> StudyFile:
         storage=str(document.get("storage", "")),
         dataset=_placed(document.get("dataset", ""), folder, "/"),
         weights=_placed(document.get("weights", ""), folder),
+        keep="all" if document.get("keep") == "all" else "winner",
         warm_points=points if isinstance(points, list) else [],
     )

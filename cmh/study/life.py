@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from cmh import config, files, ledger, methods, records
 from cmh.config import Value
-from cmh.errors import StudyError
 from cmh.records import Record
 from cmh.signals import Interrupts
-from cmh.study import address, confirm, folder, preflight, resources, tuner
+from cmh.study import address, confirm, folder, preflight, resources, tuner, weights
 from cmh.study.confirm import Confirmed
+from cmh.study.controls import keep
 from cmh.study.database import readable_errors
-from cmh.study.outcome import Outcome, Scores, cost, write_winner
+from cmh.study.outcome import Outcome, Scores, cost, no_winner, nothing_learned, write_winner
 from cmh.study.request import Limits, Request, StudyRequest
 from cmh.study.resources import Resources
 from cmh.study.session import Budget, View, Work
@@ -27,8 +28,6 @@ from cmh.study.storage import Store
 from cmh.study.trial_row import TrialRow
 
 log = logging.getLogger(__name__)
-
-CHANCE_DIGITS = 1e-9  # how far equal codes' MAP may be from chance's by rounding
 
 
 class Screen(View, Protocol):
@@ -38,7 +37,7 @@ class Screen(View, Protocol):
         """The search has ended; called once or more."""
 
 
-Watch = Callable[[Store, int, str], Screen]  # of a store, how many trials there will be, and the name of the study
+Watch = Callable[[Store, StudyRequest, str], Screen]  # of a study and its store; named, where there are several
 Show = Callable[[Outcome], None]
 
 
@@ -49,9 +48,13 @@ def begun(study: StudyRequest) -> Iterator[None]:
     Raises StudyError where the folder cannot be used, is in use, or holds a study of another request.
     """
     with folder.locked_folder(study.folder):
+        own = address.file_of(study.url) == study.folder.resolve() / "study.db"
+        number = uuid.uuid4().hex
         about = folder.identity(study.space, study.identity(study.base), study.fixed)
         notes = {
-            "name": study.folder.name,
+            "id": number,
+            # In a storage of many studies one that no other has: those of a job array differ in their seed alone.
+            "name": study.folder.name if own else f"{study.folder.name}-{number[:8]}",
             **study.places(),
             "versions": confirm.versions(),
             "storage": address.kept(study.url, study.folder),
@@ -76,13 +79,20 @@ def begun(study: StudyRequest) -> Iterator[None]:
 
 
 def search(
-    request: Request, controls: Sequence[Mapping[str, Scores]], interrupts: Interrupts, *, watch: Watch, show: Show
+    request: Request,
+    controls: Sequence[Mapping[str, Scores]],
+    interrupts: Interrupts,
+    *,
+    watch: Watch,
+    show: Show,
+    unwritten: list[Callable[[], None]] | None = None,
 ) -> None:
     """Search and confirm all studies in the session of Ray that runs.
 
-    `controls` has those of each study. `show` is called with the outcome of each study as soon as that is known. Raises
-    StudyError where a storage, a disk or a study failed (after the others have ended) or no trial fits into the
-    session; KeyboardInterrupt where it was interrupted. Then the same call goes on.
+    `controls` has those of each study. `show` is called with the outcome of each study as soon as that is known. To
+    `unwritten` is added what whoever ends the process at once should call, from any thread. Raises StudyError where a
+    storage, a disk or a study failed (after the others have ended) or no trial fits into the session; KeyboardInterrupt
+    where it was interrupted. Then the same call goes on.
     """
     with contextlib.ExitStack() as stack:
         lives = []
@@ -90,10 +100,17 @@ def search(
             with readable_errors(study.url):
                 about, begun = folder.read_study(study.folder), any(study.folder.glob("trials/*"))
                 store = Store(study.url, about.name, study.space, study.base, study.seed, about.id, begun=begun)
+                if store.study.user_attrs.get("asked") != study.limit:
+                    store.study.set_user_attr("asked", study.limit)  # for whoever lists the study
+                keep(store, values)
             folder.note_storage(study.folder, study.url)
+            folder.note(study.folder, "keep", study.keep)
             name = study.folder.name if len(request.studies) > 1 else ""
-            life = Life(study, store, request, values, name, watch(store, study.limit, name), show)
+            life = Life(study, store, request, values, name, watch(store, study, name), show)
+            stack.callback(life.tidy)  # last, when no worker can write any more
             stack.callback(life.close)
+            if unwritten is not None:
+                unwritten.append(life.close)
             lives.append(life)
         works = [life.work() for life in lives]
         trial = _trial_resources(works, request.limits)
@@ -157,6 +174,7 @@ class Life:
             view=self.screen,
             ended=self.ended,
             tested=self.tested,
+            keeper=weights.Keeper(study.folder, self.store.rows()) if study.keep == "winner" else None,
         )
 
     def close(self) -> None:
@@ -168,6 +186,11 @@ class Life:
             names = list(config.params(methods.get(self.study.space.method).Config))
             folder.write_trials(self.study.folder, self.rows, names)
 
+    def tidy(self) -> None:
+        """Remove the weights that nobody needs, also where a kill or a worker in its last epoch left them."""
+        if self.study.keep == "winner":
+            weights.remove(weights.superfluous(self.study.folder, self.rows))
+
     def ended(self) -> list[dict[str, Value]]:
         """The search has ended: write its files; the winner with each seed that is still to be confirmed.
 
@@ -175,13 +198,13 @@ class Life:
         """
         self.close()
         self.tell_spent_budget()
-        study, complete = self.study, [row for row in self.rows if row.completed]
-        if not complete:
-            raise _no_winner(study, self.rows)
-        best = self.best = max(complete, key=lambda row: (row.val_map_best or 0.0, -row.number))
-        spent, identity = cost(self.rows, self.store), study.identity(best.config)
+        study = self.study
+        best = self.best = weights.winner(self.rows)
+        if best is None:
+            raise no_winner(study, self.rows)
+        spent, identity = cost(self.rows, self.store), study.identity(best.config, best.origin)
         write_winner(study, best, spent)
-        if nothing := self.nothing_learned():
+        if nothing := nothing_learned(self.rows, self.controls):
             self.tell(f"{nothing}; the test split stays closed")
             self.finish()
             return []
@@ -206,20 +229,10 @@ class Life:
         self.tell(f"confirming trial {best.number} with seeds {seeds}: training, then the test split")
         if self.opened[0] > 1:
             self.tell(f"this is opening {self.opened[0]} of this study's test split, and its records say so")
-        shared = {**best.config, **study.noted_run, "validation_database": 0}  # the search may have ranked a sample
+        own = {**study.space.run_of(best.origin), "validation_database": 0}  # the search may have ranked a sample
+        shared = {**best.config, **study.noted_run, **own}
         folders = {seed: (study.folder / "confirm" / f"{best.number}-{seed}").resolve() for seed in missing}
         return [{**shared, "seed": seed, "folder": str(folders[seed])} for seed in missing]
-
-    def nothing_learned(self) -> str:
-        """In words, that no epoch of any trial was better than chance or another one; empty where one was."""
-        values = {value for row in self.rows for value in row.curve.values()}
-        floor = self.controls.get("chance", (None, None, 0.0))[2] or 0.0
-        if len(values) != 1 or max(values) > floor + CHANCE_DIGITS:
-            return ""
-        return (
-            f"nothing was learned: each epoch of all {len(self.rows)} trials has the validation MAP {max(values):.4f},"
-            f" and chance has {floor:.4f}"
-        )
 
     def tested(self, tested: Confirmed) -> None:
         """A seed of the winner was trained and tested."""
@@ -229,6 +242,7 @@ class Life:
             selection="validation",
             search=cost(self.rows, self.store),
             opened=self.opened,
+            dataset=self.study.dataset,
         )
         seed = record.identity.seed
         self.records[seed] = record
@@ -265,18 +279,3 @@ class Life:
     def tell(self, text: str) -> None:
         """Log a line, with the study's name where there are several."""
         log.info("%s", f"{self.name}  {text}" if self.name else text)
-
-
-def _no_winner(study: StudyRequest, rows: Sequence[TrialRow]) -> StudyError:
-    """That no trial was completed, why, and what helps."""
-    cures = {"pruned": "more --trials", "interrupted": "a longer --time-budget or --budget-passes"}
-    counts = {state: sum(row.state == state for row in rows) for state in cures}
-    return StudyError(
-        f"{study.folder}: no trial was completed, so there is no winner; see {study.folder / 'trials.csv'}",
-        *[
-            f"trials {state}: {count}; the same command with {cures[state]} goes on"
-            for state, count in counts.items()
-            if count
-        ],
-        *[f"trial {row.number}: {row.error}" for row in rows if row.state == "failed"][:3],
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -84,8 +83,8 @@ class Place:
             yield wanted, lambda: None
             return
         remote = self.depot
-        with tempfile.TemporaryDirectory(prefix="cmh-trial-") as name:
-            local, sent = Path(name), dict[str, tuple[int, int]]()
+        with files.passing_folder("cmh-trial-") as local:
+            sent = dict[str, tuple[int, int]]()
             for path, data in remote.read(wanted).items():
                 files.write_atomic(local / path, data)
 
@@ -98,7 +97,7 @@ class Place:
                 if changed:
                     remote.write(wanted, changed)
 
-            yield name, send
+            yield str(local), send
 
 
 def places(works: Sequence[Work], joined: bool, key: str) -> list[Place]:
@@ -118,7 +117,7 @@ def do_task(task: Task, places: Sequence[Place]) -> None:
     """What a worker does with a piece of work."""
     place, wanted = places[task["study"]], str(task["values"]["folder"])
     with place.folder(wanted) as (folder, send):
-        values = {**task["values"], "folder": folder}
+        values = {**task["values"], "folder": folder, "device": "auto" if cluster.trial_gpus() else "cpu"}
         if not task["confirm"]:
             module = methods.get(place.method).__name__
             training.train(module, values, fetch=place.search, before_report=send)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import torch
 
-from cmh import audits, datasets, methods, training
+from cmh import apart, audits, datasets, methods, training
 from cmh.config import Value
 from cmh.errors import CmhError, ConfigError, NotFiniteError
 from cmh.interfaces import SearchData
@@ -22,7 +22,17 @@ from cmh.training import Run
 ITEMS = 4  # of the validation queries, that are encoded
 
 
-def try_one_batch(study: StudyRequest) -> None:
+def try_on_its_device(study: StudyRequest, gpus_per_trial: float | str | None) -> None:
+    """`try_one_batch` where the trials will be: on a GPU in a process of its own, so that none is held afterwards."""
+    if gpus_per_trial == 0:
+        try_one_batch(study, "cpu")
+    elif torch.cuda.is_available():
+        apart.call(try_one_batch, study)
+    else:
+        try_one_batch(study)
+
+
+def try_one_batch(study: StudyRequest, device: str = "auto") -> None:
     """Train the method on one batch, as every trial would begin, encode some items, and save its state.
 
     Raises ConfigError, with the traceback, where the method fails or its codes have another shape than promised. What
@@ -30,19 +40,19 @@ def try_one_batch(study: StudyRequest) -> None:
     """
     module, data = methods.get(study.space.method), study.dataset.search()
     data = training.trained_on(module, data)
-    run, config = training.parse(module, {**study.base, **study.run})
+    run, config = training.parse(module, {**study.base, **study.run, "device": device})
     queries = data.validation_query.rows(slice(ITEMS))
     pictures = queries.pixels if run.finetune and queries.pixels is not None else queries.image
     try:
         with datasets.locked():
-            device, _ = training.prepare(run)
-            method, begin = training.build(module, run, config, data, device)
+            place, _ = training.prepare(run)
+            method, begin = training.build(module, run, config, data, place)
             batches = begin(1)
             terms = method.epoch(lambda: itertools.islice(batches(), 1))
             sum(float(value) for value in terms.values())
             state.save(method.state())
             with torch.inference_mode():
-                image, text = (to_device(bags.tensor(rows), device) for rows in (pictures, queries.text))
+                image, text = (to_device(bags.tensor(rows), place) for rows in (pictures, queries.text))
                 found = {
                     "encode_image": method.encode_image(image if run.finetune else image.to(torch.float32)),
                     "encode_text": method.encode_text(text.to(torch.float32)),
@@ -72,8 +82,13 @@ def _within(error: Exception, file: str) -> types.TracebackType | None:
 
 def warnings(study: StudyRequest) -> list[str]:
     """A line for each hyperparameter that is searched in vain, as it changes nothing."""
+    on_gpu = study.run.get("finetune", False) and torch.cuda.is_available()
+    return [f"warning: {line}" for line in (apart.call(_idle, study) if on_gpu else _idle(study))]
+
+
+def _idle(study: StudyRequest) -> list[str]:
     run, _ = training.parse(methods.get(study.space.method), {**study.base, **study.run})
-    return [f"warning: {line}" for line in idle(study.space, run, study.dataset.search(), study.base)]
+    return idle(study.space, run, study.dataset.search(), study.base)
 
 
 def idle(space: Space, run: Run, data: SearchData, fixed: Mapping[str, Value] | None = None) -> list[str]:

@@ -75,7 +75,12 @@ class Space:
     validate_every: int = 1
     validation_database: int = 0
     notes: tuple[str, ...] = ()  # what a user should know of it
+    runs: tuple[tuple[str, tuple[tuple[str, Value], ...]], ...] = ()  # of start points: (name, run settings)
 
     def starts(self) -> list[tuple[str, dict[str, Value]]]:
         """The known-good points, in the order in which they are tried."""
         return [(name, dict(values)) for name, values in self.start_from]
+
+    def run_of(self, origin: str) -> dict[str, Value]:
+        """Run settings in which a trial differs from the others of its study."""
+        return dict(dict(self.runs).get(origin, ()))

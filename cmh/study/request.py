@@ -28,6 +28,8 @@ from cmh.study.space import Space
 
 log = logging.getLogger(__name__)
 
+AS_IN_PAPER = ("scale",)  # run settings of a study that its paper point does not share, unless --set fixes them
+
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
@@ -51,6 +53,7 @@ class Asked:
     out: Path
     storage: str | None  # None: SQLite in the study's folder
     limits: Limits
+    keep: str | None = None  # whose weights stay, one of weights.KEEP; None: as the study has it, else the winner's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +81,7 @@ class StudyRequest:
     dataset: Dataset
     url: str  # of its Optuna storage
     notes: Mapping[str, object] = dataclasses.field(default_factory=dict)  # for study.yml, beside the request
+    keep: str = "winner"  # whose weights stay on disk, one of weights.KEEP
 
     @property
     def base(self) -> dict[str, Value]:
@@ -114,9 +118,13 @@ class StudyRequest:
         """Epochs at which its trials are compared; none without a schedule."""
         return self.space.asha.rungs(self.space.epochs) if self.space.asha is not None else []
 
-    def identity(self, hyperparameters: Mapping[str, Value]) -> Identity:
-        """Of a run of this study with these hyperparameters and the study's seed."""
-        return confirm.identify(self.space.method, {**hyperparameters, **self.run}, self.dataset)
+    def identity(self, hyperparameters: Mapping[str, Value], origin: str = "search") -> Identity:
+        """Of a run of this study with these hyperparameters, of a trial of that origin; its device is Ray's to say.
+
+        (So nobody looks for it here, where a search would then hold a part of a GPU.)
+        """
+        values = {**hyperparameters, **self.run, **self.space.run_of(origin), "device": "cpu"}
+        return dataclasses.replace(confirm.identify(self.space.method, values, self.dataset), device="")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,8 +253,12 @@ def _study(
     dataset: Dataset,
 ) -> StudyRequest:
     place = asked.out / f"{space.method}-{dataset.name}-{bits}"
+    # What is fixed for all holds for the paper's point, too.
+    paper = {
+        key: value for key, value in config.paper(training.Run).items() if key in AS_IN_PAPER and key not in inputs
+    }
     return StudyRequest(
-        space=space,
+        space=dataclasses.replace(space, runs=(("paper", tuple(paper.items())),)),
         folder=place,
         run={
             "dataset": str(Path(asked.dataset).resolve()) if datasets.is_folder(asked.dataset) else dataset.name,
@@ -267,6 +279,7 @@ def _study(
         dataset=dataset,
         notes={} if asked.base is None else {"from": files.portable(asked.base, place)},
         url=folder.storage_for(place, asked.storage),
+        keep=asked.keep or (folder.read_study(place).keep if (place / "study.yml").is_file() else "winner"),
     )
 
 

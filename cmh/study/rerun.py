@@ -8,7 +8,6 @@ import dataclasses
 import datetime
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -111,6 +110,7 @@ class Runner:
             search=self.target.cost,
             opened=opened,
             label=self.target.label,
+            dataset=self.dataset,
         )
         for line in confirm.audit_lines(record):
             yield f"seed {seed}: {line}"
@@ -199,10 +199,10 @@ class Runner:
         seeds = [seed for seed in self.target.seeds if seed in known]
         found = {seed: Recorded(self.identity(seed)) for seed in seeds}
         if not any(check.other_run(known[seed], found[seed]) for seed in seeds):  # else training could show nothing
-            with tempfile.TemporaryDirectory(prefix="cmh-check-") as name:
+            with files.passing_folder("cmh-check-") as folder:
                 if self.target.trial is None:
                     self.open_test(seeds)
-                found = {seed: self.again(seed, Path(name) / str(seed)) for seed in seeds}
+                found = {seed: self.again(seed, folder / str(seed)) for seed in seeds}
         return check.compare(known, found, self.target.seeds)
 
     def again(self, seed: int, place: Path) -> Recorded:

@@ -57,12 +57,21 @@ def fitting(resources: Resources) -> int:
 
 
 def measured_gpus(works: Sequence[Work], cpus: float, joined: bool) -> tuple[float, str]:
-    """GPUs a trial needs, from an epoch of the largest point of each space on one; and how that was found."""
+    """GPUs a trial needs, from an epoch of the largest point of each space on one; and how that was found.
+
+    Raises StudyError where that epoch fails.
+    """
     if not all_resources().get("GPU", 0.0):
         return 0.0, "the session has no GPU, so trials run on CPUs"
     probe = ray.remote(num_cpus=cpus, num_gpus=1, max_calls=1)(_probe)
     places = node.places(works, joined, secrets.token_hex())
-    found = ray.get([probe.remote(place, _largest(work)) for place, work in zip(places, works, strict=True)])
+    try:
+        found = ray.get([probe.remote(place, _largest(work)) for place, work in zip(places, works, strict=True)])
+    except ray.exceptions.RayError as error:  # the largest point may be too large
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise StudyError(
+            f"--gpus-per-trial auto: the epoch that measures it failed ({reason}); say a number in place of auto"
+        ) from error
     peak, total = max(peak for peak, _ in found), min(total for _, total in found)
     share = gpu_share(peak, total)
     return share, f"an epoch took {peak / 2**20:.0f} MiB of {total / 2**20:.0f}, so a trial gets {share:.3g} GPUs"

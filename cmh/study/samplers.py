@@ -2,17 +2,24 @@
 
 A sampler is built anew for each trial. So a study that was killed and goes on proposes what an uninterrupted one would
 have proposed.
+
+**What a pruned trial is worth** to a sampler, whichever it is: the best validation MAP of its curve, as a complete one;
+the curve ends at the rung where it was pruned. Left alone, Optuna's GP and CMA-ES learn from complete trials only, of
+which ASHA leaves few, and are random search until there are enough; its TPE ranks every pruned trial below all complete
+ones, a bad start point that is never pruned included. So each sampler looks at the study through `_Worth`. In the
+storage a pruned trial stays what it is.
 """
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from cmh.config import Value
 from cmh.errors import StudyError
@@ -38,7 +45,7 @@ class SeededSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The parameters that are drawn together; and the sampler that draws them."""
-        self._relative = self._of(trial)
+        study, self._relative = _Worth(study, trial.number), self._of(trial)
         if self.space.sampler == "qmc":
             self._relative = _Sobol(derive(self.seed, "sampler") % 2**32, self.space, trial.number)
         return self._relative.infer_relative_search_space(study, trial)
@@ -47,17 +54,47 @@ class SeededSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, object]:
         """Values of the parameters that are drawn together."""
-        return self._relative.sample_relative(study, trial, search_space)
+        return self._relative.sample_relative(_Worth(study, trial.number), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> object:
         """The value of a parameter that is drawn by itself."""
-        return self._of(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
+        seen = (
+            study if self.space.sampler == "grid" else _Worth(study, trial.number)
+        )  # which looks for the trial itself
+        return self._of(trial, param_name).sample_independent(seen, trial, param_name, param_distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """What the sampler notes before a trial is asked for."""
         self._of(trial).before_trial(study, trial)
+
+
+class _Worth(optuna.Study):
+    """A study as the sampler of a trial sees it: pruned trials are complete, with the best value of their curves.
+
+    The trial itself is not in it: what a killed process had drawn for it already must not move what is drawn now.
+    """
+
+    def __init__(self, study: optuna.Study, number: int) -> None:
+        self.__dict__.update(study.__dict__)  # the same study in the same storage: nothing is read or made
+        self._number = number
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        """What every sampler of Optuna asks for."""
+        trials = super()._get_trials(deepcopy, None, use_cache)
+        seen = [_completed(trial) for trial in trials if trial.number != self._number]
+        return seen if states is None else [trial for trial in seen if trial.state in states]
+
+
+def _completed(trial: FrozenTrial) -> FrozenTrial:
+    if trial.state != TrialState.PRUNED or not trial.intermediate_values:
+        return trial
+    seen = copy.copy(trial)
+    seen.state, seen.value = TrialState.COMPLETE, max(trial.intermediate_values.values())
+    return seen
 
 
 class _Sobol(optuna.samplers.QMCSampler):

@@ -15,6 +15,7 @@ from cmh.interfaces import Dataset
 from cmh.study.confirm import Confirmed
 from cmh.study.rungs import Rungs
 from cmh.study.storage import DEATHS, Proposal, Store
+from cmh.study.weights import Keeper
 
 HUGE, GROWN = 1e9, 1e3  # a loss at the last epoch that is so large, or so many times its smallest, has diverged
 RESULT_KEYS = ("best_epoch", "best_i2t", "best_t2i", "seconds", "passes", "device_seconds", "device")
@@ -46,8 +47,8 @@ class Work:
     """A study that is to be searched, and what follows.
 
     `run` holds the settings that all its trials share (dataset, features, bits, epochs, seed); each trial writes to
-    `folder/trials/<number>`. When the search has ended, `ended` says which runs are to be confirmed, as flat mappings,
-    and `tested` is given each that is done.
+    `folder/trials/<number>`, from where the `keeper` takes weights that nobody needs any more. When the search has
+    ended, `ended` says which runs are to be confirmed, as flat mappings, and `tested` is given each that is done.
     """
 
     store: Store
@@ -58,6 +59,7 @@ class Work:
     view: View
     ended: Callable[[], list[dict[str, Value]]] = lambda: []
     tested: Callable[[Confirmed], None] = lambda _: None
+    keeper: Keeper | None = None  # None keeps all weights
 
 
 @dataclasses.dataclass
@@ -172,6 +174,8 @@ class Session:
         """A trial has ended, and the storage knows it."""
         del self.running[trial.number]
         self.count_seconds()
+        if self.work.keeper is not None:
+            self.work.keeper.ended(self.store.row(trial.number))
         self.work.view.ended(trial.number)
 
     def count_seconds(self) -> None:
@@ -254,6 +258,14 @@ class Session:
             tested = result["tested"]
             assert isinstance(tested, Confirmed)
             self.work.tested(tested)
+
+    def has_died(self, confirmation: Mapping[str, Value]) -> bool:
+        """Whether a worker of this confirmation run has died."""
+        return str(confirmation["folder"]) in self.deaths
+
+    def retry_waits(self) -> bool:
+        """Whether something that ran out of memory, or a confirmation whose worker died, waits for its next try."""
+        return self.store.memory_retry_waits() or any(map(self.has_died, self.confirmations))
 
     def confirmation_died(self, confirmation: RunningConfirmation) -> None:
         """The worker of a confirmation run is gone: it is to be run again, unless that was the third time."""

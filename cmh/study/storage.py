@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cmh.config import Value
 from cmh.errors import StudyError
 from cmh.study import trial_row
-from cmh.study.database import open_storage, without_password
+from cmh.study.database import Key, key_of, open_storage, origin_of, stands_for_its_configuration, without_password
 from cmh.study.samplers import SeededSampler, suggest
 from cmh.study.space import Space
 from cmh.study.trial_row import TrialRow
@@ -41,6 +41,7 @@ class Proposal:
     config: dict[str, Value]
     curve: dict[int, float]  # epochs already stored, where the trial was interrupted
     memory_retry: bool = False  # it ran out of memory once: now with fewer beside it
+    run: Mapping[str, Value] = dataclasses.field(default_factory=dict)  # settings in which it differs from the others
 
     @property
     def protected(self) -> bool:
@@ -83,7 +84,7 @@ class Store:
         self._running: dict[int, tuple[optuna.trial.Trial, dict[int, float]]] = {}  # with curves, by number
         self._interrupted: list[tuple[optuna.trial.Trial | FrozenTrial, dict[int, float]]] = []
         self._waiting_for_twin: list[Proposal] = []  # for the end of a running trial with the same configuration
-        self._trained: dict[_Key, int] = {}  # the trial that is trained for all of its configuration
+        self._trained: dict[Key, int] = {}  # the trial that is trained for all of its configuration
         self._n_asked = 0
         trials = self.study.get_trials(deepcopy=False)
         known = {trial.user_attrs.get("origin") for trial in trials}
@@ -96,8 +97,10 @@ class Store:
             self._n_asked += trial.state != TrialState.WAITING and not moved
             if trial.state == TrialState.RUNNING:
                 self._interrupted.append((trial, dict(trial.intermediate_values)))
-            if _stands_for_its_configuration(trial):
-                self._trained.setdefault(_key(self._config_of(trial)), trial.number)
+            if stands_for_its_configuration(trial):
+                self._trained.setdefault(
+                    key_of({**self._config_of(trial), **self.space.run_of(origin_of(trial))}), trial.number
+                )
 
     def _claim(self, owner: str, name: str) -> None:
         found = self.study.user_attrs.get("owner", "")
@@ -105,8 +108,7 @@ class Store:
             self.study.set_user_attr("owner", owner)
         elif found != owner and owner:
             raise StudyError(
-                f"the storage {without_password(self.url)} holds a study {name} of another folder;"
-                " use another --out (its name is the study's), or another database"
+                f"the storage {without_password(self.url)} holds a study {name} of another folder; use another"
             )
 
     def propose(self, limit: int) -> Proposal | None:
@@ -124,7 +126,7 @@ class Store:
                 trial, curve = self.study.ask(), {}
                 self._n_asked += 1
             proposal = self._proposal(trial, curve)
-            trained = self._trained.setdefault(_key(proposal.config), proposal.number)
+            trained = self._trained.setdefault(key_of({**proposal.config, **proposal.run}), proposal.number)
             if trained == proposal.number:
                 return proposal
             self._waiting_for_twin.append(proposal)
@@ -140,19 +142,20 @@ class Store:
         return any("memory" in trial.user_attrs for trial, _ in self._interrupted)
 
     def _proposal(self, trial: optuna.trial.Trial, curve: dict[int, float]) -> Proposal:
-        origin = str(trial.user_attrs.get("origin", "search"))
+        origin = origin_of(trial)
         config = self._start_config(origin)
         for item in self.space.ranges:
             if item.active(config):
                 config[item.name] = suggest(trial, item)
         self._running[trial.number] = trial, curve
-        return Proposal(trial.number, origin, config, dict(curve), "memory" in trial.user_attrs)
+        about = "memory" in trial.user_attrs, self.space.run_of(origin)
+        return Proposal(trial.number, origin, config, dict(curve), *about)
 
     def _end_twins(self) -> None:
         """End the waiting trials whose twin has ended; one whose twin failed by accident is to be run itself."""
         trials = self.study.get_trials(deepcopy=False) if self._waiting_for_twin else []
         for proposal in list(self._waiting_for_twin):
-            key = _key(proposal.config)
+            key = key_of({**proposal.config, **proposal.run})
             twin = trials[self._trained.get(key, proposal.number)]
             if twin.number != proposal.number and not twin.state.is_finished():
                 continue
@@ -175,7 +178,7 @@ class Store:
         return self._starts.get(origin, self.base).copy()
 
     def _config_of(self, trial: FrozenTrial) -> dict[str, Value]:
-        return {**self._start_config(str(trial.user_attrs.get("origin", "search"))), **trial.params}
+        return {**self._start_config(origin_of(trial)), **trial.params}
 
     def report(self, number: int, epoch: int, value: float, passes: float = 0.0) -> bool:
         """Store an epoch's validation MAP; False where it is stored already.
@@ -241,7 +244,7 @@ class Store:
         trial, _ = self._running[number]
         self._train_another_for(number)
         # In this order: killed in between, the trial is taken up again, and the new one finds it as its twin.
-        self.study.enqueue_trial(dict(trial.params), user_attrs={"origin": trial.user_attrs.get("origin", "search")})
+        self.study.enqueue_trial(dict(trial.params), user_attrs={"origin": origin_of(trial)})
         self._end(number, TrialState.FAIL, {**result, "failure": MOVED, "error": reason})
         self._n_asked -= 1
 
@@ -283,18 +286,3 @@ class Store:
     def _row(self, trial: FrozenTrial) -> TrialRow:
         curve, attributes = trial.intermediate_values, trial.user_attrs
         return trial_row.from_stored(trial.number, trial.state.name, curve, attributes, self._config_of(trial))
-
-
-_Key = tuple[tuple[str, Value], ...]
-
-
-def _key(config: Mapping[str, Value]) -> _Key:
-    return tuple(sorted(config.items()))
-
-
-def _stands_for_its_configuration(trial: FrozenTrial) -> bool:
-    """Whether it is the trial that is, or was, trained for all of its configuration."""
-    result = trial.user_attrs.get("result", {})
-    if "copied_from" in result or (trial.state == TrialState.FAIL and result.get("failure") != "nan"):
-        return False
-    return trial.state.is_finished() or bool(trial.state == TrialState.RUNNING and trial.intermediate_values)

@@ -77,15 +77,17 @@ def of_file(path: Path, method: str | None = None, dataset: str | None = None) -
     """An experiment file: what lies beside it may be named from there. Raises ConfigError that lists every problem."""
     document = config.load_yaml(path)
     if not isinstance(document, dict):
-        raise ConfigError(f"{path}: holds {document!r}, but must be a mapping with {', '.join(KEYS)}")
+        raise ConfigError(f"{path}: holds {config.shown(document)}, but must be a mapping with {', '.join(KEYS)}")
     problems = [config.unknown(key, (*KEYS, *NOTES)) for key in document if key not in (*KEYS, *NOTES)]
-    problems += [f"{key} is missing" for key in ("method", "dataset", "config") if key not in document]
+    problems += [
+        f"{key} is missing; the file must say it" for key in ("method", "dataset", "config") if key not in document
+    ]
     selection = document.get("selection", "fixed")
     if selection not in SELECTIONS:
-        problems.append(f"selection is {selection!r}, but must be one of {', '.join(SELECTIONS)}")
+        problems.append(f"selection is {config.shown(selection)}, but must be one of {', '.join(SELECTIONS)}")
     seeds = document.get("seeds", [1])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        problems.append(f"seeds is {seeds!r}, but must be a list of integers >= 0")
+        problems.append(f"seeds is {config.shown(seeds)}, but must be a list of integers >= 0")
     settings = {key: document[key] for key in SETTINGS if key in document}
     if isinstance(settings.get("weights"), str) and settings["weights"]:
         settings["weights"] = files.placed(settings["weights"], path.parent)
@@ -144,7 +146,7 @@ def _hyperparameters(method: str, document: Mapping[str, object]) -> dict[str, V
     """Every hyperparameter that an experiment file sets or leaves as it is."""
     values = document.get("config", {})
     if not isinstance(values, dict):
-        raise ConfigError(f"config is {values!r}, but must be a mapping of hyperparameters")
+        raise ConfigError(f"config is {config.shown(values)}, but must be a mapping of hyperparameters")
     if "method" not in document:  # which is a problem by itself
         return {}
     return dataclasses.asdict(config.build(methods.get(method).Config, values))
@@ -153,7 +155,7 @@ def _hyperparameters(method: str, document: Mapping[str, object]) -> dict[str, V
 def _cost(search: object) -> Cost:
     """What the search has cost; what is not said is 0."""
     if not isinstance(search, dict):
-        raise ConfigError(f"search is {search!r}, but must be a mapping")
+        raise ConfigError(f"search is {config.shown(search)}, but must be a mapping")
     names = [field.name for field in dataclasses.fields(Cost)]
     try:
         return typed_json.build(Cost, {name: search.get(name, 0) for name in names}, dict.fromkeys(names, 0), "search ")
@@ -171,7 +173,7 @@ def _recorded(path: Path, values: object) -> dict[int, Recorded]:
             int(seed): Recorded(test={key: float(row[key]) for key in ("map_i2t", "map_t2i")})
             for seed, row in values.items()
         }
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise wrong from error
 
 

@@ -8,13 +8,14 @@ serves one trial after another; the trainer resets it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import secrets
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from cmh import files
 from cmh.cluster import FIFOScheduler, Searcher, Stopper, TrialScheduler, ray, tune
 from cmh.errors import StudyError
 from cmh.signals import Interrupts
@@ -43,7 +44,7 @@ def search(
     key = secrets.token_hex()
     places = node.places(works, resources.joined, key)
     dispatcher = Dispatcher(works, resources, budget or Budget(), trial_timeout, interrupts, key)
-    with tempfile.TemporaryDirectory(prefix="cmh-ray-") as scratch, interrupts.polled():
+    with files.passing_folder("cmh-ray-") as scratch, interrupts.polled(), _memory_kills_are_deaths():
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(node.do_task, places=places), {"cpu": resources.cpus, "gpu": resources.gpus}
@@ -57,7 +58,7 @@ def search(
             ),
             run_config=tune.RunConfig(
                 name="search",
-                storage_path=scratch,
+                storage_path=str(scratch),
                 verbose=0,
                 stop=_Stops(dispatcher),
                 callbacks=[_Rounds(dispatcher)],
@@ -65,6 +66,8 @@ def search(
         )
         try:
             tuner.fit()
+            if not dispatcher.finished:  # a signal came after Tune has taken them and before its first round
+                interrupts.asked += 1
         finally:
             for session in dispatcher.sessions:
                 with dispatcher.guarded(session):
@@ -74,6 +77,27 @@ def search(
             raise dispatcher.error
     if problems := [problem for session in dispatcher.sessions for problem in session.problems]:
         raise StudyError(*problems)
+
+
+@contextlib.contextmanager
+def _memory_kills_are_deaths() -> Iterator[None]:
+    """Within the block a worker that Ray's memory monitor killed is to Ray Tune one that died, as by any other hand.
+
+    Tune does not know the monitor's error: it would come out of `fit()`, whatever else still runs.
+    """
+    workers: Any = ray.air.execution._internal.actor_manager.RayActorManager
+    task_failed = workers._actor_task_failed
+
+    def _actor_task_failed(self: object, tracked_actor_task: object, exception: Exception) -> None:
+        if isinstance(exception, ray.exceptions.OutOfMemoryError):
+            exception = ray.exceptions.RayActorError(error_msg=f"OutOfMemory: {exception}")
+        task_failed(self, tracked_actor_task, exception)
+
+    workers._actor_task_failed = _actor_task_failed
+    try:
+        yield
+    finally:
+        workers._actor_task_failed = task_failed
 
 
 class _Actor(Protocol):

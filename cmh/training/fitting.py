@@ -22,7 +22,7 @@ from cmh.nets import bags
 from cmh.nets import state as states
 from cmh.nets.towers import OnBackbone
 from cmh.seeding import derive
-from cmh.training import checkpoint, run_folder
+from cmh.training import checkpoint, run_folder, scaling
 from cmh.training.batches import Augmentation, Items, Passes
 from cmh.training.checkpoint import Checkpoint
 from cmh.training.device import cores, moved, prepare
@@ -114,6 +114,9 @@ def build(
     # On a GPU copies, on the CPU views of the memory map, which all trials of a machine share.
     image, labels = (torch.from_numpy(array).to(device) for array in (data.train.image, data.train.labels))
     text = bags.tensor(data.train.text).to(device)
+    scalings = None if run.scale == "none" else (scaling.fitted(run.scale, image), scaling.fitted(run.scale, text))
+    if scalings is not None:
+        image, text = scalings[0](image), scalings[1](text)
     augmentation = Augmentation(run.seed, run.rotate, run.hflip, run.vflip, run.erase)
     items = Items(image, text, device, _pixels(module, data) if run.finetune else None, augmentation)
     setup = Setup(
@@ -135,7 +138,8 @@ def build(
         torch.manual_seed(derive(run.seed, "noise", number))
         return Passes(items, batch_size, run.seed, number)
 
-    return module.Method(config, setup), begin
+    method = module.Method(config, setup)
+    return (method if scalings is None else scaling.Scaled(method, *scalings)), begin
 
 
 def _pixels(module: MethodModule, data: SearchData) -> Tensor:

@@ -11,6 +11,7 @@ from cmh.config import param
 from cmh.datasets import CachedDataset, Source
 from cmh.errors import ConfigError
 from cmh.interfaces import Config, MethodModule
+from cmh.training.scaling import KINDS
 
 # Run settings that an identity does not hold as settings, and why.
 NOT_SETTINGS = {
@@ -38,6 +39,12 @@ class Run:
     )
     hflip: float = param(0.0, "probability that a training picture is mirrored (finetune)", low=0, high=1)
     vflip: float = param(0.0, "probability that a training picture is turned upside down (finetune)", low=0, high=1)
+    scale: str = param(
+        "standard",
+        "features before any net: each dimension to mean 0 and deviation 1, each row to norm 1, or as they are",
+        paper="none",
+        choices=KINDS,
+    )
     erase: float = param(0.0, "share of the text dimensions that each training item loses", low=0, below=1)
     amp: bool = param(True, "image network in bfloat16 on GPUs (finetune)")
     checkpointing: bool = param(False, "compute its maps twice instead of keeping them (finetune): less memory")

@@ -11,7 +11,9 @@ import numpy as np
 from cmh import files, ledger, records
 from cmh.board.statistics import intervals, levels
 from cmh.records import Record
+from cmh.study import weights
 from cmh.study.outcome import Outcome, Scores
+from cmh.training import checkpoint
 
 # Origin of a trial, and its name in the table.
 KNOWN_GOOD = {"paper": "paper setting", "default": "library default", "from": "winner of --from"}
@@ -39,11 +41,22 @@ def table(outcome: Outcome) -> str:
     lines += [
         "",
         f"every trial           {where}/trials.csv",
+        f"the winner's weights  {_weights(outcome)}",
         f"reproduce the winner  python -m cmh.reproduce {files.quoted(study.folder)}",
+        *([f"search with it        python -m cmh.search {files.quoted(study.folder)} TEXT"] if outcome.records else []),
         f"see the board         python -m cmh.leaderboard {files.quoted(study.folder.parent)}",
         "",
     ]
     return "\n".join(lines)
+
+
+def _weights(outcome: Outcome) -> str:
+    """Where they lie: those that were tested, else those of its trial."""
+    study, number = outcome.study.folder, outcome.best.number
+    if outcome.records:
+        seeds = ", ".join(str(record.identity.seed) for record in outcome.records)
+        return f"{files.short(study / 'confirm')}/{number}-SEED/{checkpoint.NAME} (seeds {seeds})"
+    return files.short(weights.place(study, outcome.best) / checkpoint.NAME)
 
 
 def _validation(outcome: Outcome) -> Iterator[tuple[str, Scores]]:
@@ -63,7 +76,7 @@ def _test(outcome: Outcome) -> tuple[str, str]:
     """The winner's test MAPs, which follow in its line, and the line below that says what they are."""
     found, study = outcome.records, outcome.study
     numbers = "".join(f"{mean(record.test[key] for record in found):>8.4f}" for key in ("map_i2t", "map_t2i", "map"))
-    half = _half_interval(study.folder, list(found))
+    half = half_interval(study.folder, list(found))
     split = study.dataset.name, study.dataset.split_sha256
     opened, by_all = (  # also after these records were made
         len(ledger.openings(file, split)) for file in (study.folder / ledger.OWN, ledger.path(*split))
@@ -76,7 +89,7 @@ def _test(outcome: Outcome) -> tuple[str, str]:
     return numbers + ("" if half is None else f" ± {half:.4f}"), about
 
 
-def _half_interval(folder: Path, found: list[Record]) -> float | None:
+def half_interval(folder: Path, found: list[Record]) -> float | None:
     """Half of the 95 % interval of the records' mean test MAP, from these seeds alone (a board pools what seeds change
     over its rows); None for one seed."""
     queries = [records.per_query(folder, record) for record in found]

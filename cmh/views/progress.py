@@ -4,11 +4,11 @@ the epochs of a run. Bars stand on stderr."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator
 
-from tqdm import tqdm
-
+from cmh import bars
 from cmh.study.storage import Proposal, Store
 from cmh.study.trial_row import TrialRow
 from cmh.training import Epoch
@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def epochs_bar(name: str, epochs: int, *, terminal: bool) -> Iterator[Callable[[Epoch], None]]:
-    """A bar over the epochs of a run, off where there is no `terminal`: gives what is to be called after each epoch."""
-    with tqdm(total=epochs, desc=name, unit="epoch", disable=not terminal) as bar:
+    """A bar over the epochs of a run, plain lines where there is no `terminal`: gives what each epoch is told to."""
+    with bars.bar(epochs, name, "epochs", terminal=terminal, leave=True) as bar:
 
         def show(epoch: Epoch) -> None:
             bar.update(epoch.epoch - bar.n)
@@ -29,10 +29,11 @@ def epochs_bar(name: str, epochs: int, *, terminal: bool) -> Iterator[Callable[[
 
 
 class Progress:
-    """Follows a search; the bar is off where there is no `terminal`. `name` tells several studies apart."""
+    """Follows a search, with plain lines where there is no `terminal`. `name` tells several studies apart."""
 
     def __init__(self, store: Store, limit: int, name: str = "", *, terminal: bool) -> None:
         self.store, self.name = store, name
+        self.row = functools.lru_cache(maxsize=1)(store.row)  # of a trial that has ended: read once for all who show it
         rows = [row for row in store.rows() if row.state != "interrupted"]
         asha = store.space.asha
         self.rungs = dict.fromkeys(asha.rungs(store.space.epochs) if asha is not None else [], 0)
@@ -42,13 +43,8 @@ class Progress:
         self.running: dict[int, int] = {}
         self.headed = False
         layout = "{desc} |{bar}| {n_fmt}/{total_fmt} trials [{elapsed}<{remaining}{postfix}]"
-        self.bar = tqdm(
-            total=limit,
-            initial=len(rows),
-            desc=name or "search",
-            disable=not terminal,
-            bar_format=layout,
-            dynamic_ncols=True,
+        self.bar = bars.bar(
+            limit, name or "search", "trials", initial=len(rows), terminal=terminal, leave=True, layout=layout
         )
         self._show()
 
@@ -67,7 +63,7 @@ class Progress:
     def ended(self, number: int) -> None:
         """A trial is complete, pruned or failed."""
         self.running.pop(number, None)
-        row = self.store.row(number)
+        row = self.row(number)
         if row.val_map_best is not None and (self.best is None or _value(row) > _value(self.best)):
             self.best = row
         if not self.headed:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 SLEEPS, MEMORY, HANGS, KILLED, RAISES, KILLED_ALWAYS, DISK = 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0
+TAKES_MEMORY, TAKES_MEMORY_ALWAYS = 8.0, 9.0
 
 
 def once(name: str) -> bool:
@@ -45,6 +46,17 @@ def misbehave(kind: float, epoch: int) -> None:
         raise RuntimeError("broke")
     if kind == DISK and once("disk"):
         raise OSError(28, "No space left on device")
+    if kind == TAKES_MEMORY_ALWAYS or (kind == TAKES_MEMORY and once("taken")):
+        take_memory()
+
+
+def take_memory() -> None:
+    """More and more, until Ray's memory monitor kills this process; 2 GiB at most."""
+    held = []
+    for _ in range(64):
+        held.append(b"x" * 2**25)  # not 0, so that the system must give it
+        time.sleep(0.02)
+    raise RuntimeError("Ray's memory monitor has not killed this process")
 
 
 def say_where(node: str, point: float, epoch: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -60,7 +60,7 @@ def source(folder: Path, wanted: Settings, problems: Problems) -> Source | None:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     digest.update(kept.tobytes())
 
-    def no_pictures() -> Iterator[bytes]:
+    def no_picture(_row: int) -> bytes:
         raise DatasetError(f"{wanted.name} is a dataset of feature arrays: there are no pictures to look at")
 
     def array(key: str) -> arrays.Chosen:
@@ -73,7 +73,7 @@ def source(folder: Path, wanted: Settings, problems: Problems) -> Source | None:
         split=found_good.split,
         labels=found_good.labels,
         text=lambda: array("text"),
-        pictures=no_pictures,
+        picture=no_picture,
         image=lambda: array("image"),
         features=f"given-{hashlib.sha256(''.join(digests).encode()).hexdigest()[:8]}",
         skipped=tuple(problem.text for problem in problems.found),
@@ -118,7 +118,7 @@ def _opened(wanted: Settings, problems: Problems) -> tuple[dict[str, arrays.Give
 
 
 def _transposed(given: Mapping[str, arrays.Given], rows: Mapping[str, int]) -> str:
-    """A question where the numbers of rows would agree if some arrays were turned round; else nothing."""
+    """A question where the numbers of rows would agree if some arrays were turned round; else the rule."""
     for n in sorted({side for one in given.values() for side in one.shape}, reverse=True):
         fit = {key: n in (given[key].shape if key in given else (size,)) for key, size in rows.items()}
         turned = [key for key, one in given.items() if one.shape[0] != n]
@@ -126,7 +126,7 @@ def _transposed(given: Mapping[str, arrays.Given], rows: Mapping[str, int]) -> s
             how = " (MATLAB would have written it column by column; NumPy did not)" * given[turned[0]].columns_first
             shapes = ", ".join(f"{key} is {' × '.join(map(str, given[key].shape))}" for key in turned)
             return f"; {shapes}: transposed{how}? A row must be an item"
-    return ""
+    return "; a row of each must be the same item"
 
 
 class _Numbered(Sequence[str]):

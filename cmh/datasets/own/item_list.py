@@ -68,9 +68,9 @@ def _json_lines(raw: bytes) -> Iterator[tuple[int, object]]:
         try:
             yield number, json.loads(line.decode("utf-8"), object_pairs_hook=_pairs)
         except UnicodeDecodeError:
-            yield number, ValueError("is not UTF-8")
+            yield number, ValueError("is not UTF-8; save the file as UTF-8")
         except (ValueError, RecursionError) as error:
-            yield number, ValueError(f"is no JSON ({error})")
+            yield number, ValueError(f'is no JSON ({error}); a line must be a mapping, such as {{"image": …}}')
 
 
 def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -95,7 +95,11 @@ class _Reader:
             self._problems.note(f"{file}: keys that cmh does not read are ignored: {listed}")
         if self._named:
             for row, where in self._numbered.items():
-                self._problems.item(row, "label", f"{where}: has class numbers as labels, but other items have names")
+                self._problems.item(
+                    row,
+                    "label",
+                    f"{where}: has class numbers as labels, but other items have names; use one of the two",
+                )
 
     def item(self, where: str, record: object, row: int) -> Item:
         """The item of a record; a place holder, with its problems named, where it is none."""
@@ -140,14 +144,17 @@ class _Reader:
                 texts[key] = value
         if not texts.get("image") and (record.get("image") is None or "image" in texts):
             absent = record.get("image") is None
-            wrong("no image", "image is missing" if absent else "image is '', but must be a path")
+            wrong(
+                "no image",
+                "image is missing; an item must name its picture" if absent else "image is '', but must be a path",
+            )
         if texts.get("split", "train") not in SIDES:
             side = texts.pop("split")
             hint = f"; did you mean {meant(side)!r}?" if meant(side) else ""
             wrong("split", f"split is {shown(side)}, but must be one of {', '.join(SIDES)}{hint}", optional=not hint)
         labels = lists.get("labels", ())
         if len(set(labels)) < len(labels):
-            wrong("label twice", f"labels {shown(list(labels))} hold one twice")
+            wrong("label twice", f"labels {shown(list(labels))} hold one twice; name each once")
         readable = all(record.get(key) is None or key in lists for key in ("text", "tags"))
         if readable and not any(part.strip() for key in ("text", "tags") for part in lists.get(key, ())):
             wrong("no text", "has no text and no tags")

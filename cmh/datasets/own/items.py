@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,8 @@ from cmh.datasets.own.rows import VERSION, Good, Rows, good
 from cmh.datasets.own.settings import FILE, FOLLOW, Settings
 from cmh.datasets.problems import Problems
 from cmh.datasets.source import Source
-from cmh.datasets.split import Split
 from cmh.errors import DatasetError
-from cmh.features import labelwords, text
+from cmh.features import labelwords, text, wording
 
 
 def source(folder: Path, wanted: Settings, file: Path, problems: Problems, *, progress: bool = False) -> Source | None:
@@ -44,17 +43,13 @@ def source(folder: Path, wanted: Settings, file: Path, problems: Problems, *, pr
     pictures_sha256 = scan.digest(seen[row] for row in left.kept)
     paths = tuple(root / item.image for item in chosen)
 
-    def words() -> list[list[str]]:
+    def words() -> tuple[list[list[str]], set[str]]:
         return _without_label_words(documents(chosen, wanted.stop_words), wanted.text.label_words, left)
 
     def vectors() -> RowArray:
         if matrix is not None:
             return arrays.Chosen(matrix.rows, left.kept, np.dtype(arrays.inspect(matrix).dtype))
-        return _vectors(chosen, wanted, words, left.split, progress)
-
-    def pictures() -> Iterator[bytes]:
-        for path in paths:
-            yield path.read_bytes()
+        return _vectors(chosen, wanted, words, left, progress)
 
     inside = [FILE, *filter(None, [wanted.text.file])]
     return Source(
@@ -64,11 +59,13 @@ def source(folder: Path, wanted: Settings, file: Path, problems: Problems, *, pr
         split=left.split,
         labels=left.labels,
         text=vectors,
-        pictures=pictures,
+        picture=lambda row: paths[row].read_bytes(),
         files=paths,
         pictures_sha256=pictures_sha256,
         digests=tuple(seen[row].digest for row in left.kept),
-        words=None if matrix is not None else words,
+        words=None if matrix is not None else lambda: words()[0],
+        captions=lambda: [". ".join(item.text or item.tags) for item in chosen],
+        text_weights=wanted.text.weights,
         text_kind=wanted.text.kind,
         groups=left.groups,
         skipped=tuple(problem.text for problem in problems.found),
@@ -138,35 +135,48 @@ def _digest(
     return digest.hexdigest()
 
 
-def _without_label_words(some: list[list[str]], how: str, left: Good) -> list[list[str]]:
-    """Documents without the words that give labels away, as `text: label_words` asks for."""
+def _without_label_words(some: list[list[str]], how: str, left: Good) -> tuple[list[list[str]], set[str]]:
+    """Documents without the words that give labels away, as `text: label_words` asks for; and these words."""
     if how == "keep":
-        return some
+        return some, set()
     if how == "drop":
         dropped = labelwords.by_stem({word for document in some for word in document}, left.label_names)
     else:
         train = left.split.train
         labelled = train[left.labels[train].any(1)]  # of the others it is not known what they show
         dropped = labelwords.telling(some, left.label_names, left.labels, labelled)
-    return [[word for word in document if word not in dropped] for document in some]
+    return [[word for word in document if word not in dropped] for document in some], dropped
 
 
 def _vectors(
-    chosen: Sequence[Item], wanted: Settings, words: Callable[[], list[list[str]]], split: Split, progress: bool
+    chosen: Sequence[Item],
+    wanted: Settings,
+    words: Callable[[], tuple[list[list[str]], set[str]]],
+    left: Good,
+    progress: bool,
 ) -> RowArray:
     """Vectors of the texts `(n, d_text)`, as the `text:` part of dataset.yml asks for."""
     options = wanted.text
     if options.kind in ("sentences", "clip"):
         whole = [". ".join((*item.text, *item.tags)) for item in chosen]
         return text.embeddings(whole, wanted.name, progress, kind=options.kind, weights=options.weights)
-    some = words()
-    known = text.vocabulary((some[row] for row in split.train), min_count=options.min_count, size=options.size)
+    some, dropped = words()
+    known = text.vocabulary((some[row] for row in left.split.train), min_count=options.min_count, size=options.size)
     if not known:
         raise DatasetError(
             f"{wanted.name}: the vocabulary is empty: no word is in {options.min_count} training items;"
-            " lower text: min_count, or look at stop_words and label_words"
+            f" in {FILE}, lower text: min_count, or look at stop_words and label_words"
         )
-    return text.sparse_bag(some, known, options.weight, split.train)
+    return wording.bag(
+        some,
+        known,
+        weight=options.weight,
+        train=left.split.train,
+        stop_words=sorted(wanted.stop_words),
+        label_words=options.label_words,
+        labels=left.label_names,
+        telling=sorted(dropped - labelwords.by_stem(dropped, left.label_names)),
+    )
 
 
 def _text_matrix(folder: Path, wanted: Settings, n: int, problems: Problems) -> arrays.Given | None:

@@ -74,7 +74,9 @@ def of_array(given: Given, n: int, names: list[str] | None, problems: Problems) 
         problems.item(row, "label", f"{given.where}: row {row} holds {value:g}, but must hold 0 and 1 alone")
     columns = names or [f"label {number}" for number in range(1, labels.shape[1] + 1)]
     if len(columns) != labels.shape[1]:
-        problems.add("features", f"{FILE}: labels has {len(columns)} names for {labels.shape[1]} columns of labels")
+        problems.add(
+            "features", f"{FILE}: labels has {len(columns)} names for {labels.shape[1]} columns of labels; name each"
+        )
         return None
     return labels, columns
 

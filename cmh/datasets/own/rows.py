@@ -128,11 +128,11 @@ def _drawn(rows: Rows, draw: Draw, kept: NDArray[np.int64], problems: Problems) 
         problems.add(
             "split",
             f"{FILE}: split asks for {draw.query + draw.validation + draw.train:,} items and at least one to train"
-            f" on, but there are {len(labelled):,}{' with a label' if len(labelled) < len(kept) else ''}",
+            f" on, but there are {len(labelled):,}{' with a label' * (len(labelled) < len(kept))}; ask for fewer",
         )
         return None
     if draw.by == "item" and any(rows.groups):
-        problems.add("split", f"{FILE}: split: by item tears groups apart, but the items have groups")
+        problems.add("split", f"{FILE}: split: by item tears groups apart, but the items have groups; write by: group")
         return None
     some = kept[labelled]
     names = [rows.groups[row] or f"\0{row}" for row in some]  # an item without a group is one of its own

@@ -63,7 +63,8 @@ def read(raw: bytes, file: str, form: Form, problems: Problems) -> Iterator[tupl
             continue
         number = reader.line_num + (1 if said else 0)
         if len(cells) < len(names) or any(cell.strip() for cell in cells[len(names) :]):
-            yield number, ValueError(f"has {len(cells)} cells under {len(names)} column names ({shown(names)})")
+            cure = "quote cells that hold a separator"
+            yield number, ValueError(f"has {len(cells)} cells under {len(names)} column names ({shown(names)}); {cure}")
             continue
         record: dict[str, object] = {}
         for field, cell in zip(fields, cells, strict=False):

@@ -1,0 +1,114 @@
+"""What is searched: codes of pictures and texts, and what they are of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmh import cache, codes, encoded, files
+from cmh.datasets import CachedDataset, Source
+from cmh.errors import RecordError
+from cmh.use import find
+from cmh.use.encoder import Encoder
+
+KINDS = ("pictures", "texts")
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """Things of one kind: packed codes `(n, ceil(bits / 8))`, a name and perhaps a caption of each, and where pictures
+    of them are."""
+
+    codes: NDArray[np.uint8]
+    names: Sequence[str]
+    captions: Sequence[str]  # empty: none
+    pictures: Pictures | None = None
+
+    def label(self, place: int) -> str:
+        """An item in a word or two."""
+        return (self.captions[place] if self.captions else "") or self.names[place].rpartition("/")[2]
+
+    def line(self, place: int) -> str:
+        """An item in words."""
+        return " · ".join(filter(None, [self.names[place], self.captions[place] if self.captions else ""]))
+
+
+class Pictures:
+    """Encoded pictures by the place of their item: files, or those of a dataset's source."""
+
+    def __init__(self, of: Source | Sequence[Path], rows: NDArray[np.int64] | None = None) -> None:
+        self._of, self._rows = of, rows
+
+    def some(self, places: Iterable[int]) -> Mapping[int, bytes]:
+        """Those that can be read."""
+        found: dict[int, bytes] = {}
+        for place in set(places):
+            row = int(place if self._rows is None else self._rows[place])
+            try:
+                found[place] = self._of.picture(row) if isinstance(self._of, Source) else self._of[row].read_bytes()
+            except OSError:  # moved since: its line is still true
+                continue
+        return found
+
+
+def of_file(path: Path, encoder: Encoder) -> dict[str, Items]:
+    """A file of `cmh.encode`, by kind. Raises RecordError where it is none, or was made by another model."""
+    found = encoded.read(path)
+    if found.bits != encoder.bits or found.encoder != encoder.digest:
+        theirs = f"{found.bits} bits of model {found.encoder or 'unknown'}"
+        raise RecordError(
+            f"{path}: holds codes of {theirs}, but a query would have {encoder.bits} bits of model {encoder.digest};"
+            " encode them with the same model"
+        )
+    result = {}
+    if "images" in found.sets:
+        names = found.names["images"]
+        paths = [Path(files.placed(name, path.parent)) for name in names]
+        result["pictures"] = Items(found.sets["images"], names, [], Pictures(paths))
+    if "texts" in found.sets:
+        result["texts"] = Items(found.sets["texts"], found.names["texts"], [])
+    return result
+
+
+def of_dataset(encoder: Encoder) -> dict[str, Items]:
+    """The database of the dataset that the model was trained on (every item with a label that is no test query), by
+    kind; its codes are computed once.
+
+    Raises EncoderError where the dataset is no longer as it was, DatasetError where it cannot be read.
+    """
+    dataset, source = find.dataset_of(encoder.folder, encoder.description.identity)
+    split = source.split
+    rows = np.concatenate([split.train, split.other, split.validation])
+    rows = rows[source.labels[rows].any(1)]
+    entry = f"codes/{source.name}/{cache.key(encoder.digest, dataset.arrays_sha256)}"
+    folder = cache.entry(entry, lambda: _computed(encoder, dataset))
+    images, texts = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("images", "texts"))
+    captions = _captions(source)
+    names = [source.files[row].name if source.files else f"{source.name} {row}" for row in rows.tolist()]
+    said = [captions[row] for row in rows.tolist()] if captions else []
+    pictures = Pictures(source, rows) if source.image is None else None
+    return {
+        "pictures": Items(images, names, said, pictures),
+        "texts": Items(texts, names, said, pictures),
+    }
+
+
+def _computed(encoder: Encoder, dataset: CachedDataset) -> cache.Contents:
+    """Packed codes of the database, from the features that are there."""
+    data = dataset.search()
+    found: dict[str, list[NDArray[np.int8]]] = {"images": [], "texts": []}
+    for part in (data.validation_database, data.validation_query.labelled()):
+        images = part.image if part.pixels is None else part.pixels
+        found["images"].append(encoder.hash_images(images))
+        found["texts"].append(encoder.hash_texts(part.text))
+    return {name: codes.pack(np.concatenate(blocks)) for name, blocks in found.items()}
+
+
+def _captions(source: Source) -> Sequence[str]:
+    if source.captions is not None:
+        return source.captions()
+    return [" ".join(words) for words in source.words()] if source.words is not None else []
