@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from cmh import commands, files
-from cmh.board import current, find, papers, render, rows
+from cmh.board import current, find, latex, page, papers, render, rows
 from cmh.errors import CmhError
 
 _ROOTS = ("studies", "runs")
 _MAKE = "python -m cmh.tune --method dcmh --space spaces/dcmh.yml"
+
+_Text = Callable[[list[rows.Board]], str]
+_TEXTS: dict[str, _Text] = {  # options that write one file
+    **{"csv": render.csv_text, "markdown": render.markdown, "latex": latex.text, "html": page.html},
+}
+_EXTRA = {"html": "jinja2", "figures": "matplotlib"}
 
 _DESCRIPTION = """\
 Collect the confirmed test runs (records.jsonl) below each ROOT and rank them. Runs are compared only within
@@ -29,6 +36,15 @@ examples:
   python -m cmh.leaderboard studies/dcmh-clipart-32           one study
   python -m cmh.leaderboard --dataset clipart --csv board.csv --markdown board.md
   {_MAKE}     makes records
+  python -m cmh.leaderboard studies --latex t.tex --figures figs         tables and figures of a paper
+  python -m cmh.leaderboard studies --html board.html         a page to sort and filter
+
+figures (DIR/BOARD-NAME.pdf and .png; in a column of 85 mm, or two of 178 mm):
+  map-bits          MAP against code length, with intervals; needs two lengths
+  pr-BITS           mean precision against mean recall by rank, ties as expected, of the codes that runs have kept
+  precision-BITS    mean precision among the first N items, of the same
+  ranks-BITS        rows by their mean; a bar joins those that cannot be told apart
+  budget-BITS       MAP against device seconds, and against the passes of the search where there was one
 
 columns (those that are empty are not shown):
   rank (#)          by mean; equal numbers have equal ranks
@@ -79,8 +95,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if arguments.csv and arguments.markdown and os.path.realpath(arguments.csv) == os.path.realpath(arguments.markdown):
-        raise CmhError(f"--csv and --markdown both name {arguments.csv}; one would overwrite the other")
+    _check_targets(arguments)
     roots = arguments.roots or [Path(name) for name in _ROOTS if Path(name).is_dir()]
     runs, problems = find.find(roots)
     if not runs and problems:
@@ -95,12 +110,32 @@ def _run(arguments: argparse.Namespace) -> None:
     for note in problems + notes:
         sys.stderr.write(f"note: {render.printable(note)}\n")
     # the files first: the reader of the table may be gone before its end (`| head`)
-    _write(boards, {arguments.csv: render.csv_text, arguments.markdown: render.markdown})
+    _write(boards, {getattr(arguments, name): text for name, text in _TEXTS.items()}, arguments.figures)
     sys.stdout.write(render.terminal(boards))
 
 
-def _write(boards: list[rows.Board], texts: dict[Path | None, Callable[[list[rows.Board]], str]]) -> None:
+def _check_targets(arguments: argparse.Namespace) -> None:
+    """Before anything is read: no two options may name one file, and what draws must be installed."""
     problems = []
+    targets: dict[str, str] = {}  # resolved → option
+    for name in (*_TEXTS, "figures"):
+        path = getattr(arguments, name)
+        if path is None:
+            continue
+        other = targets.setdefault(os.path.realpath(path), name)
+        if other != name:
+            problems.append(f"--{other} and --{name} both name {path}; one would overwrite the other")
+        package = _EXTRA.get(name)
+        if package and importlib.util.find_spec(package) is None:
+            problems.append(f"--{name} needs {package}, of the extra [report]: pip install 'cmh[report]'")
+    if problems:
+        raise CmhError(*problems)
+
+
+def _write(boards: list[rows.Board], texts: dict[Path | None, _Text], figures: Path | None) -> None:
+    problems, written = [], []
+    if not any(board.rows for board in boards) and (figures or any(texts)):
+        raise CmhError("there is no row to write: all runs were left out, see the notes")
     for path, text in texts.items():
         if path is None:
             continue
@@ -109,7 +144,18 @@ def _write(boards: list[rows.Board], texts: dict[Path | None, Callable[[list[row
         except OSError as error:
             problems.append(f"{path}: cannot be written ({error.strerror})")
         else:
-            sys.stderr.write(f"wrote {path}\n")
+            written.append(str(path))
+    if figures:
+        from cmh.board import figures as drawn  # late: with this option alone matplotlib and the metrics come in
+
+        try:
+            names, notes = drawn.write(boards, figures)
+        except OSError as error:
+            problems.append(f"{figures}: figures cannot be written there ({error.strerror})")
+        else:
+            written += [str(figures / name) for name in names]
+            sys.stderr.write("".join(f"note: {render.printable(note)}\n" for note in notes))
+    sys.stderr.write("".join(f"wrote {name}\n" for name in written))
     if problems:
         raise CmhError(*problems)
 
@@ -131,6 +177,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", metavar="NAME", help="only the boards of this dataset")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the rows as CSV")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the boards as Markdown")
+    parser.add_argument("--latex", type=Path, metavar="FILE", help="also write them as tables for LaTeX (booktabs)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write them as a page to sort and filter")
+    parser.add_argument(
+        "--figures", type=Path, metavar="DIR", help="also draw them there, each figure as PDF and PNG (one folder)"
+    )
     return parser
 
 

@@ -32,7 +32,7 @@ _MARKS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class _Column:
+class Column:
     """How one column of a table is headed and filled; columns of which no cell is filled are left out."""
 
     head: str
@@ -59,10 +59,9 @@ def markdown(boards: Iterable[Board]) -> str:
     """A section for each board, a table for each number of bits."""
     lines = ["# Leaderboards", "", "Only rows of one table may be compared.", ""]
     for board in boards:
-        lines += [f"## {_escape(board.dataset)}, {_escape(board.features)}", "", _escape(_about(board)), ""]
-        for bits, rows in _sections(board):
-            sources = _sources(rows)
-            columns = _filled([*_columns(), _reported(sources)], rows)
+        lines += [f"## {_escape(board.dataset)}, {_escape(board.features)}", "", _escape(about(board)), ""]
+        for bits, rows in sections(board):
+            columns, sources = filled(rows)
             table = [
                 [column.head for column in columns],
                 ["---" if column.word else "---:" for column in columns],
@@ -73,7 +72,7 @@ def markdown(boards: Iterable[Board]) -> str:
                 lines += ["Reported by papers with other protocols, not comparable:", ""]
                 lines += [f"- [{number}] {_escape(source)}" for source, number in sources.items()]
                 lines += [""]
-        lines += [*(f"- {_escape(line)}" for line in _legend(board)), ""]
+        lines += [*(f"- {_escape(line)}" for line in legend(board)), ""]
     return "\n".join(lines[:-1]) + "\n"
 
 
@@ -81,9 +80,9 @@ def terminal(boards: Iterable[Board]) -> str:
     """The same, aligned for reading where it was asked for. What papers report stands below a table."""
     lines: list[str] = []
     for board in boards:
-        lines += [printable(f"{board.dataset}, {board.features}"), printable(f"  {_about(board)}")]
-        for bits, rows in _sections(board):
-            columns = _filled([column for column in _columns() if column.short], rows)
+        lines += [printable(f"{board.dataset}, {board.features}"), printable(f"  {about(board)}")]
+        for bits, rows in sections(board):
+            columns = [column for column in filled(rows)[0] if column.short]
             cells = [
                 [column.short for column in columns],
                 *([_short(column, row) for column in columns] for row in rows),
@@ -100,18 +99,20 @@ def terminal(boards: Iterable[Board]) -> str:
             lines += [
                 printable(f"  reported of {method}: {pair} ({source})") for method, pair, source in sorted(papers)
             ]
-        lines += ["", *(f"  {part}" for line in _legend(board) for part in _wrapped(line)), ""]
+        lines += ["", *(f"  {part}" for line in legend(board) for part in _wrapped(line)), ""]
     return "\n".join(lines)
 
 
-def _about(board: Board) -> str:
+def about(board: Board) -> str:
+    """What all rows of a board have in common."""
     queries = "" if board.n_queries is None else f"{board.n_queries} test queries in {board.n_groups} groups, "
     runs = f"{board.n_runs} test run{'s' * (board.n_runs != 1)}"
     data, split = board.dataset_sha256[:12], board.split_sha256[:12]
     return f"data {data}, split {split}, protocol {board.protocol}, ties {board.tie_rule}; {queries}{runs}"
 
 
-def _sections(board: Board) -> Iterator[tuple[int, list[Row]]]:
+def sections(board: Board) -> Iterator[tuple[int, list[Row]]]:
+    """The tables of a board: number of bits, rows."""
     for bits, rows in itertools.groupby(board.rows, key=lambda row: row.bits):
         yield bits, list(rows)
 
@@ -122,59 +123,64 @@ def _sources(rows: Sequence[Row]) -> dict[str, int]:
     return {source: number for number, source in enumerate(named, start=1)}
 
 
-def _legend(board: Board) -> list[str]:
+def legend(board: Board) -> list[str]:
     """What the signs of this board's tables mean."""
     rows = board.rows
     shown = [
         (_PLUS_MINUS, any(row.map_mean_ci95_low is not None for row in rows)),
         (_GROUPS, any(row.letters for row in rows)),
         (_OPENED, True),
-        (_MARKS, any(_marks(row) for row in rows)),
+        (_MARKS, any(marks(row) for row in rows)),
     ]
     return [line for line, wanted in shown if wanted]
 
 
-def _columns() -> list[_Column]:
+def _columns() -> list[Column]:
     """The columns in their order."""
     return [
-        _Column("rank", "#", lambda row: str(row.rank)),
-        _Column("ranks", "ranks", _ranks),
-        _Column("group", "group", lambda row: row.letters, word=True),
-        _Column("method", "method", _method, word=True),
-        _Column("selection", "selection", lambda row: row.selection, word=True),
-        _Column("seeds", "n", lambda row: str(row.n_seeds)),
-        _Column("i→t", "i→t", lambda row: _map(row.map_i2t)),
-        _Column("t→i", "t→i", lambda row: _map(row.map_t2i)),
-        _Column("mean ± ci95", "mean ± ci95", _mean),
-        _Column("p vs best", "p", lambda row: "" if row.p_vs_best is None else f"{row.p_vs_best:.4f}"),
-        _Column("queries to next", "", lambda row: "" if row.queries_to_next is None else str(row.queries_to_next)),
-        _Column("trials × epochs", "budget", lambda row: f"{row.trials} × {row.epochs}"),
-        _Column("passes", "", lambda row: f"{row.passes:.0f}"),
-        _Column("seconds", "", lambda row: f"{row.seconds:.0f}"),
-        _Column("device seconds", "dev. s", _device_seconds),
-        _Column("test opened", "opened", lambda row: f"{row.test_opened} / {row.split_opened}"),
-        _Column("marks", "marks", _marks, word=True),
+        Column("rank", "#", lambda row: str(row.rank)),
+        Column("ranks", "ranks", ranks),
+        Column("group", "group", lambda row: row.letters, word=True),
+        Column("method", "method", method, word=True),
+        Column("selection", "selection", lambda row: row.selection, word=True),
+        Column("seeds", "n", lambda row: str(row.n_seeds)),
+        Column("i→t", "i→t", lambda row: _map(row.map_i2t)),
+        Column("t→i", "t→i", lambda row: _map(row.map_t2i)),
+        Column("mean ± ci95", "mean ± ci95", _mean),
+        Column("p vs best", "p", lambda row: "" if row.p_vs_best is None else f"{row.p_vs_best:.4f}"),
+        Column("queries to next", "", lambda row: "" if row.queries_to_next is None else str(row.queries_to_next)),
+        Column("trials × epochs", "budget", lambda row: f"{row.trials} × {row.epochs}"),
+        Column("passes", "", lambda row: f"{row.passes:.0f}"),
+        Column("seconds", "", lambda row: f"{row.seconds:.0f}"),
+        Column("device seconds", "dev. s", _device_seconds),
+        Column("test opened", "opened", lambda row: f"{row.test_opened} / {row.split_opened}"),
+        Column("marks", "marks", marks, word=True),
     ]
 
 
-def _reported(sources: dict[str, int]) -> _Column:
+def _reported(sources: dict[str, int]) -> Column:
     def cell(row: Row) -> str:
         return "" if row.reported_source is None else f"{_pair(row)} [{sources[row.reported_source]}]"
 
-    return _Column("reported i→t / t→i", "", cell)
+    return Column("reported i→t / t→i", "", cell)
 
 
-def _filled(columns: Sequence[_Column], rows: Sequence[Row]) -> list[_Column]:
-    return [column for column in columns if any(column.cell(row) for row in rows)]
+def filled(rows: Sequence[Row]) -> tuple[list[Column], dict[str, int]]:
+    """The columns of a table of which a cell is filled, and the numbers of the papers that the last one names."""
+    sources = _sources(rows)
+    columns = [*_columns(), _reported(sources)]
+    return [column for column in columns if any(column.cell(row) for row in rows)], sources
 
 
-def _ranks(row: Row) -> str:
+def ranks(row: Row) -> str:
+    """The ranks that a row may have; empty where that is unknown."""
     if row.rank_low is None:
         return ""
     return str(row.rank_low) if row.rank_low == row.rank_high else f"{row.rank_low}–{row.rank_high}"
 
 
-def _method(row: Row) -> str:
+def method(row: Row) -> str:
+    """What a row is called."""
     return f"{row.method} ({row.label})" if row.label else row.method
 
 
@@ -187,7 +193,8 @@ def _device_seconds(row: Row) -> str:
     return f"{row.search_device_seconds + row.training_device_seconds:.0f}"
 
 
-def _marks(row: Row) -> str:
+def marks(row: Row) -> str:
+    """The words of what is wrong with a row."""
     return " ".join(name for name in ("leak", "dead", "aged") if getattr(row, name))
 
 
@@ -199,7 +206,7 @@ def _map(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _short(column: _Column, row: Row) -> str:
+def _short(column: Column, row: Row) -> str:
     text = printable(column.cell(row))
     for sign in "/×±":
         text = text.replace(f" {sign} ", sign)

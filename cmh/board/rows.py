@@ -26,6 +26,7 @@ class Board:
     n_groups: int | None  # of near-duplicate queries
     n_runs: int
     rows: tuple[Row, ...]
+    runs: tuple[tuple[Run, ...], ...]  # of each row, one a seed
 
 
 def boards(
@@ -46,7 +47,7 @@ def _board(runs: list[Run], reported: Reported, aged: current.Aged, notes: list[
     for run in runs:
         by_bits.setdefault(run.record.identity.bits, []).append(run)
     found = [tables.table(by_bits[bits], reported, aged, notes) for bits in sorted(by_bits)]
-    groups = next((groups for _, groups in found if groups is not None), None)
+    groups = next((groups for _, _, groups in found if groups is not None), None)
     record, made = runs[0].record, runs[0].record.identity
     return Board(
         made.dataset,
@@ -58,5 +59,6 @@ def _board(runs: list[Run], reported: Reported, aged: current.Aged, notes: list[
         None if groups is None else groups.size,
         None if groups is None else np.unique(groups).size,
         len(runs),
-        tuple(row for rows, _ in found for row in rows),
+        tuple(row for rows, _, _ in found for row in rows),
+        tuple(runs for _, of_rows, _ in found for runs in of_rows),
     )

@@ -74,8 +74,9 @@ class Row:
 
 def table(
     runs: list[Run], reported: Reported, aged: current.Aged, notes: list[str]
-) -> tuple[list[Row], NDArray[np.int64] | None]:
-    """The rows, best first, and the groups of the test queries on which they were compared (none: not at all).
+) -> tuple[list[Row], list[tuple[Run, ...]], NDArray[np.int64] | None]:
+    """The rows, best first, the runs of each, and the groups of the test queries on which they were compared (none: not
+    at all).
 
     `runs` must stand in order of age.
     """
@@ -91,7 +92,7 @@ def table(
         _row(entry, rank, columns, _still(entry, rank, aged, notes), reported)
         for entry, rank, columns in zip(rows, ranks, chance, strict=True)
     ]
-    return finished, rows[compared[0]].groups if compared else None
+    return finished, [entry.runs for entry in rows], rows[compared[0]].groups if compared else None
 
 
 def _say_what_differs(rows: list[Entry], ranks: list[int], notes: list[str]) -> None:
