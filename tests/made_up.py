@@ -21,7 +21,7 @@ from tests.test_methods import small
 CPU = torch.device("cpu")
 
 
-RUN = Run(bits=8, threads=1)
+RUN = Run(bits=8, threads=1, scale="none")
 
 
 def module(method: type, config: type = _template.Config) -> Any:

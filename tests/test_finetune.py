@@ -117,7 +117,7 @@ def test_every_deep_method_trains_from_pixels(name: str, clipart: SearchData) ->
 
 def _modules(method: Any) -> list[nn.Module]:
     """All nets of a method and of the parts that it has."""
-    found: list[Any] = list(vars(method).values())
+    found: list[Any] = list(vars(getattr(method, "method", method)).values())  # within its scale
     for value in found:
         if isinstance(value, dict):
             found += value.values()

@@ -88,7 +88,7 @@ def test_every_run_setting_is_in_the_identity_or_has_a_reason() -> None:
     base = {"threads": 1}
     for name in fields - set(training.NOT_SETTINGS) - {"finetune"}:
         before = getattr(training.Run(), name)
-        value = {bool: not before, int: 7, float: 0.5}[type(before)]
+        value = {bool: not before, int: 7, float: 0.5, str: "unit"}[type(before)]
         same = [_of(module, {**base, name: value}), _of(module, base)]
         assert (same[0] == same[1]) == (name in training.ONLY_FINETUNE), name
         tuned = [_of(module, {**base, "finetune": True, **more}) for more in ({name: value}, {})]

@@ -12,7 +12,7 @@ from tests.test_training import tiny
 
 def fit(**more: int) -> training.Fitted:
     module = methods.get("random")
-    run, config = training.parse(module, {"bits": 64, "epochs": 3, "threads": 1, **more})
+    run, config = training.parse(module, {"bits": 64, "epochs": 3, "threads": 1, "scale": "none", **more})
     return training.fit(module, run, config, tiny())
 
 
