@@ -164,6 +164,41 @@ def test_what_is_wrong_with_no_picture_is_not_hidden(
         streaming._images(model, [photos / "00.png"])
 
 
+def test_codes_go_to_an_engine_at_once(
+    run: Path, model: Encoder, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = photos.parent / "codes.npz"
+    options = (run, "--images", photos, "--out", out, "--skip-bad", "--to", "npy")
+    code, said_out, _ = said(capsys, encode.main, *options)
+    assert code == 0
+    assert "images: 11 codes of 12 bits; ask: cmh.scan.nearest(" in said_out
+    beside = out.with_name("codes-npy")
+    assert np.array_equal(
+        np.load(beside / "images.npy"), model.encode_images(sorted(photos.rglob("*.png")), packed=True)
+    )
+    assert json.loads((beside / "codes.json").read_text())["encoder"] == model.digest
+    # what cannot be is said before anything is encoded
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "encode_images", None)
+        for more, problem in (
+            ((), f"{beside}: exists already"),
+            (("--to", "pgvector", "--at", "new"), "new: must be postgresql://user@host/base"),
+        ):
+            code, _, err = said(capsys, encode.main, *options, *more)
+            assert code == 2
+            assert problem in err
+    for more, problem in (
+        (("--to", "pgvector"), "--to pgvector needs --at postgresql://user@host/base"),
+        (("--to", "pigs"), "invalid choice: 'pigs'"),
+    ):
+        with pytest.raises(SystemExit):
+            encode.main([*map(str, options), *more])
+        assert problem in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        encode.main([*map(str, options[:-2]), "--at", "new"])
+    assert "it needs --to ENGINE" in capsys.readouterr().err
+
+
 # cmh.search
 
 
