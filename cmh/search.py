@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     commands.any_terminal()
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)  # TEXT may stand behind options, too
     asked = bool(arguments.texts or arguments.image)
     if not arguments.serve and not asked:
         parser.error(

@@ -255,7 +255,7 @@ def test_own_codes_are_searched_with_their_names(
     said(capsys, encode.main, run, "--images", photos, "--texts", tmp_path / "texts.txt", "--out", file, "--skip-bad")
     (photos / "02.png").unlink()
     options = ("--in", file, "--top", 20)
-    code, out, _ = said(capsys, search.main, run, "red <guitar>", *options, "--sheet", page)
+    code, out, _ = said(capsys, search.main, run, *options, "red <guitar>", "--sheet", page)
     assert code == 0
     assert len(table(out)) == 12
     text = page.read_text()
@@ -415,7 +415,7 @@ def test_pictures_of_files_that_are_gone(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a")
     pictures = collection.Pictures([tmp_path / "a", tmp_path / "b"])
     assert pictures.some([0, 1]) == {0: b"a"}
-    assert collection.Items(np.zeros((1, 1), np.uint8), ["x/a"], []).label(0) == "a"
+    assert collection.Items(np.zeros((1, 1), np.uint8), ["x/a"], [], pictures).label(0) == "a"
 
 
 def test_captions_are_words_where_nothing_else_is_known() -> None:

@@ -311,7 +311,7 @@ def test_an_interrupt_is_its_end(number: signal.Signals, run: Path) -> None:
             assert process.stdout is not None
             address = process.stdout.readline().strip()
             at = urllib.parse.urlsplit(address)
-            assert at.hostname == "127.0.0.1"
+            assert (at.hostname, process.stdout.readline()) == ("127.0.0.1", "Ctrl-C ends it\n")
             assert at.port is not None
             connection = http.client.HTTPConnection(at.hostname, at.port)
             connection.request("GET", "/api/search?text=red")
@@ -320,7 +320,7 @@ def test_an_interrupt_is_its_end(number: signal.Signals, run: Path) -> None:
             out, err = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert (process.returncode, out) == (0, "Ctrl-C ends it\n\nended\n")
+    assert (process.returncode, out) == (0, "\nended\n")
     assert "Traceback" not in err
 
 
@@ -344,7 +344,7 @@ def answered(driver: Any, before: int) -> list[tuple[str, str]]:
     )
     end = time.monotonic() + 60
     while not driver.execute_script(script):
-        assert time.monotonic() < end, driver.page_source
+        assert time.monotonic() < end, driver.find_element("tag name", "body").text
         time.sleep(0.05)
     read = (
         "return [...document.querySelectorAll('#found li')].map((row) =>"

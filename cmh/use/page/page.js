@@ -166,8 +166,7 @@ async function start() {
   const radios = [...form.elements.find];
   for (const radio of radios) radio.disabled = !(radio.value in about.items);
   if (radios.find((radio) => radio.checked).disabled) radios.find((radio) => !radio.disabled).checked = true;
-  ask();
-  if (about.reads && !location.search) text.focus();
+  if (location.search) ask();
 }
 
 start();
