@@ -281,7 +281,12 @@ def test_bad_options_are_one_message_each(
         assert problem in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        for host, why in (("127.0.0.1", "Address already in use"), ("", "it is empty"), ("a" * 64, "no name")):
+        for host, why in (
+            ("127.0.0.1", "Address already in use"),
+            ("", "it is empty"),
+            ("*", "not known"),
+            ("x\0", "null"),
+        ):
             assert search.main([str(run), "--serve", "--port", str(port), "--host", host]) == 2
             err = capsys.readouterr().err
             assert err.startswith(f"error: --host {host}")
@@ -422,3 +427,11 @@ def test_in_a_browser(site: Site, chromium: Any, tmp_path: Path) -> None:
     assert answered(chromium, 0) == wanted
     assert all(address.startswith(site.address) for address in browser.asked_for(chromium))
     assert browser.said(chromium) == []
+    # what is no picture, and what is too large
+    chromium.get(f"{site.address}?text=red")
+    answered(chromium, 0)
+    chromium.execute_script(drop, list(b"<svg/>"))
+    assert answered(chromium, 1) == []
+    assert words(chromium, "status").startswith("no picture in one of the formats")
+    chromium.execute_script(f"about.most_bytes = 5; {drop}", list(b"<svg/>"))
+    assert words(chromium, "status") == "the picture has 6 bytes, but may have at most 5"

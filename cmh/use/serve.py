@@ -51,13 +51,12 @@ def listening(host: str, port: int) -> socket.socket:
         if not host:
             raise OSError("it is empty")
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:  # a name that nobody knows is one, too
+    except (OSError, TypeError, ValueError) as error:  # a name that nobody knows; one that cannot be any
+        why = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
         raise EncoderError(
-            f"--host {host} --port {port}: cannot be listened at ({error.strerror or error}); --port 0 takes any that"
-            " is free, and --host must be a name or address of this machine"
+            f"--host {host} --port {port}: cannot be listened at ({why}); --port 0 takes any that is free, and --host"
+            " must be a name or address of this machine"
         ) from error
-    except UnicodeError as error:
-        raise EncoderError(f"--host {host}: is no name of a machine ({error})") from error
 
 
 def address(host: str, at: socket.socket) -> str:

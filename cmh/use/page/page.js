@@ -1,6 +1,7 @@
 "use strict";
 // Asks the server for what the address bar says (?text=… or ?of=…&like=…), or with a picture that was given; shows the
 // answer. What comes from data is only ever set as text.
+const SILENT = "the server gives no answer: has it been ended, or does its terminal show an error?";
 const part = (id) => document.getElementById(id);
 const form = part("ask");
 const text = part("text");
@@ -32,8 +33,9 @@ function showQuery(address) {
 
 function item(one, rank, find) {
   const link = made("a", "", "");
-  link.href = "?" + new URLSearchParams({ of: find, like: one.item, find: "pictures" });
-  link.title = find === "pictures" ? "pictures like this one" : "pictures for this text";
+  const next = about.items && !about.items.pictures ? "texts" : "pictures";
+  link.href = "?" + new URLSearchParams({ of: find, like: one.item, find: next });
+  link.title = `${next} near this one`;
   if (one.picture) {
     const image = document.createElement("img");
     image.loading = "lazy";
@@ -72,7 +74,7 @@ async function answer(question, find) {
     if (error.name === "AbortError") return; // another question came
     part("found").className = "";
     part("found").replaceChildren();
-    say("the server does not answer: has it been ended?", "", "", true);
+    say(SILENT, "", "", true);
   }
   document.documentElement.dataset.answers = Number(document.documentElement.dataset.answers || 0) + 1;
 }
@@ -139,21 +141,19 @@ form.addEventListener("change", (event) => {
 part("file").addEventListener("change", (event) => event.target.files[0] && give(event.target.files[0]));
 document.addEventListener("paste", (event) => takeFrom(event.clipboardData, event));
 document.addEventListener("dragover", (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
   event.preventDefault();
   document.body.classList.add("over");
 });
 for (const name of ["dragleave", "drop"]) document.addEventListener(name, () => document.body.classList.remove("over"));
-document.addEventListener("drop", (event) => {
-  event.preventDefault();
-  takeFrom(event.dataTransfer, event);
-});
+document.addEventListener("drop", (event) => takeFrom(event.dataTransfer, event));
 window.addEventListener("popstate", ask);
 
 async function start() {
   try {
     about = await (await fetch("api/about")).json();
   } catch {
-    say("the server does not answer: has it been ended?", "", "", true);
+    say(SILENT, "", "", true);
     return;
   }
   document.title = `cmh search: ${about.target}`;
