@@ -37,6 +37,18 @@ packed in that way, too. All of these search exactly; docs/engines.md says what 
 """
 
 
+def check(to: str, out: str | Path) -> None:
+    """What can be known before there are codes. Raises ExportError where the engine is unknown or not installed, or
+    there can be no such place."""
+    if to not in ENGINES:
+        raise ExportError(f"--to {to} is no engine that cmh writes for; there are {', '.join(ENGINES)}")
+    engine = ENGINES[to]
+    if missing := engine.missing():
+        extra = f"the extra [{engine.extra}] of cmh brings it: pip install 'cmh[{engine.extra}]'"
+        raise ExportError(f"--to {to} needs {', '.join(missing)}, which is not installed; {extra}")
+    engines.check_place(engine, str(out))
+
+
 def export(codes_npz: str | Path, to: str, out: str | Path) -> dict[str, Any]:
     """Write a file's codes for an engine, and check them by asking it.
 
@@ -50,12 +62,8 @@ def export(codes_npz: str | Path, to: str, out: str | Path) -> dict[str, Any]:
     Raises ExportError where the engine is not installed, cannot be written, or answers otherwise than `cmh.scan`;
     nothing is left behind then. RecordError where the file is no file of codes.
     """
-    if to not in ENGINES:
-        raise ExportError(f"--to {to} is no engine that cmh writes for; there are {', '.join(ENGINES)}")
+    check(to, out)
     engine = ENGINES[to]
-    if missing := engine.missing():
-        extra = f"the extra [{engine.extra}] of cmh brings it: pip install 'cmh[{engine.extra}]'"
-        raise ExportError(f"--to {to} needs {', '.join(missing)}, which is not installed; {extra}")
     found = encoded.read(Path(codes_npz))
     about = {
         **{"engine": to, "engine_version": "", "cmh": __version__, "bits": found.bits},
@@ -122,12 +130,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    about = export(arguments.codes, arguments.to, arguments.out)
-    for name, one in about["sets"].items():
-        sys.stdout.write(f"{name}: {one['items']} codes of {about['bits']} bits; ask: {one['ask']}\n")
-    name = f"{about['engine']} {about['engine_version']}"
-    sys.stdout.write(f"{name} answered {QUERIES} queries of each as an exact scan does\n")
+    sys.stdout.write(summary(export(arguments.codes, arguments.to, arguments.out)))
     return 0
+
+
+def summary(about: dict[str, Any]) -> str:
+    """What `export` gave, in lines."""
+    lines = [
+        f"{name}: {one['items']} codes of {about['bits']} bits; ask: {one['ask']}\n"
+        for name, one in about["sets"].items()
+    ]
+    lines.append(
+        f"{about['engine']} {about['engine_version']} answered {QUERIES} queries of each as an exact scan does\n"
+    )
+    return "".join(lines)
 
 
 def _parser() -> argparse.ArgumentParser:

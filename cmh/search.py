@@ -1,4 +1,4 @@
-"""`python -m cmh.search`: pictures for a text, texts for a picture, pictures like a picture."""
+"""`python -m cmh.search`: pictures for a text, texts for a picture, pictures like a picture; or a page that asks so."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmh import commands
+from cmh import commands, signals
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cmh.use.collection import Items
     from cmh.use.sheet import Answer
 
+MOST_PORT = 65_535
+
 EPILOG = """\
 examples:
   python -m cmh.search studies/dcmh-clipart-32 "red bicycle"                  pictures for a text, as a table
@@ -24,12 +26,15 @@ examples:
   python -m cmh.search studies/dcmh-clipart-32 --image photo.jpg              pictures like this one
   python -m cmh.search studies/dcmh-clipart-32 --image photo.jpg --find texts            texts for it
   python -m cmh.search studies/dcmh-clipart-32 flower --in photos.npz         in pictures of your own (cmh.encode)
+  python -m cmh.search studies/dcmh-clipart-32 --serve                        a page: type a text, drop a picture
 
 Without --in the dataset that the model was trained on is searched: its database, that is all items with a label but the
 test queries. Every code is compared (Hamming distance, in bits); those at one distance stand in their own order. What
 is said of a text are the words that the model knows: others, and words left out of training (`text: label_words`,
 stop words), say nothing, and a text without any is refused. --sheet writes a PNG or a page of HTML that holds its
-pictures. Of a study the winner is taken, of several seeds the one with the best validation MAP; STUDY:7 is trial 7.
+pictures. --serve (extra [serve]) listens for browsers of this machine until Ctrl-C; --host lets others in, and is what
+they must call it. Of a study the winner is taken, of several seeds the one with the best validation MAP; STUDY:7 is
+trial 7.
 """
 
 
@@ -37,9 +42,16 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     commands.any_terminal()
     parser = _parser()
-    arguments = parser.parse_args(argv)
-    if not arguments.texts and not arguments.image:
-        parser.error('nothing to search for: give a TEXT ("red bicycle") or --image FILE')
+    arguments = parser.parse_intermixed_args(argv)  # TEXT may stand behind options, too
+    asked = bool(arguments.texts or arguments.image)
+    if not arguments.serve and not asked:
+        parser.error(
+            'nothing to search for: give a TEXT ("red bicycle"), --image FILE, or --serve for a page to ask in'
+        )
+    if arguments.serve and (asked or arguments.sheet is not None):
+        parser.error("--serve takes no TEXT, --image or --sheet: ask in the page")
+    if not arguments.serve and (arguments.host is not None or arguments.port is not None):
+        parser.error("--host and --port are of --serve")
     return commands.guarded(lambda: _run(arguments))
 
 
@@ -58,14 +70,25 @@ def _parser() -> argparse.ArgumentParser:
     add("--find", choices=("pictures", "texts"), default="pictures", help="what to find (default: pictures)")
     add("--top", type=commands.whole(1), default=20, metavar="N", help="how many (default: 20)")
     add("--sheet", type=Path, metavar="FILE", help="a contact sheet to look at, .png or .html")
+    add("--serve", action="store_true", help="open a page to search in, with a text or a picture")
+    add("--host", metavar="NAME", help="the name or address to listen at (default: 127.0.0.1, this machine alone)")
+    add("--port", type=_port, metavar="N", help="the port to listen at (default: 0, any that is free)")
     add("--seed", type=commands.whole(0), metavar="N", help="the model of this seed (default: best on validation)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     return parser
 
 
+def _port(text: str) -> int:
+    if (port := commands.whole(0)(text)) > MOST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} must be at most {MOST_PORT}")
+    return port
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from cmh.use import collection, load, sheet  # PyTorch comes in here
 
+    if arguments.serve:
+        return _serve(arguments)
     if arguments.sheet is not None:
         sheet.check(arguments.sheet)
     encoder = load(arguments.target, seed=arguments.seed, device=arguments.device)
@@ -78,6 +101,27 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.sheet is not None:
         sheet.write(arguments.sheet, answers, f"{arguments.target}: {', '.join(name for name, _ in queries)}")
         sys.stdout.write(f"sheet: {arguments.sheet}\n")
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    """Answer browsers until an interrupt, which is how this ends well."""
+    from cmh.use import answers, collection, load, serve
+
+    serve.check()
+    host = "127.0.0.1" if arguments.host is None else arguments.host
+    with serve.listening(host, arguments.port or 0) as at, signals.Interrupts(commands.end_interrupted):
+        encoder = load(arguments.target, seed=arguments.seed, device=arguments.device)
+        place = arguments.source
+        items = collection.of_dataset(encoder) if place is None else collection.of_file(place, encoder)
+        server = serve.server(answers.Answers(encoder, items, arguments.target, arguments.top), host)
+        whom = "whoever reaches this machine can search, and sees the pictures; " if serve.open_to_others(at) else ""
+        sys.stdout.write(f"{serve.address(host, at)}\n{whom}Ctrl-C ends it\n")
+        sys.stdout.flush()
+        try:
+            server.run(sockets=[at])
+        except KeyboardInterrupt:
+            sys.stdout.write("\nended\n")
     return 0
 
 

@@ -158,7 +158,7 @@ def test_a_server_without_pgvector_or_with_an_old_one(
 @pytest.mark.skipif(importlib.util.find_spec("psycopg") is None, reason="no driver: pip install cmh[pgvector]")
 def test_addresses_of_no_server(tmp_path: Path) -> None:
     path = encoded_file(tmp_path / "codes.npz")
-    with pytest.raises(ExportError, match=r"--out new: must be postgresql://user@host/base"):
+    with pytest.raises(ExportError, match=r"new: must be postgresql://user@host/base"):
         export(path, "pgvector", "new")
     with pytest.raises(ExportError, match="connection failed") as caught:
         export(path, "pgvector", "postgresql://me:secret@127.0.0.1:1/base")

@@ -164,6 +164,41 @@ def test_what_is_wrong_with_no_picture_is_not_hidden(
         streaming._images(model, [photos / "00.png"])
 
 
+def test_codes_go_to_an_engine_at_once(
+    run: Path, model: Encoder, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = photos.parent / "codes.npz"
+    options = (run, "--images", photos, "--out", out, "--skip-bad", "--to", "npy")
+    code, said_out, _ = said(capsys, encode.main, *options)
+    assert code == 0
+    assert "images: 11 codes of 12 bits; ask: cmh.scan.nearest(" in said_out
+    beside = out.with_name("codes-npy")
+    assert np.array_equal(
+        np.load(beside / "images.npy"), model.encode_images(sorted(photos.rglob("*.png")), packed=True)
+    )
+    assert json.loads((beside / "codes.json").read_text())["encoder"] == model.digest
+    # what cannot be is said before anything is encoded
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "encode_images", None)
+        for more, problem in (
+            ((), f"{beside}: exists already"),
+            (("--to", "pgvector", "--at", "new"), "new: must be postgresql://user@host/base"),
+        ):
+            code, _, err = said(capsys, encode.main, *options, *more)
+            assert code == 2
+            assert problem in err
+    for more, problem in (
+        (("--to", "pgvector"), "--to pgvector needs --at postgresql://user@host/base"),
+        (("--to", "pigs"), "invalid choice: 'pigs'"),
+    ):
+        with pytest.raises(SystemExit):
+            encode.main([*map(str, options), *more])
+        assert problem in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        encode.main([*map(str, options[:-2]), "--at", "new"])
+    assert "it needs --to ENGINE" in capsys.readouterr().err
+
+
 # cmh.search
 
 
@@ -220,7 +255,7 @@ def test_own_codes_are_searched_with_their_names(
     said(capsys, encode.main, run, "--images", photos, "--texts", tmp_path / "texts.txt", "--out", file, "--skip-bad")
     (photos / "02.png").unlink()
     options = ("--in", file, "--top", 20)
-    code, out, _ = said(capsys, search.main, run, "red <guitar>", *options, "--sheet", page)
+    code, out, _ = said(capsys, search.main, run, *options, "red <guitar>", "--sheet", page)
     assert code == 0
     assert len(table(out)) == 12
     text = page.read_text()
@@ -380,7 +415,7 @@ def test_pictures_of_files_that_are_gone(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a")
     pictures = collection.Pictures([tmp_path / "a", tmp_path / "b"])
     assert pictures.some([0, 1]) == {0: b"a"}
-    assert collection.Items(np.zeros((1, 1), np.uint8), ["x/a"], []).label(0) == "a"
+    assert collection.Items(np.zeros((1, 1), np.uint8), ["x/a"], [], pictures).label(0) == "a"
 
 
 def test_captions_are_words_where_nothing_else_is_known() -> None:

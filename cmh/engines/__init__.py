@@ -119,6 +119,14 @@ ENGINES = {
 }
 
 
+def check_place(engine: Engine, out: str) -> None:
+    """Raises ExportError where `out` is there already, or is no address of a server where it must be one."""
+    if engine.tables:
+        databases.check_address(out)
+    elif Path(out).exists():
+        raise ExportError(f"{out}: exists already; name a new folder, or remove this one")
+
+
 @contextlib.contextmanager
 def place(engine: Engine, out: str) -> Iterator[Place]:
     """A new folder `out`, or a transaction with the server that `out` is the address of: what is written in the block
@@ -126,17 +134,16 @@ def place(engine: Engine, out: str) -> Iterator[Place]:
 
     Raises ExportError where there can be no such place.
     """
+    check_place(engine, out)
     if engine.tables:
         with databases.transaction(out) as connection:
             yield connection
         return
-    if Path(out).exists():
-        raise ExportError(f"--out {out}: exists already; name a new folder, or remove this one")
     try:
         with files.new_folder(Path(out)) as folder:
             yield folder
     except OSError as error:
-        raise ExportError(f"--out {out}: cannot be written ({error.strerror or error})") from error
+        raise ExportError(f"{out}: cannot be written ({error.strerror or error})") from error
 
 
 def describe(engine: Engine, there: Place, about: dict[str, Any]) -> None:

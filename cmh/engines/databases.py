@@ -60,16 +60,20 @@ def _split(found: list[list[tuple[Any, ...]]]) -> Answer:
     return [[row[0] for row in rows] for rows in found], [[row[1] for row in rows] for rows in found]
 
 
+def check_address(address: str) -> None:
+    """Raises ExportError where it is none of PostgreSQL."""
+    if not address.startswith(("postgresql://", "postgres://")):
+        raise ExportError(f"{address}: must be postgresql://user@host/base, the address of the server")
+
+
 @contextlib.contextmanager
 def transaction(address: str) -> Iterator[Connection]:
     """With the server at `address`: kept if the block ends well, undone if it does not.
 
-    Raises ExportError for other addresses and for what the server refuses.
+    Raises ExportError for what the server refuses.
     """
     import psycopg
 
-    if not address.startswith(("postgresql://", "postgres://")):
-        raise ExportError(f"--out {address}: must be postgresql://user@host/base, the address of the server")
     try:
         with psycopg.connect(address, connect_timeout=10) as connection:
             yield connection

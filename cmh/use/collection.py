@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from cmh import cache, codes, encoded, files
 from cmh.datasets import CachedDataset, Source
-from cmh.errors import RecordError
+from cmh.errors import CmhError, EncoderError, RecordError
 from cmh.use import find
+from cmh.use import pictures as seen
 from cmh.use.encoder import Encoder
 
 KINDS = ("pictures", "texts")
@@ -30,7 +31,11 @@ class Items:
 
     def label(self, place: int) -> str:
         """An item in a word or two."""
-        return (self.captions[place] if self.captions else "") or self.names[place].rpartition("/")[2]
+        return (self.captions[place] if self.captions else "") or self.short(place)
+
+    def short(self, place: int) -> str:
+        """The name of an item without its folders."""
+        return self.names[place] if self.pictures is None else self.names[place].rpartition("/")[2]
 
     def line(self, place: int) -> str:
         """An item in words."""
@@ -44,15 +49,22 @@ class Pictures:
         self._of, self._rows = of, rows
 
     def some(self, places: Iterable[int]) -> Mapping[int, bytes]:
-        """Those that can be read."""
+        """Those that can be read, and are no larger than a picture may be."""
         found: dict[int, bytes] = {}
         for place in set(places):
             row = int(place if self._rows is None else self._rows[place])
             try:
-                found[place] = self._of.picture(row) if isinstance(self._of, Source) else self._of[row].read_bytes()
-            except OSError:  # moved since: its line is still true
+                found[place] = self._of.picture(row) if isinstance(self._of, Source) else _file(self._of[row])
+            except (OSError, CmhError):  # moved since: its line is still true
                 continue
         return found
+
+
+def _file(path: Path) -> bytes:
+    """A list may name anything: what is no file (a device has no end) is not read. Raises EncoderError."""
+    if not path.is_file():
+        raise EncoderError(f"{path}: is no file")
+    return seen.encoded(path)
 
 
 def of_file(path: Path, encoder: Encoder) -> dict[str, Items]:

@@ -59,7 +59,7 @@ def check(path: Path) -> None:
         raise EncoderError(f"--sheet {path}: must end in {' or '.join(ENDINGS)}")
 
 
-def _thumbnail(raw: bytes, side: int) -> bytes | None:
+def thumbnail(raw: bytes, side: int) -> bytes | None:
     """A small PNG of a picture; None where it is none."""
     try:
         picture = rgb(raw)
@@ -76,7 +76,7 @@ def _page(answers: Sequence[Answer], title: str) -> str:
     for answer in answers:
         parts.append(f"<h2>{html.escape(answer.query)}</h2><p>{html.escape(answer.note)}</p><div>")
         for found in answer.found:
-            small = _thumbnail(found.picture, 2 * SIDE) if found.picture is not None else None
+            small = thumbnail(found.picture, 2 * SIDE) if found.picture is not None else None
             image = f'<img alt="" src="data:image/png;base64,{base64.b64encode(small).decode()}">' if small else ""
             parts.append(
                 f"<figure>{image}<figcaption><b>{found.distance}</b> {html.escape(found.line)}</figcaption></figure>"
@@ -98,7 +98,7 @@ def _png(answers: Sequence[Answer]) -> bytes:
         draw.text((GAP, top), _shown(answer.query, 20 * columns), "black")
         for place, found in enumerate(answer.found):
             left, upper = GAP + place % columns * (SIDE + GAP), top + LINE + GAP + place // columns * cell
-            small = _thumbnail(found.picture, SIDE) if found.picture is not None else None
+            small = thumbnail(found.picture, SIDE) if found.picture is not None else None
             if small is not None:
                 with Image.open(io.BytesIO(small)) as picture:
                     sheet.paste(picture, (left + (SIDE - picture.width) // 2, upper + (SIDE - picture.height) // 2))
