@@ -1,7 +1,9 @@
-"""DCHMT, DSPH, DCGH, DHaPH and DNpH: the authors' values, explicit loops, and what head and proxies are."""
+"""DCHMT, DSPH, DCGH, DHaPH, DNpH and DNPH: the authors' values, explicit loops, and what head and proxies are."""
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from cmh import methods, training
 from cmh.losses import mean_where, pair_cosines, proxy_terms, similar
-from cmh.methods import dcgh, dchmt, dhaph, dnph_qmi, dsph
+from cmh.methods import dcgh, dchmt, dhaph, dnph, dnph_qmi, dsph
 from cmh.nets.proxies import head
 from tests import golden
 from tests.golden import CLIP, MAIN
@@ -247,6 +249,79 @@ def test_dnph_qmi_equals_loops(b: int, bits: int, classes: int, seed: int, kerne
     assert float(total) == pytest.approx(sum(expected.values()), rel=1e-8, abs=1e-9)
 
 
+DNPH = CLIP.cases("DNPH")
+
+
+@pytest.mark.parametrize("case", DNPH)
+def test_the_authors_values_of_dnph(case: str) -> None:
+    """Without the class heads (difference 3): their two terms are taken off, and reach no code."""
+    expected = copy.deepcopy(DNPH[case])
+    labels = CLIP.tensor("L")[torch.from_numpy(CLIP.batch())]
+    f, g, proxies = (CLIP.tensor(name).requires_grad_() for name in ("f", "g", "P"))
+    weight, noise = expected["hyper"]["uniformity weight w"], CLIP.tensor("noise")
+    config = dnph.Config(margin=expected["hyper"]["mrg"], uniformity=weight)
+    total, terms = dnph.step_loss(f, g, proxies, labels, noise, config)
+    heads = expected["terms"].pop("class image") + expected["terms"].pop("class text")
+    assert float(total.detach()) + heads == pytest.approx(expected["total"], rel=1e-8)
+    named = {"proxy (both modalities)": float(terms.pop("proxy"))}
+    named |= {name.replace("_", " "): float(value) for name, value in terms.items()}
+    assert named == pytest.approx(expected["terms"], rel=1e-8)
+    for name, codes in (("image", f), ("text", g)):
+        rows = expected["extra"][f"noise row assigned to {name} 0..11"]
+        assert dnph.assigned(codes, noise).tolist() == rows
+    total.backward()  # type: ignore[no-untyped-call]
+    for name, codes in (("f (image codes)", f), ("g (text codes)", g), ("P (proxies)", proxies)):
+        golden.assert_gradient(codes.grad, expected["grads"].pop(name))
+    assert all(name.startswith("logit") for name in expected["grads"])
+    assert len(DNPH) == len(CLIP.file["methods"]["DNPH"]["cases"]) == 3
+
+
+@settings(max_examples=30, deadline=None)
+@given(**sizes, margin=st.sampled_from([0.0, 1.0]), weight=st.sampled_from([0.0, 0.5]))
+def test_dnph_equals_loops(b: int, bits: int, classes: int, seed: int, margin: float, weight: float) -> None:
+    """And the assignment the best of all."""
+    f, g, proxies, labels = drawn(b, bits, classes, seed)
+    noise = np.sign(np.random.default_rng(seed + 1).standard_normal((b, bits)))
+    rows = []
+    for codes in (f, g):
+        for i in range(b):
+            costs = [2 - 2 * cosine(codes[i], p) + margin * labels[i, c] for c, p in enumerate(proxies)]
+            whole = sum(math.exp(-cost) for cost in costs)
+            rows.append(-sum(math.log(math.exp(-costs[c]) / whole) for c in range(classes) if labels[i, c]))
+    expected = mean(rows)
+    config = dnph.Config(margin=margin, uniformity=weight)
+    inputs = [torch.from_numpy(one) for one in (f, g, proxies, labels)]
+    total, terms = dnph.step_loss(inputs[0], inputs[1], inputs[2], inputs[3], torch.from_numpy(noise), config)
+    assert float(terms["proxy"]) == pytest.approx(expected, rel=1e-8, abs=1e-12)
+    for name, codes in (("image", f), ("text", g)):
+        best = min(
+            itertools.permutations(range(b)),
+            key=lambda order, codes=codes: sum(math.dist(codes[i], noise[row]) for i, row in enumerate(order)),
+        )
+        near = mean([float(sum(codes[i] * noise[row])) for i, row in enumerate(best)])
+        found = dnph.assigned(torch.from_numpy(codes), torch.from_numpy(noise)).tolist()
+        lengths = [sum(math.dist(codes[i], noise[row]) for i, row in enumerate(order)) for order in (best, found)]
+        assert lengths[1] == pytest.approx(lengths[0], rel=1e-12)
+        assert sorted(found) == list(range(b))
+        if found == list(best):
+            assert float(terms[f"uniformity_{name}"]) == pytest.approx(near, rel=1e-8, abs=1e-12)
+        expected -= weight * float(terms[f"uniformity_{name}"])
+    assert float(total) == pytest.approx(expected, rel=1e-8, abs=1e-12)
+
+
+def test_fixed_proxies_of_dnph_and_its_noise() -> None:
+    """The paper's point: proxies that no step moves, and rows that are drawn anew; the same run again."""
+    module = methods.get("dnph")
+    values = {"bits": 8, "epochs": 2, "threads": 1, "batch_size": 32, "lr_proxies": 0, "uniformity": 0.1}
+    first, second = (training.fit(module, *training.parse(module, values), tiny()) for _ in range(2))
+    one, other = (fitted.method.proxies for fitted in (first, second))  # type: ignore[attr-defined]
+    assert torch.equal(one, other)
+    assert not one.requires_grad
+    assert "proxies" not in first.method.state()["nets"]  # type: ignore[operator]
+    assert [epoch.terms for epoch in first.curve] == [epoch.terms for epoch in second.curve]
+    assert set(first.curve[0].terms) == {"loss", "proxy", "uniformity_image", "uniformity_text"}
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     **sizes,
@@ -302,6 +377,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Loss]] = {
     "dsph": lambda f, g, p, labels: dsph.step_loss(f, g, p, labels, dsph.Config()),
     "dcgh": lambda f, g, p, labels: dcgh.step_loss(f, g, p, labels, dcgh.Config()),
     "dcgh own": lambda f, g, p, labels: dcgh.step_loss(f, g, p, labels, dcgh.Config(variance="own")),
+    "dnph": lambda f, g, p, labels: dnph.step_loss(f, g, p, labels, torch.ones(3, 4), dnph.Config(uniformity=1)),
     "dhaph": lambda f, g, p, labels: dhaph.step_loss(f, g, similar(labels, labels), tau=0.01, delta=1),
     "dnph_qmi": lambda f, g, p, labels: dnph_qmi.step_loss(f, g, similar(labels, labels), dnph_qmi.Config()),
     "dnph_qmi gaussian": lambda f, g, p, labels: dnph_qmi.step_loss(
@@ -356,7 +432,7 @@ def test_the_head_drops_bits() -> None:
     assert sum(isinstance(layer, nn.Linear) for layer in head(6, 5, 8, dropout=0.0).modules()) == 2
 
 
-@pytest.mark.parametrize("name", ["dsph", "dcgh"])
+@pytest.mark.parametrize("name", ["dsph", "dcgh", "dnph"])
 def test_proxies_are_trained_by_their_own_rate_and_belong_to_the_state(name: str) -> None:
     module = methods.get(name)
     values = {"bits": 8, "epochs": 2, "threads": 1, "hidden_image": 16, "hidden_text": 16, "batch_size": 32}
@@ -374,7 +450,7 @@ def test_proxies_are_trained_by_their_own_rate_and_belong_to_the_state(name: str
         assert float(still.proxies.detach().abs().max()) < 1
 
 
-@pytest.mark.parametrize("name", ["dchmt", "dsph", "dcgh", "dhaph", "dnph_qmi"])
+@pytest.mark.parametrize("name", ["dchmt", "dsph", "dcgh", "dhaph", "dnph", "dnph_qmi"])
 def test_outputs_are_bounded_and_both_nets_learn(name: str) -> None:
     module = methods.get(name)
     values = {"bits": 8, "epochs": 2, "threads": 1, "hidden_image": 16, "hidden_text": 16, "batch_size": 17}

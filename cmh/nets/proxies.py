@@ -60,14 +60,19 @@ class Proxies(nn.Module):
         self.table = nn.Parameter(first)
 
 
+def first_proxies(setup: Setup) -> Tensor:
+    """Proxies `(c, bits)` from N(0, 2/c), as `kaiming_normal_(mode="fan_out")` draws a table of this shape."""
+    (normal,) = normals(setup, "proxies", (setup.known_labels.shape[1], setup.bits))
+    return normal * (2 / len(normal)) ** 0.5
+
+
 def add_proxies(pair: Pair, setup: Setup, config: _Proxies, *, squashed: bool = False) -> Tensor:
     """Proxies that each step of the pair trains, too, by an SGD of their own with a constant rate.
 
-    They start from N(0, 2/c), as `kaiming_normal_(mode="fan_out")` draws a table `(c, bits)`, or from the tanh of that
-    (`squashed`). Gives the table, which is also part of the pair's state.
+    They start from `first_proxies`, or from the tanh of those (`squashed`). Gives the table, which is also part of the
+    pair's state.
     """
-    (normal,) = normals(setup, "proxies", (setup.known_labels.shape[1], setup.bits))
-    first = normal * (2 / len(normal)) ** 0.5
+    first = first_proxies(setup)
     net = Proxies(torch.tanh(first) if squashed else first).to(setup.device)
     pair.team.nets["proxies"] = net
     momentum, decay = config.momentum, config.decay_proxies
