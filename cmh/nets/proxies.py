@@ -63,7 +63,8 @@ class Proxies(nn.Module):
 def first_proxies(setup: Setup) -> Tensor:
     """Proxies `(c, bits)` from N(0, 2/c), as `kaiming_normal_(mode="fan_out")` draws a table of this shape."""
     (normal,) = normals(setup, "proxies", (setup.known_labels.shape[1], setup.bits))
-    return normal * (2 / len(normal)) ** 0.5
+    first: Tensor = normal * (2 / len(normal)) ** 0.5
+    return first
 
 
 def add_proxies(pair: Pair, setup: Setup, config: _Proxies, *, squashed: bool = False) -> Tensor:
