@@ -263,7 +263,7 @@ def test_the_authors_values_of_dnph(case: str) -> None:
     total, terms = dnph.step_loss(f, g, proxies, labels, noise, config)
     heads = expected["terms"].pop("class image") + expected["terms"].pop("class text")
     assert float(total.detach()) + heads == pytest.approx(expected["total"], rel=1e-8)
-    named = {"proxy (both modalities)": float(terms.pop("proxy"))}
+    named = {"proxy (both modalities)": float(terms.pop("proxy_image") + terms.pop("proxy_text")) / 2}
     named |= {name.replace("_", " "): float(value) for name, value in terms.items()}
     assert named == pytest.approx(expected["terms"], rel=1e-8)
     for name, codes in (("image", f), ("text", g)):
@@ -292,7 +292,7 @@ def test_dnph_equals_loops(b: int, bits: int, classes: int, seed: int, margin: f
     config = dnph.Config(margin=margin, uniformity=weight)
     inputs = [torch.from_numpy(one) for one in (f, g, proxies, labels)]
     total, terms = dnph.step_loss(inputs[0], inputs[1], inputs[2], inputs[3], torch.from_numpy(noise), config)
-    assert float(terms["proxy"]) == pytest.approx(expected, rel=1e-8, abs=1e-12)
+    assert float(terms["proxy_image"] + terms["proxy_text"]) / 2 == pytest.approx(expected, rel=1e-8, abs=1e-12)
     for name, codes in (("image", f), ("text", g)):
         best = min(
             itertools.permutations(range(b)),
@@ -319,7 +319,10 @@ def test_fixed_proxies_of_dnph_and_its_noise() -> None:
     assert not one.requires_grad
     assert "proxies" not in first.method.state()["nets"]  # type: ignore[operator]
     assert [epoch.terms for epoch in first.curve] == [epoch.terms for epoch in second.curve]
-    assert set(first.curve[0].terms) == {"loss", "proxy", "uniformity_image", "uniformity_text"}
+    assert set(first.curve[0].terms) == {
+        "loss",
+        *(f"{kind}_{of}" for kind in ("proxy", "uniformity") for of in ("image", "text")),
+    }
 
 
 @settings(max_examples=30, deadline=None)

@@ -40,7 +40,7 @@ from torch import Tensor
 
 from cmh.config import param
 from cmh.interfaces import Batch, Batches, Setup
-from cmh.losses import cosines, sign
+from cmh.losses import cosines, sign, weighted
 from cmh.nets.proxies import add_proxies, first_proxies, pair_of_heads
 from cmh.training import train
 
@@ -89,19 +89,17 @@ class Method:
 def step_loss(
     f: Tensor, g: Tensor, proxies: Tensor, labels: Tensor, noise: Tensor | None, config: Config
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """J of a batch and its terms without w: f, g `(b, K)`, proxies `(c, K)`, labels `(b, c)`, n `(b, K)` or none."""
-    loss = proxy_loss(torch.cat([f, g]), proxies, labels.repeat(2, 1), margin=config.margin)
-    terms = {"proxy": loss.detach()}
-    if noise is not None:
-        for name, codes in (("image", f), ("text", g)):
-            near = (codes * noise[assigned(codes, noise)]).sum(1).mean()
-            loss = loss - config.uniformity * near
-            terms[f"uniformity_{name}"] = near.detach()
-    return loss, terms
+    """J of a batch and its terms without weights: f, g, n (or none) `(b, K)`, proxies `(c, K)`, labels `(b, c)`."""
+    terms, w = {}, config.uniformity
+    for name, codes in (("image", f), ("text", g)):
+        terms[f"proxy_{name}"] = proxy_loss(codes, proxies, labels, margin=config.margin)
+        if noise is not None:
+            terms[f"uniformity_{name}"] = (codes * noise[assigned(codes, noise)]).sum(1).mean()
+    return weighted(terms, {name: 0.5 if name.startswith("proxy") else -w for name in terms})
 
 
 def proxy_loss(h: Tensor, proxies: Tensor, labels: Tensor, *, margin: float) -> Tensor:
-    """The first term of J, a mean over the rows `(n, K)`; labels `(n, c)`."""
+    """The first term of J of one modality, a mean over its rows `(n, K)`; labels `(n, c)`."""
     far = 2 - 2 * cosines(h, proxies)  # squared distance of unit rows
     return -(labels * (-far - margin * labels).log_softmax(1)).sum(1).mean()
 
