@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, relu
 
 COLUMNS = 2048  # pairs of a row that are worked on at once: 128 rows of them fit a core's cache
 
@@ -64,6 +64,37 @@ def squared_nll(theta: Tensor, similar: Tensor) -> Tensor:
 def cosines(rows: Tensor, others: Tensor) -> Tensor:
     """Cosine of each pair of rows, `(n, d)` and `(m, d)` to `(n, m)`; 0 where a row is all zero."""
     return normalize(rows) @ normalize(others).T
+
+
+def pair_cosines(image: Tensor, text: Tensor) -> dict[str, Tensor]:
+    """Cosines `(b, b)` of the codes of a batch, `(b, K)` each: `image` and `text` within, `image_text` between them."""
+    return {"image": cosines(image, image), "text": cosines(text, text), "image_text": cosines(image, text)}
+
+
+def mean_where(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the values where the 0/1 mask is 1, and 0 where it is nowhere; two tensors of one shape."""
+    return (values * mask).sum() / mask.sum().clamp_min(1)
+
+
+def proxy_terms(
+    image: Tensor, text: Tensor, proxies: Tensor, labels: Tensor, *, threshold: float = 0.0
+) -> dict[str, Tensor]:
+    """The seven terms of DSPH without weights, of which DCGH has the same; codes `(b, K)`, proxies `(c, K)`.
+
+    `near_*`: mean of 1 − cos over items and their classes; `far_*`: mean of max(0, cos − threshold) over items and the
+    other classes; `apart_*`: the same over pairs of items with at least two labels each that share none. `labels`
+    `(b, c)` are 0/1.
+    """
+    terms = {}
+    for name, codes in (("image", image), ("text", text)):
+        cosine = cosines(codes, proxies)
+        terms[f"near_{name}"] = mean_where(1 - cosine, labels)
+        terms[f"far_{name}"] = mean_where(relu(cosine - threshold), 1 - labels)
+    several = (labels.sum(1) > 1).to(labels.dtype)
+    apart = (1 - similar(labels, labels)) * several * several[:, None]
+    for name, cosine in pair_cosines(image, text).items():
+        terms[f"apart_{name}"] = mean_where(relu(cosine - threshold), apart)
+    return terms
 
 
 def sign(values: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
 """Losses that the authors' code computes, and the inputs it was given, drawn anew from the file's recipe.
 
-`$CMH_GOLDEN` may name another file than the committed one. Every array has its own stream, seeded with
-(SEED, k), so an input does not depend on which others are drawn.
+`$CMH_GOLDEN` and, for the methods of the CLIP era, `$CMH_GOLDEN_CLIP` may name other files than the committed ones. An
+input does not depend on which others are drawn.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from collections.abc import Callable
@@ -18,10 +17,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-PATH = Path(os.environ.get("CMH_GOLDEN") or Path(__file__).parent / "data" / "golden.json")
-FILE: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))
-SIZES: dict[str, int] = FILE["sizes"]
-INPUTS = [name for name in FILE["inputs"] if name != "ind|ind2"]
+HERE = Path(__file__).parent / "data"
 Array = NDArray[Any]
 
 
@@ -38,20 +34,14 @@ def _softmax_pairs(x: Array) -> Array:
     return pairs.reshape(len(x), -1)
 
 
-def _column_0(x: Array) -> Array:
-    return np.column_stack([batch(), x[:, 1:]])
-
-
 TRANSFORMS: dict[str, Callable[[Array], Array]] = {
     "none": lambda x: x,
     "tanh": np.tanh,
     "relu": lambda x: np.maximum(x, 0),
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "sign": np.sign,
-    "sign / sqrt(K)": lambda x: np.sign(x) / np.sqrt(SIZES["K"]),
     "l2 last axis": lambda x: x / np.sqrt((x * x).sum(-1, keepdims=True)),
     "softmax last axis, reshape (b,2K)": _softmax_pairs,
-    "column 0 := ind": _column_0,
     "0.25 + x/16": lambda x: 0.25 + x / 16,
     "bernoulli .25": lambda x: _bernoulli(x, 0.25),
     "bernoulli .3": lambda x: _bernoulli(x, 0.3),
@@ -61,37 +51,52 @@ TRANSFORMS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _stream(k: int) -> np.random.Generator:
-    return np.random.default_rng([SIZES["SEED"], k])
+class Golden:
+    """A golden file. Every array has its own stream, seeded with (SEED, k)."""
+
+    def __init__(self, path: Path) -> None:
+        self.file: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        self.sizes: dict[str, int] = self.file["sizes"]
+        self.inputs = [name for name in self.file["inputs"] if name != "ind|ind2"]
+        self._drawn: dict[str, Array] = {}
+
+    def batch(self, number: int = 1) -> Array:
+        """Rows of the first or the second batch: `ind`, `ind2`."""
+        order, b = self._stream(1).permutation(self.sizes["N"]), self.sizes["b"]
+        return order[(number - 1) * b : number * b]
+
+    def array(self, name: str) -> Array:
+        """An input by the name that the recipe gives it; a copy."""
+        if name not in self._drawn:
+            self._drawn[name] = self._draw(name)
+        return self._drawn[name].copy()
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The same as a float64 tensor."""
+        return torch.from_numpy(self.array(name))
+
+    def cases(self, method: str) -> dict[str, dict[str, Any]]:
+        """Cases of a method by their id."""
+        return {case["id"]: case for case in self.file["methods"][method]["cases"]}
+
+    def _stream(self, k: int) -> np.random.Generator:
+        return np.random.default_rng([self.sizes["SEED"], k])
+
+    def _draw(self, name: str) -> Array:
+        about = self.file["inputs"][name]
+        rng, shape, transform = self._stream(about["k"]), tuple(about["shape"]), about["transform"]
+        drawn = rng.integers(0, self.sizes["N"], shape) if name == "nid" else getattr(rng, about["draw"])(shape)
+        if transform == "column 0 := ind":
+            return np.column_stack([self.batch(), drawn[:, 1:]])
+        if transform == "sign / sqrt(K)":
+            return np.sign(drawn) / np.sqrt(self.sizes["K"])
+        return TRANSFORMS[transform](drawn)
 
 
-def batch(number: int = 1) -> Array:
-    """Rows of the first or the second batch: `ind`, `ind2`."""
-    order, b = _stream(1).permutation(SIZES["N"]), SIZES["b"]
-    return order[(number - 1) * b : number * b]
-
-
-@functools.cache
-def _array(name: str) -> Array:
-    about = FILE["inputs"][name]
-    rng, shape = _stream(about["k"]), tuple(about["shape"])
-    drawn = rng.integers(0, SIZES["N"], shape) if name == "nid" else getattr(rng, about["draw"])(shape)
-    return TRANSFORMS[about["transform"]](drawn)
-
-
-def array(name: str) -> Array:
-    """An input by the name that the recipe gives it; a copy."""
-    return _array(name).copy()
-
-
-def tensor(name: str) -> torch.Tensor:
-    """The same as a float64 tensor."""
-    return torch.from_numpy(array(name))
-
-
-def cases(method: str) -> dict[str, dict[str, Any]]:
-    """Cases of a method by their id."""
-    return {case["id"]: case for case in FILE["methods"][method]["cases"]}
+MAIN = Golden(Path(os.environ.get("CMH_GOLDEN") or HERE / "golden.json"))
+CLIP = Golden(Path(os.environ.get("CMH_GOLDEN_CLIP") or HERE / "golden_clip.json"))
+FILE, SIZES, INPUTS = MAIN.file, MAIN.sizes, MAIN.inputs
+batch, array, tensor, cases = MAIN.batch, MAIN.array, MAIN.tensor, MAIN.cases
 
 
 def assert_gradient(gradient: torch.Tensor | None, expected: dict[str, Any]) -> None:

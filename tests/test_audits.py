@@ -34,7 +34,7 @@ def test_shipped_methods_pass_both_audits(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_terms_are_traced_and_the_trace_changes_nothing(name: str) -> None:
-    """Every term of the 14 deep methods is traced; closed forms have nothing to trace."""
+    """Every term of the deep methods is traced; closed forms have nothing to trace."""
     run, config = point(name)
     seen = _Training(methods.get(name), run, config, tiny())
     assert [term.traced for term in seen.terms.values()] == [name in DEEP] * len(seen.terms)

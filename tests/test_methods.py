@@ -29,8 +29,8 @@ COSTLY = ("ssah",)  # whose paper point takes minutes an epoch, so that a search
 
 def test_the_folder_holds_what_it_should() -> None:
     assert [
-        *("agah", "cca_itq", "chn", "cmhh", "cpah", "dadh", "dcmh", "dgcpn"),
-        *("djsrh", "gch", "jdsh", "prdh", "random", "ridge", "scahn", "ssah", "ucch"),
+        *("agah", "cca_itq", "chn", "cmhh", "cpah", "dadh", "dcgh", "dchmt", "dcmh", "dgcpn", "dhaph"),
+        *("djsrh", "dnph", "dnph_qmi", "dsph", "gch", "jdsh", "prdh", "random", "ridge", "scahn", "ssah", "ucch"),
     ] == NAMES
 
 
