@@ -37,9 +37,9 @@ each query. With the device, threads and versions of the record all must be equa
 tolerance that is printed with its reason. Exit code 1: something differs, or nothing was compared.
 
 --bundle trains nothing: it packs settings, split, hashes and versions, curve and metrics of each recorded seed, and the
-models, with all that they need to encode. cmh.load, cmh.search and cmh.encode take the file, too. The same runs give the
-same bytes, so that its hash can be published. Nothing in another's bundle is unpacked, unpickled or run; a method of
-one's own is in it as a text, to be read: who trusts it says --method FILE.
+models, with all that they need to encode. cmh.load, cmh.search and cmh.encode take the file, too. The same runs give
+the same bytes, so that its hash can be published. Nothing in another's bundle is unpacked, unpickled or run; a method
+of one's own is in it as a text, to be read: who trusts it says --method FILE.
 """
 
 

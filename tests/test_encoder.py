@@ -26,7 +26,7 @@ from cmh.errors import ConfigError, DatasetError, EncoderError, NotFiniteError
 from cmh.features import backbones, text, wording
 from cmh.features.wording import TextRule
 from cmh.nets import state as states
-from cmh.use import description, probe, weights
+from cmh.use import description, probe, tensors, weights
 from cmh.use.description import Description
 from cmh.use.encoder import Encoder
 from tests import test_methods
@@ -184,6 +184,7 @@ def test_every_method_is_built_again(name: str, sparse: bool, tmp_path: Path) ->
     data = with_bags(tiny()) if sparse else tiny()
     fitted = test_methods.fit(name, data, epochs=1)
     about, state = described(fitted, data)
+    state = tensors.of_bytes(tensors.to_bytes(state), "as a bundle has it")
     built = weights.rebuilt(about, state, tmp_path, CPU)
     assert probe.difference(probed(fitted, data), about.probe) == 0
     for modality, features in (("image", data.train.image), ("text", data.train.text)):

@@ -32,6 +32,8 @@ def write(called: str, found: Target, out: Path) -> list[str]:
     """
     if out.suffix.lower() != ".zip":
         raise BundleError(f"--bundle {out}: must end in .zip, by which it is known")
+    if bundle.named(called):
+        raise BundleError(f"--bundle: {called} is a bundle already")
     if not out.resolve().parent.is_dir():
         raise BundleError(f"--bundle {out}: there is no folder {out.parent}; make it first")
     made = {seed: one.identity for seed, one in found.recorded.items() if one.identity is not None}
