@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 import shutil
+import struct
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,9 +23,9 @@ from hypothesis import strategies as st
 
 import cmh
 from cmh import encode, methods, reproduce, search, training
-from cmh.errors import BundleError, EncoderError
+from cmh.errors import BundleError, CmhError, EncoderError
 from cmh.methods.__main__ import main as methods_main
-from cmh.study import confirm, folder
+from cmh.study import confirm, folder, packing
 from cmh.use import archive, bundle, find, tensors
 from tests.test_reproduce import SMALL, forget, make_data
 
@@ -157,6 +159,8 @@ def test_what_cannot_be_packed(made: Made, tmp_path: Path, capsys: pytest.Captur
     assert "there is no folder" in refused(copy, "--bundle", tmp_path / "gone" / "new.zip")
     assert "of an experiment file, run it first" in refused(made.place / "file.yml", "--bundle", out)
     assert "is a bundle already" in refused(made.bundle, "--bundle", out)
+    (tmp_path / "folder.zip").mkdir()
+    assert "is a folder" in refused(copy, "--bundle", tmp_path / "folder.zip")
     make_data(tmp_path / "data", changed=True)
     data[1] = str(tmp_path / "data")
     assert "its data are no longer those that were trained on" in refused(copy, "--bundle", out)
@@ -253,6 +257,25 @@ def test_a_trial(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     shutil.copytree(place, study / "trials" / "1")
     assert reproduce.main([f"{study}:1", "--bundle", str(held)]) == 2
     assert "nothing was recorded" in capsys.readouterr().err
+
+
+def test_the_winner_of_a_study(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = tmp_path / "dcmh-made-12"
+    shutil.copytree(made.run, study)
+    for seed in (1, 2):
+        (study / "confirm").mkdir(exist_ok=True)
+        (study / f"seed-{seed}").rename(study / "confirm" / f"7-{seed}")
+    about = yaml.safe_load((study / "run.yml").read_text())
+    (study / "run.yml").unlink()
+    about |= {"dataset": str(made.place / "data"), "selection": "validation", "search": {"trial": 7, "trials": 9}}
+    folder.write_yaml(study / "best.yml", about)
+    held = tmp_path / "winner.zip"
+    assert reproduce.main([str(study), "--bundle", str(held)]) == 0
+    said = bundle.read(held).manifest
+    assert (said.selection, said.search.trials, said.trial) == ("validation", 9, -1)
+    assert cmh.load(held).digest == cmh.load(study).digest
+    assert check(held, made, "--seeds", "1") == 0
+    assert "seed 2" not in capsys.readouterr().out
 
 
 def test_a_method_of_ones_own_is_never_run_by_itself(
@@ -367,7 +390,11 @@ def test_truncated_damaged_and_large_files(
     assert check(path, made) == 2
     assert "is no sound bundle" in capsys.readouterr().err
     path.write_bytes(raw[:5] + raw[-3000:])  # its list is whole, its members are not
-    with pytest.raises(BundleError, match=r"cannot be read|larger than the file"):
+    with pytest.raises(BundleError, match="its members together are larger than the file"):
+        bundle.read(path)
+    listed = raw.rindex(b"split.npz") - 46  # its entry in the list of members: two sizes stand there
+    path.write_bytes(raw[: listed + 20] + struct.pack("<LL", 10**9, 10**9) + raw[listed + 28 :])
+    with pytest.raises(BundleError, match="its members together are larger than the file"):
         bundle.read(path)
     with pytest.raises(BundleError, match=r"cannot be read \(No such file or directory\)"):
         cmh.load(tmp_path / "gone.zip")
@@ -459,6 +486,30 @@ def test_contents_that_are_not_believed(what: str, made: Made, tmp_path: Path) -
     path = edited(made, tmp_path / "other.zip", edit)
     with pytest.raises((BundleError, EncoderError), match=problem):
         cmh.load(path, seed=1)
+
+
+ODD = [None, True, -1, 0, 10**30, 1e308, "", "../x", "a\x1b[2J", [], {}, [None], {"a": 1}]
+
+
+@given(st.data())
+def test_any_value_elsewhere_is_one_message_or_harmless(made: Made, data: Any) -> None:
+    held, out = bundle.read(made.bundle), made.place / "odd.zip"
+    members = {name: held.member(name) for name in held.manifest.sizes}
+    name = data.draw(st.sampled_from(["bundle.json", MODEL, "seed-1/run.json"]))
+    document = values = json.loads(members.get(name) or bundle.to_json(held.manifest))
+    while True:
+        key = data.draw(st.sampled_from(sorted(values) if isinstance(values, dict) else range(len(values))))
+        if not values[key] or not isinstance(values[key], (dict, list)) or data.draw(st.integers(0, 4)) == 0:
+            break
+        values = values[key]
+    values[key] = data.draw(st.sampled_from(ODD))
+    if name == "bundle.json":
+        archive.write(out, {name: json.dumps(document).encode(), **members})
+    else:
+        bundle.write(out, held.manifest, {**members, name: json.dumps(document).encode()})
+    for read in (lambda: cmh.load(out, seed=1), lambda: packing.target(out, None, str(made.place / "data"))):
+        with contextlib.suppress(CmhError):
+            read()
 
 
 def test_long_codes_and_sums_that_name_other_members(made: Made, tmp_path: Path) -> None:

@@ -272,6 +272,7 @@ def test_a_method_that_keeps_too_little_is_refused(tmp_path: Path) -> None:
         sys.modules.pop("cmh.methods.mine_mean", None)
     assert probe.difference({}, {"image": "ff"}) == 1
     assert probe.difference({"image": "0f"}, {"image": "ff"}) == 0.5
+    assert probe.difference({"image": "0f"}, {"image": "../x"}) == 1
 
 
 # Rules of texts

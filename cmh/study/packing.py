@@ -36,6 +36,8 @@ def write(called: str, found: Target, out: Path) -> list[str]:
         raise BundleError(f"--bundle: {called} is a bundle already")
     if not out.resolve().parent.is_dir():
         raise BundleError(f"--bundle {out}: there is no folder {out.parent}; make it first")
+    if out.is_dir():
+        raise BundleError(f"--bundle {out}: is a folder, but must be a file")
     made = {seed: one.identity for seed, one in found.recorded.items() if one.identity is not None}
     if not made:
         raise BundleError(
