@@ -258,7 +258,7 @@ def test_a_method_that_keeps_too_little_is_refused(tmp_path: Path) -> None:
     try:
         module = methods.get(str(tmp_path / "mine_mean.py"))
         values = {"hidden_image": 16, "hidden_text": 16, "batch_size": 32, "bits": 8, "epochs": 1, "threads": 1}
-        fitted = training.fit(module, *training.parse(module, values), data)
+        fitted = training.fit(module, *training.parse(module, {**values, "scale": "none"}), data)
         about, state = described(fitted, data, method="mine_mean.py")
         with pytest.raises(EncoderError, match=r"gives other codes than after its training .* state\(\) keeps less"):
             weights.rebuilt(about, state, tmp_path, CPU)

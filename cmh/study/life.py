@@ -14,14 +14,13 @@ from typing import Protocol
 
 from cmh import config, files, ledger, methods, records
 from cmh.config import Value
-from cmh.errors import StudyError
 from cmh.records import Record
 from cmh.signals import Interrupts
 from cmh.study import address, confirm, folder, preflight, resources, tuner, weights
 from cmh.study.confirm import Confirmed
 from cmh.study.controls import keep
 from cmh.study.database import readable_errors
-from cmh.study.outcome import Outcome, Scores, cost, write_winner
+from cmh.study.outcome import Outcome, Scores, cost, no_winner, nothing_learned, write_winner
 from cmh.study.request import Limits, Request, StudyRequest
 from cmh.study.resources import Resources
 from cmh.study.session import Budget, View, Work
@@ -29,8 +28,6 @@ from cmh.study.storage import Store
 from cmh.study.trial_row import TrialRow
 
 log = logging.getLogger(__name__)
-
-CHANCE_DIGITS = 1e-9  # how far equal codes' MAP may be from chance's by rounding
 
 
 class Screen(View, Protocol):
@@ -204,10 +201,10 @@ class Life:
         study = self.study
         best = self.best = weights.winner(self.rows)
         if best is None:
-            raise _no_winner(study, self.rows)
+            raise no_winner(study, self.rows)
         spent, identity = cost(self.rows, self.store), study.identity(best.config, best.origin)
         write_winner(study, best, spent)
-        if nothing := self.nothing_learned():
+        if nothing := nothing_learned(self.rows, self.controls):
             self.tell(f"{nothing}; the test split stays closed")
             self.finish()
             return []
@@ -232,26 +229,10 @@ class Life:
         self.tell(f"confirming trial {best.number} with seeds {seeds}: training, then the test split")
         if self.opened[0] > 1:
             self.tell(f"this is opening {self.opened[0]} of this study's test split, and its records say so")
-        own = study.space.run_of(best.origin)
-        shared = {
-            **best.config,
-            **study.noted_run,
-            **own,
-            "validation_database": 0,
-        }  # all of it
+        own = {**study.space.run_of(best.origin), "validation_database": 0}  # the search may have ranked a sample
+        shared = {**best.config, **study.noted_run, **own}
         folders = {seed: (study.folder / "confirm" / f"{best.number}-{seed}").resolve() for seed in missing}
         return [{**shared, "seed": seed, "folder": str(folders[seed])} for seed in missing]
-
-    def nothing_learned(self) -> str:
-        """In words, that no epoch of any trial was better than chance or another one; empty where one was."""
-        values = {value for row in self.rows for value in row.curve.values()}
-        floor = self.controls.get("chance", (None, None, 0.0))[2] or 0.0
-        if len(values) != 1 or max(values) > floor + CHANCE_DIGITS:
-            return ""
-        return (
-            f"nothing was learned: each epoch of all {len(self.rows)} trials has the validation MAP {max(values):.4f},"
-            f" and chance has {floor:.4f}"
-        )
 
     def tested(self, tested: Confirmed) -> None:
         """A seed of the winner was trained and tested."""
@@ -298,18 +279,3 @@ class Life:
     def tell(self, text: str) -> None:
         """Log a line, with the study's name where there are several."""
         log.info("%s", f"{self.name}  {text}" if self.name else text)
-
-
-def _no_winner(study: StudyRequest, rows: Sequence[TrialRow]) -> StudyError:
-    """That no trial was completed, why, and what helps."""
-    cures = {"pruned": "more --trials", "interrupted": "a longer --time-budget or --budget-passes"}
-    counts = {state: sum(row.state == state for row in rows) for state in cures}
-    return StudyError(
-        f"{study.folder}: no trial was completed, so there is no winner; see {study.folder / 'trials.csv'}",
-        *[
-            f"trials {state}: {count}; the same command with {cures[state]} goes on"
-            for state, count in counts.items()
-            if count
-        ],
-        *[f"trial {row.number}: {row.error}" for row in rows if row.state == "failed"][:3],
-    )

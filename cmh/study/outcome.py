@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from cmh.config import INPUTS
+from cmh.errors import StudyError
 from cmh.records import Cost, Record
 from cmh.study import folder
 from cmh.study.request import StudyRequest
 from cmh.study.storage import Store
 from cmh.study.trial_row import TrialRow
+
+CHANCE_DIGITS = 1e-9  # how far equal codes' MAP may be from chance's by rounding
 
 Scores = tuple[float | None, float | None, float | None]  # validation MAP: i→t, t→i, and their mean
 
@@ -66,4 +69,31 @@ def write_winner(study: StudyRequest, best: TrialRow, spent: Cost) -> None:
                 "val_map": best.val_map_best,
             },
         },
+    )
+
+
+def nothing_learned(rows: Sequence[TrialRow], controls: Mapping[str, Scores]) -> str:
+    """In words, that no epoch of any trial was better than chance or another one; empty where one was."""
+    values = {value for row in rows for value in row.curve.values()}
+    floor = controls.get("chance", (None, None, 0.0))[2] or 0.0
+    if len(values) != 1 or max(values) > floor + CHANCE_DIGITS:
+        return ""
+    return (
+        f"nothing was learned: each epoch of all {len(rows)} trials has the validation MAP {max(values):.4f},"
+        f" and chance has {floor:.4f}"
+    )
+
+
+def no_winner(study: StudyRequest, rows: Sequence[TrialRow]) -> StudyError:
+    """That no trial was completed, why, and what helps."""
+    cures = {"pruned": "more --trials", "interrupted": "a longer --time-budget or --budget-passes"}
+    counts = {state: sum(row.state == state for row in rows) for state in cures}
+    return StudyError(
+        f"{study.folder}: no trial was completed, so there is no winner; see {study.folder / 'trials.csv'}",
+        *[
+            f"trials {state}: {count}; the same command with {cures[state]} goes on"
+            for state, count in counts.items()
+            if count
+        ],
+        *[f"trial {row.number}: {row.error}" for row in rows if row.state == "failed"][:3],
     )
