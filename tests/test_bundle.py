@@ -26,7 +26,7 @@ from cmh import encode, methods, reproduce, search, training
 from cmh.errors import BundleError, CmhError, EncoderError
 from cmh.methods.__main__ import main as methods_main
 from cmh.study import confirm, folder, packing
-from cmh.use import archive, bundle, find, tensors
+from cmh.use import archive, bundle, collection, find, tensors
 from tests.test_reproduce import SMALL, forget, make_data
 
 IMAGES = np.random.default_rng(1).normal(size=(40, 32)).astype("f4")
@@ -61,9 +61,9 @@ def trained(place: Path, method: str, **changes: Any) -> Path:
     return next(path for path in (place / Path(method).stem).iterdir() if path.is_dir())
 
 
-def edited(made: Made, out: Path, edit: Callable[[dict[str, bytes], dict[str, Any]], None]) -> Path:
+def edited(path: Path, out: Path, edit: Callable[[dict[str, bytes], dict[str, Any]], None]) -> Path:
     """A bundle whose members and manifest were changed, with the sizes and sums of what it then holds."""
-    held = bundle.read(made.bundle)
+    held = bundle.read(path)
     members = {name: held.member(name) for name in held.manifest.sizes}
     about = {name: getattr(held.manifest, name) for name in vars(held.manifest)}
     edit(members, about)
@@ -140,6 +140,16 @@ def test_one_of_the_clip_art_is_searched_and_encodes(
         assert search.main([str(target), "red guitar", "--top", "5"]) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1]
+
+    def other(members: dict[str, bytes], _: dict[str, Any]) -> None:  # the weights of another seed as those of this one
+        members["seed-1/weights.npz"] = members["seed-2/weights.npz"]
+        change("seed-1/encoder.json", "probe", to={})(members, {})
+
+    foreign = edited(held, tmp_path / "foreign.zip", other)
+    ours, theirs = cmh.load(run, seed=1), cmh.load(foreign, seed=1)
+    assert ours.digest == theirs.digest
+    found = [collection.of_dataset(one)["pictures"].codes for one in (ours, theirs)]
+    assert not np.array_equal(*found)
     (tmp_path / "texts.txt").write_text("red guitar\n")
     assert encode.main([str(held), "--texts", str(tmp_path / "texts.txt"), "--out", str(tmp_path / "codes.npz")]) == 0
     assert cmh.load(held).read_text("xyzzy").left_out == {"xyzzy": "not in the vocabulary"}
@@ -195,7 +205,7 @@ def test_it_is_run_again_and_compared(made: Made, tmp_path: Path, capsys: pytest
         document["curve"][0]["val_map"] += 1e-6
         members["seed-2/run.json"] = json.dumps(document).encode()
 
-    assert check(edited(made, tmp_path / "other.zip", edit), made) == 1
+    assert check(edited(made.bundle, tmp_path / "other.zip", edit), made) == 1
     said = capsys.readouterr().out
     assert said.count("the code has changed since") == 2
     assert "seed 2: validation of any epoch difference 1e-06  OUTSIDE" in said
@@ -214,7 +224,7 @@ def test_other_data_and_splits_are_refused(made: Made, tmp_path: Path, capsys: p
         members["split.npz"] = (tmp_path / "split.npz").read_bytes()
 
     np.savez(tmp_path / "split.npz", **{name: np.arange(3) for name in bundle.SIDES})
-    assert check(edited(made, tmp_path / "other.zip", edit), made) == 2
+    assert check(edited(made.bundle, tmp_path / "other.zip", edit), made) == 2
     assert "its split is not the one that its runs name" in capsys.readouterr().err
 
 
@@ -483,7 +493,7 @@ CONTENTS = {
 @pytest.mark.parametrize("what", CONTENTS)
 def test_contents_that_are_not_believed(what: str, made: Made, tmp_path: Path) -> None:
     edit, problem = CONTENTS[what]
-    path = edited(made, tmp_path / "other.zip", edit)
+    path = edited(made.bundle, tmp_path / "other.zip", edit)
     with pytest.raises((BundleError, EncoderError), match=problem):
         cmh.load(path, seed=1)
 
@@ -518,7 +528,7 @@ def test_long_codes_and_sums_that_name_other_members(made: Made, tmp_path: Path)
             change(f"seed-1/{file}", "identity", "bits", to=5000)(members, about)
 
     with pytest.raises(BundleError, match="bits is 5000, but must be from 1 to 4096"):
-        cmh.load(edited(made, tmp_path / "other.zip", edit))
+        cmh.load(edited(made.bundle, tmp_path / "other.zip", edit))
 
     def unsummed(new: zipfile.ZipFile, members: dict[str, bytes]) -> None:
         change("bundle.json", "sha256", to={})(members, {})
@@ -551,7 +561,7 @@ def test_runs_that_are_not_begun(what: str, made: Made, tmp_path: Path, capsys: 
         about["run"] = dict(about["run"])
         edit(members, about)  # type: ignore[no-untyped-call]
 
-    assert check(edited(made, tmp_path / "other.zip", own), made) == 2
+    assert check(edited(made.bundle, tmp_path / "other.zip", own), made) == 2
     assert problem.replace("\\", "") in capsys.readouterr().err
 
 
