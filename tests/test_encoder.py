@@ -357,6 +357,8 @@ def test_a_network_that_was_trained_along(photos: Path, tmp_path: Path) -> None:
     assert encoder.description.finetuned
     some = [photos / f"{row}.png" for row in range(16, 48)]
     assert np.array_equal(encoder.encode_images(some, packed=True), recorded(run, 1).database_image[:32])
+    assert reproduce.main([str(run), "--bundle", str(tmp_path / "whole.zip")]) == 0
+    assert np.array_equal(cmh.load(tmp_path / "whole.zip").encode_images(some), encoder.encode_images(some))
     (photos / "none.png").write_bytes(b"none")
     with pytest.raises(DatasetError, match=r"1 picture \(.*none\.png\): no picture in one of the formats"):
         encoder.encode_images([some[0], photos / "none.png"])
