@@ -24,7 +24,7 @@ examples:
   python -m cmh.reproduce studies/dcmh-clipart-32 --set gamma=0.5   … with a change (validation only)
   python -m cmh.reproduce studies/dcmh-clipart-32 --set gamma=0.5 --test     … tested: a row of its own on the board
   python -m cmh.reproduce studies/dcmh-clipart-32:7 --seeds 3       trial 7 with other seeds (validation only)
-  python -m cmh.reproduce studies/dcmh-clipart-32 --bundle dcmh.zip    … and its numbers and models as one file
+  python -m cmh.reproduce studies/dcmh-clipart-32 --bundle dcmh.zip numbers, split and models as one file
   python -m cmh.reproduce dcmh.zip                                  … trained anew, compared with what that says
 
 Results go to OUT/NAME-IDENTITY: run.yml, records.jsonl (for cmh.leaderboard) and, for each seed, config, curve, log and
