@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("target", metavar="STUDY", help="the folder of a study or run, or STUDY:TRIAL")
+    add("target", metavar="STUDY", help="the folder of a study or run, STUDY:TRIAL, or a bundle")
     add("--images", type=Path, metavar="DIR|LIST", help="a folder of pictures, or a text file with a path a line")
     add("--texts", type=Path, metavar="FILE", help="a text file in UTF-8, a text a line")
     add("--out", type=Path, required=True, metavar="FILE", help="the file of codes (.npz)")
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--skip-bad", action="store_true", help="leave out what cannot be encoded, and say what it was")
     add("--seed", type=commands.whole(0), metavar="N", help="the model of this seed (default: best on validation)")
+    add("--method", metavar="FILE", help="a bundle's method of one's own, as you trust it")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     return parser
 
@@ -84,7 +85,7 @@ def _run(arguments: argparse.Namespace) -> int:
         images=[] if arguments.images is None else streaming.pictures_in(arguments.images),
         texts=[] if arguments.texts is None else streaming.lines_of(arguments.texts, "--texts"),
     )
-    encoder = load(arguments.target, seed=arguments.seed, device=arguments.device)
+    encoder = load(arguments.target, seed=arguments.seed, device=arguments.device, method=arguments.method)
     written = streaming.write(encoder, wanted, arguments.out, skip_bad=arguments.skip_bad, bar=_bar)
     for line in written.left_out:
         sys.stdout.write(f"left out: {line}\n")

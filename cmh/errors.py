@@ -73,6 +73,10 @@ class EncoderError(CmhError):
     """A study or run cannot be used to encode, or what is given cannot be encoded."""
 
 
+class BundleError(CmhError):
+    """A bundle cannot be packed, cannot be read, or is not what it says."""
+
+
 class MetricError(CmhError):
     """Codes, labels or settings that a metric cannot be computed from."""
 

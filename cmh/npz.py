@@ -41,7 +41,11 @@ def plain(path: Path) -> Mapping[str, NDArray[np.generic]]:
 
     Raises ValueError for any other file, and OSError where it cannot be read.
     """
-    data = path.read_bytes()
+    return of_bytes(path.read_bytes())
+
+
+def of_bytes(data: bytes) -> Mapping[str, NDArray[np.generic]]:
+    """The same of the bytes of such a file. Raises ValueError for any other."""
     try:
         arrays = _plain(data)
     except Exception as error:  # foreign bytes fail in struct, zlib, tokenize or numpy, each with errors of its own

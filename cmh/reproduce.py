@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmh import commands
+from cmh import commands, files
 from cmh.views import visdom
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ examples:
   python -m cmh.reproduce studies/dcmh-clipart-32 --set gamma=0.5   … with a change (validation only)
   python -m cmh.reproduce studies/dcmh-clipart-32 --set gamma=0.5 --test     … tested: a row of its own on the board
   python -m cmh.reproduce studies/dcmh-clipart-32:7 --seeds 3       trial 7 with other seeds (validation only)
+  python -m cmh.reproduce studies/dcmh-clipart-32 --bundle dcmh.zip numbers, split and models as one file
+  python -m cmh.reproduce dcmh.zip                                  … trained anew, compared with what that says
 
 Results go to OUT/NAME-IDENTITY: run.yml, records.jsonl (for cmh.leaderboard) and, for each seed, config, curve, log and
 checkpoint. IDENTITY is the run's: code, data, settings, device and versions, so runs that differ never meet. A killed
@@ -33,13 +35,22 @@ the test split are counted in the study, or for all runs of a file in OUT/NAME.o
 --check trains in a folder of its own that goes away, and compares validation MAP, chosen epoch, test MAP and the AP of
 each query. With the device, threads and versions of the record all must be equal; otherwise MAP must lie within a
 tolerance that is printed with its reason. Exit code 1: something differs, or nothing was compared.
+
+--bundle trains nothing: it packs settings, split, hashes and versions, curve and metrics of each recorded seed, and the
+models, with all that they need to encode. cmh.load, cmh.search and cmh.encode take the file, too. The same runs give
+the same bytes, so that its hash can be published. Nothing in another's bundle is unpacked, unpickled or run; a method
+of one's own is in it as a text, to be read: who trusts it says --method FILE.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     commands.any_terminal()
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    others = ("check", "fresh", "set", "base", "test", "seeds", "label", "split")
+    if arguments.bundle is not None and any(getattr(arguments, name) for name in others):
+        parser.error("--bundle packs what was recorded: without --check, --fresh, --set, --from, --test, --seeds, …")
     return commands.guarded(lambda: _run(arguments))
 
 
@@ -51,9 +62,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("target", metavar="TARGET", help="an experiment file, the folder of a study or run, or STUDY:TRIAL")
+    add("target", metavar="TARGET", help="an experiment file, the folder of a study or run, STUDY:TRIAL, or a bundle")
     add("--seeds", type=commands.whole(1), metavar="N", help="run seeds 1 to N instead of the recorded ones")
     add("--check", action="store_true", help="train anew, compare with what was recorded; exit 1 where it differs")
+    add("--bundle", type=Path, metavar="FILE", help="pack what was run, what came out and the models into FILE.zip")
     add("--fresh", action="store_true", help="train again what is trained already")
     add(
         "--set",
@@ -77,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from cmh.study import changes, rerun  # PyTorch comes in here
+    from cmh.study import changes, packing, rerun  # PyTorch comes in here
 
     request = changes.check(
         changes.Asked(
@@ -97,6 +109,11 @@ def _run(arguments: argparse.Namespace) -> int:
             base=arguments.base,
         )
     )
+    if arguments.bundle is not None:
+        for line in packing.write(arguments.target, request.target, arguments.bundle):
+            _print(line)
+        _print(f"bundle: {files.short(arguments.bundle)}, sha256 {files.sha256(arguments.bundle)}")
+        return 0
     runner = rerun.Runner(request, _bar)
     with contextlib.ExitStack() as stack:
         if arguments.visdom is not None:

@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("target", metavar="STUDY", help="the folder of a study or run, or STUDY:TRIAL")
+    add("target", metavar="STUDY", help="the folder of a study or run, STUDY:TRIAL, or a bundle")
     add("texts", metavar="TEXT", nargs="*", help="what to search for; several are several queries")
     add("--image", type=Path, nargs="+", default=[], metavar="FILE", help="pictures to search with")
     add("--in", dest="source", type=Path, metavar="FILE", help="what to search: codes that cmh.encode wrote")
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", metavar="NAME", help="the name or address to listen at (default: 127.0.0.1, this machine alone)")
     add("--port", type=_port, metavar="N", help="the port to listen at (default: 0, any that is free)")
     add("--seed", type=commands.whole(0), metavar="N", help="the model of this seed (default: best on validation)")
+    add("--method", metavar="FILE", help="a bundle's method of one's own, as you trust it")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     return parser
 
@@ -91,7 +92,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _serve(arguments)
     if arguments.sheet is not None:
         sheet.check(arguments.sheet)
-    encoder = load(arguments.target, seed=arguments.seed, device=arguments.device)
+    encoder = load(arguments.target, seed=arguments.seed, device=arguments.device, method=arguments.method)
     queries, coded = _queries(encoder, arguments.texts, arguments.image)
     place = arguments.source
     items = collection.of_dataset(encoder) if place is None else collection.of_file(place, encoder)

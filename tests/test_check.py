@@ -84,7 +84,7 @@ def test_the_tolerance_is_that_of_the_map_that_deviates_most() -> None:
         dataclasses.replace(known(0.5), test={"map": 0.5, "map_i2t": 0.5, "map_t2i": value})
         for value in (0.5, 0.52, 0.54)
     ]
-    assert check._tolerance(dict(enumerate(wide, start=1))) == pytest.approx(3 * 0.02)
+    assert check.tolerance(dict(enumerate(wide, start=1))) == pytest.approx(3 * 0.02)
 
 
 def test_epoch_and_queries_bind_on_the_same_machine_only() -> None:

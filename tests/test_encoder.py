@@ -26,7 +26,7 @@ from cmh.errors import ConfigError, DatasetError, EncoderError, NotFiniteError
 from cmh.features import backbones, text, wording
 from cmh.features.wording import TextRule
 from cmh.nets import state as states
-from cmh.use import description, probe, weights
+from cmh.use import description, probe, tensors, weights
 from cmh.use.description import Description
 from cmh.use.encoder import Encoder
 from tests import test_methods
@@ -184,6 +184,7 @@ def test_every_method_is_built_again(name: str, sparse: bool, tmp_path: Path) ->
     data = with_bags(tiny()) if sparse else tiny()
     fitted = test_methods.fit(name, data, epochs=1)
     about, state = described(fitted, data)
+    state = tensors.of_bytes(tensors.to_bytes(state), "as a bundle has it")
     built = weights.rebuilt(about, state, tmp_path, CPU)
     assert probe.difference(probed(fitted, data), about.probe) == 0
     for modality, features in (("image", data.train.image), ("text", data.train.text)):
@@ -271,6 +272,7 @@ def test_a_method_that_keeps_too_little_is_refused(tmp_path: Path) -> None:
         sys.modules.pop("cmh.methods.mine_mean", None)
     assert probe.difference({}, {"image": "ff"}) == 1
     assert probe.difference({"image": "0f"}, {"image": "ff"}) == 0.5
+    assert probe.difference({"image": "0f"}, {"image": "../x"}) == 1
 
 
 # Rules of texts
@@ -355,6 +357,8 @@ def test_a_network_that_was_trained_along(photos: Path, tmp_path: Path) -> None:
     assert encoder.description.finetuned
     some = [photos / f"{row}.png" for row in range(16, 48)]
     assert np.array_equal(encoder.encode_images(some, packed=True), recorded(run, 1).database_image[:32])
+    assert reproduce.main([str(run), "--bundle", str(tmp_path / "whole.zip")]) == 0
+    assert np.array_equal(cmh.load(tmp_path / "whole.zip").encode_images(some), encoder.encode_images(some))
     (photos / "none.png").write_bytes(b"none")
     with pytest.raises(DatasetError, match=r"1 picture \(.*none\.png\): no picture in one of the formats"):
         encoder.encode_images([some[0], photos / "none.png"])

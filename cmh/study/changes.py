@@ -16,8 +16,10 @@ from cmh.config import INPUTS, Value
 from cmh.datasets import Source
 from cmh.errors import ConfigError
 from cmh.interfaces import Dataset
+from cmh.study import packing
 from cmh.study import target as targets
 from cmh.study.target import Target
+from cmh.use import bundle
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +63,20 @@ def check(asked: Asked) -> Rerun:
     """The target with its changes, its dataset prepared.
 
     Raises ConfigError where the target, a change or the device cannot be used, or nothing was recorded that could be
-    compared; DatasetError where its data cannot be had; RecordError where its records cannot be read.
+    compared; DatasetError where its data cannot be had; RecordError where its records cannot be read,
+    BundleError where a bundle is not sound.
     """
     found, changed, source = _changed(asked)
     for note in found.notes:
         log.warning("note: %s", note)
+    compare = asked.compare or bundle.named(asked.target)  # a bundle is there to be checked
+    if bundle.named(asked.target) and (changed or asked.test or asked.fresh):
+        raise ConfigError(
+            f"{asked.target}: a bundle is checked as it is: without --set, --from, --split, --test, --fresh"
+        )
     if asked.test and found.trial is not None:
         raise ConfigError(f"--test: {asked.target} is a trial of a search, which never meets the test split")
-    if asked.compare and not set(found.recorded) & set(found.seeds):
+    if compare and not set(found.recorded) & set(found.seeds):
         there = ", ".join(map(str, sorted(found.recorded))) or "none"
         seeds = ", ".join(map(str, found.seeds))
         raise ConfigError(
@@ -77,7 +85,7 @@ def check(asked: Asked) -> Rerun:
         )
     dataset = training.load(config.build(training.Run, found.run), source)
     tested = found.trial is None and (asked.test or found.study is None or not changed)
-    return Rerun(found, dataset, asked.device, asked.out, asked.compare, asked.fresh, tested)
+    return Rerun(found, dataset, asked.device, asked.out, compare, asked.fresh, tested)
 
 
 def _own_runs(found: Target, asked: Asked) -> str:
@@ -92,7 +100,11 @@ def _own_runs(found: Target, asked: Asked) -> str:
 def _changed(asked: Asked) -> tuple[Target, bool, Source]:
     """The target with the changes that were asked for, whether there are any, and its data as its reader sees them."""
     at = str(Path(asked.dataset).resolve()) if asked.dataset and datasets.is_folder(asked.dataset) else asked.dataset
-    found = targets.read(asked.target, method=asked.method, dataset=at)
+    held = None
+    if bundle.named(asked.target):
+        held, found = packing.target(Path(asked.target), asked.method, at)
+    else:
+        found = targets.read(asked.target, method=asked.method, dataset=at)
     run = dict(found.run)
     if asked.split:
         run["split"] = asked.split
@@ -109,6 +121,8 @@ def _changed(asked: Asked) -> tuple[Target, bool, Source]:
     values = dataclasses.asdict(config.build(module.Config, {**base, **changes}, where="hyperparameters"))
     # A missing dataset is said before anything is written.
     source = datasets.read(checked.dataset, skip_bad=checked.skip_bad, order=checked.split)
+    if held is not None:
+        packing.check_data(held, source)
     old, new = base | found.run, values | run
     changed = [] if asked.base is None or base == found.config else [f"from {asked.base.resolve().name}"]
     changed += [f"{key}={new[key]}" for key in new if new[key] != old.get(key) and key not in ("dataset", "skip_bad")]

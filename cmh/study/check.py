@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cmh.identity import MACHINE
 from cmh.records import METRICS
@@ -17,7 +18,7 @@ from cmh.study.target import Recorded
 VERSIONS = ("numpy", "numba", "processor")
 LOWEST, ALONE = 0.005, 0.02  # tolerance: at least, and where one seed says nothing about spread
 DEVIATIONS = 3.0  # on 17 methods whose features had been computed anew, the largest difference seen was 1.8
-_AP = "AP of any query"  # the largest difference between two per-query files
+_ANY = " of any "  # in the name of what is the largest of many differences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +33,10 @@ def compare(recorded: Mapping[int, Recorded], found: Mapping[int, Recorded], ask
     """What was recorded against what was found, seed by seed; of the seeds `asked` for each must be recorded.
 
     Data, split and settings must be the same. With the same device, threads and versions every number must be equal to
-    the last digit: validation MAP, chosen epoch, test MAP and the AP of each query. Otherwise sums round differently,
-    which training carries on as another seed would: each MAP must then be within `DEVIATIONS` standard deviations over
-    the recorded seeds, the largest of the six MAPs' (of three numbers one may be small by chance), at least LOWEST;
-    ALONE where one seed was recorded. Nothing compared, or a NaN, does not agree.
+    the last digit: validation MAP (of each epoch, where it was kept), chosen epoch, test MAP and the AP of each query.
+    Otherwise sums round differently, which training carries on as another seed would: each MAP must then be within
+    `DEVIATIONS` standard deviations over the recorded seeds, the largest of the six MAPs' (of three numbers one may be
+    small by chance), at least LOWEST; ALONE where one seed was recorded. Nothing compared, or a NaN, does not agree.
     """
     seeds = [seed for seed in recorded if seed in found]
     if not seeds:
@@ -43,7 +44,7 @@ def compare(recorded: Mapping[int, Recorded], found: Mapping[int, Recorded], ask
     missing = [seed for seed in asked if seed not in recorded]
     lines = [f"seed {seed}: nothing was recorded that it could be compared with" for seed in missing]
     agrees = not missing
-    tolerance = _tolerance(recorded)
+    most = tolerance(recorded)
     for seed in seeds:
         there, here = recorded[seed], found[seed]
         if wrong := other_run(there, here):
@@ -55,14 +56,14 @@ def compare(recorded: Mapping[int, Recorded], found: Mapping[int, Recorded], ask
         reasons = _rounding(there, here)
         if reasons:
             lines.append(
-                f"seed {seed}: compared within a tolerance of {tolerance:.4f}, as other sums round differently and"
+                f"seed {seed}: compared within a tolerance of {most:.4f}, as other sums round differently and"
                 f" training carries that on like another seed ({_why(recorded)}): {'; '.join(reasons)}"
             )
         else:
             lines.append(
                 f"seed {seed}: compared without tolerance: device, threads, arrays and versions are the record's"
             )
-        allowed = tolerance if reasons else 0.0
+        allowed = most if reasons else 0.0
         compared = 0
         for name, old, new, binding in _numbers(there, here):
             compared += binding or not reasons
@@ -72,7 +73,7 @@ def compare(recorded: Mapping[int, Recorded], found: Mapping[int, Recorded], ask
             agrees = agrees and fine
             verdict = "" if fine else "  OUTSIDE"
             numbers = f"difference {difference:.2g}{verdict}"
-            if not name.startswith(_AP):  # which has no single recorded number
+            if _ANY not in name:  # which has no single recorded number
                 numbers = f"recorded {old:.6g}, now {new:.6g}, {numbers}"
             lines.append(f"seed {seed}: {name:<22} {numbers}")
         if not compared:
@@ -85,7 +86,8 @@ def _listed(seeds: Mapping[int, Recorded]) -> str:
     return ", ".join(map(str, sorted(seeds))) or "none"
 
 
-def _tolerance(recorded: Mapping[int, Recorded]) -> float:
+def tolerance(recorded: Mapping[int, Recorded]) -> float:
+    """How far a MAP may lie from the recorded one where sums round differently; `compare` says by which rule."""
     if len(recorded) < 2:
         return ALONE
     spreads = [LOWEST / DEVIATIONS]
@@ -139,10 +141,15 @@ def _numbers(there: Recorded, here: Recorded) -> list[tuple[str, float, float, b
         rows += [(f"{part} {key}", old[key], new[key], True) for key in METRICS if key in old and key in new]
     if there.chosen_epoch is not None and here.chosen_epoch is not None:
         rows.append(("chosen epoch", there.chosen_epoch, here.chosen_epoch, False))
+    if there.curve and here.curve:
+        rows.append((f"validation{_ANY}epoch", 0.0, _worst(np.array(there.curve), np.array(here.curve)), False))
     if there.ap is not None and here.ap is not None:
         for name in ("i2t", "t2i"):
             old_ap, new_ap = getattr(there.ap, name), getattr(here.ap, name)
-            same = old_ap.shape == new_ap.shape
-            worst = float(np.abs(new_ap - old_ap).max()) if same else math.nan
-            rows.append((f"{_AP}, {name}", 0.0, worst, False))
+            rows.append((f"AP{_ANY}query, {name}", 0.0, _worst(old_ap, new_ap), False))
     return rows
+
+
+def _worst(old: NDArray[np.float64], new: NDArray[np.float64]) -> float:
+    """The largest difference; NaN where there are not as many numbers."""
+    return float(np.abs(new - old).max()) if old.shape == new.shape else math.nan

@@ -4,6 +4,7 @@ compared with what was recorded."""
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import datetime
 import logging
@@ -211,10 +212,13 @@ class Runner:
             fitted = self.fitted(seed, place)
             best = fitted.best
             scores = {"map": best.val_map, "map_i2t": best.val_map_i2t, "map_t2i": best.val_map_t2i}
-            return Recorded(fitted.identity, confirm.versions(), scores, best.epoch)
+            curve = tuple(epoch.val_map for epoch in fitted.curve)
+            return Recorded(fitted.identity, confirm.versions(), scores, best.epoch, curve=curve)
         with self.bar(f"seed {seed}", self.identity(seed).epochs) as show:
             one = confirm.run(self.target.method, self.values(seed, place), show, self.dataset)
-        return Recorded(one.identity, confirm.versions(), one.validation, one.chosen_epoch, one.test, one.ap)
+        with (place / "curve.csv").open(newline="") as file:
+            curve = tuple(float(row["val_map"]) for row in csv.DictReader(file))
+        return Recorded(one.identity, confirm.versions(), one.validation, one.chosen_epoch, one.test, one.ap, curve)
 
     def description(self, place: Path) -> dict[str, object]:
         """The run as an experiment file in `place`."""

@@ -35,6 +35,7 @@ class Recorded:
     chosen_epoch: int | None = None
     test: Mapping[str, float] = dataclasses.field(default_factory=dict)  # the same
     ap: PerQuery | None = None
+    curve: tuple[float, ...] = ()  # validation MAP of each epoch that was validated
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cmh import cache, codes, encoded, files
 from cmh.datasets import CachedDataset, Source
 from cmh.errors import CmhError, EncoderError, RecordError
-from cmh.use import find
+from cmh.use import bundle, find
 from cmh.use import pictures as seen
 from cmh.use.encoder import Encoder
 
@@ -96,7 +96,9 @@ def of_dataset(encoder: Encoder) -> dict[str, Items]:
     split = source.split
     rows = np.concatenate([split.train, split.other, split.validation])
     rows = rows[source.labels[rows].any(1)]
-    entry = f"codes/{source.name}/{cache.key(encoder.digest, dataset.arrays_sha256)}"
+    # somebody's bundle may say that it is of a run that it is not of: its codes are its own
+    own = [files.sha256(encoder.folder)] if bundle.named(encoder.folder) else []
+    entry = f"codes/{source.name}/{cache.key(encoder.digest, dataset.arrays_sha256, *own)}"
     folder = cache.entry(entry, lambda: _computed(encoder, dataset))
     images, texts = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("images", "texts"))
     captions = _captions(source)

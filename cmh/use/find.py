@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from cmh import config, datasets, files, methods
@@ -12,40 +14,89 @@ from cmh.datasets import CachedDataset, Source
 from cmh.errors import EncoderError
 from cmh.identity import Identity
 from cmh.training import checkpoint
-from cmh.use import description
+from cmh.training.checkpoint import Checkpoint
+from cmh.use import bundle, description
 from cmh.use.description import Description
 from cmh.use.encoder import Encoder
 
 log = logging.getLogger(__name__)
 
 
-def load(target: str | Path, *, seed: int | None = None, device: str = "auto") -> Encoder:
-    """The model of a study's winner, of a run of `cmh.reproduce`, or of one trial (`STUDY:NUMBER`).
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What is known of a model, and the folder of its run, or the bundle, that holds its weights."""
+
+    about: Description
+    place: Path
+
+    def checkpoint(self) -> Checkpoint:
+        """Weights and curve of the run in a folder. Raises CheckpointError."""
+        return checkpoint.from_bytes(_weights(self.place).read_bytes(), self.about.identity)
+
+    def state(self) -> Mapping[str, object]:
+        """The weights. Raises CheckpointError, BundleError."""
+        if bundle.named(self.place):
+            return bundle.read(self.place).state(self.about.identity.seed)
+        return self.checkpoint().best
+
+
+def load(
+    target: str | Path, *, seed: int | None = None, device: str = "auto", method: str | Path | None = None
+) -> Encoder:
+    """The model of a study's winner, of a run of `cmh.reproduce`, of a trial (`STUDY:NUMBER`) or of a bundle (`.zip`).
 
     Of several seeds it is the one with the best validation MAP, unless `seed` says which; the log says which it is.
-    device: auto (a GPU where there is one), cpu, cuda or cuda:N.
+    device: auto (a GPU where there is one), cpu, cuda or cuda:N. method: the file of a method of one's own, which is
+    never taken out of a bundle.
 
-    Raises EncoderError where there is no such model, ConfigError where a file of the study cannot be read, and
-    DatasetError where a run of an earlier cmh is described by its dataset alone, and that has changed.
+    Raises EncoderError where there is no such model, BundleError where a bundle is not sound, ConfigError where a file
+    of the study cannot be read, and DatasetError where a run of an earlier cmh is described by its dataset alone, and
+    that has changed.
     """
-    folders = _folders(str(target))
-    found: dict[int, tuple[Description, Path]] = {}
-    for folder in folders:
-        about = _described(folder)
-        found[about.identity.seed] = about, folder
+    found = models(str(target), method)
     if seed is not None and seed not in found:
         raise EncoderError(f"{target}: has no model of seed {seed}; it has {', '.join(map(str, sorted(found)))}")
-    chosen = seed if seed is not None else max(sorted(found), key=lambda one: found[one][0].validation)
-    about, folder = found[chosen]
-    log.info("%s: seed %d, validation MAP %.4f%s", target, chosen, about.validation, _of_several(found, seed))
-    saved = checkpoint.from_bytes(_weights(folder).read_bytes(), about.identity)
-    return Encoder(about, saved.best, folder, device=device)
+    chosen = seed if seed is not None else max(sorted(found), key=lambda one: found[one].about.validation)
+    about = found[chosen].about
+    several = f", {'asked for' if seed is not None else 'the best'} of seeds {', '.join(map(str, sorted(found)))}"
+    log.info("%s: seed %d, validation MAP %.4f%s", target, chosen, about.validation, several * (len(found) > 1))
+    return Encoder(about, found[chosen].state(), found[chosen].place, device=device)
 
 
-def _of_several(found: dict[int, tuple[Description, Path]], seed: int | None) -> str:
-    if len(found) < 2:
-        return ""
-    return f", {'asked for' if seed is not None else 'the best'} of seeds {', '.join(map(str, sorted(found)))}"
+def models(target: str, method: str | Path | None = None) -> dict[int, Model]:
+    """The models of a target by seed; `method` is where the file of one's own is. Raises the same as `load`."""
+    found = _in_bundle(Path(target), method) if bundle.named(target) else _in_folders(target)
+    if method is None:
+        return found
+    file = Path(method).resolve()
+    theirs = next(iter(found.values())).about.identity.method
+    if file.suffix != ".py" or file.stem != theirs:
+        raise EncoderError(f"--method {method}: must be the file {theirs}.py, as {target} is of {theirs}")
+    return {seed: Model(dataclasses.replace(one.about, method=str(file)), one.place) for seed, one in found.items()}
+
+
+def _in_folders(target: str) -> dict[int, Model]:
+    found = {}
+    for folder in _folders(target):
+        about = _described(folder)
+        found[about.identity.seed] = Model(about, folder)
+    return found
+
+
+def _in_bundle(path: Path, method: str | Path | None) -> dict[int, Model]:
+    """The models of a bundle, whose files of weights, where they need any, lie beside it."""
+    held = bundle.read(path)
+    if not held.models:
+        raise EncoderError(f"{path}: holds no weights, so that it cannot encode; python -m cmh.reproduce checks it")
+    if method is None:
+        bundle.check_method(held)
+    found, beside = dict[int, Model](), path.resolve().parent
+    for seed in held.models:
+        about = held.description(seed)
+        weights, text = (str(beside / name) if name else "" for name in (about.weights, about.text.weights))
+        about = dataclasses.replace(about, weights=weights, text=dataclasses.replace(about.text, weights=text))
+        found[seed] = Model(about, path)
+    return found
 
 
 def _weights(folder: Path) -> Path:
@@ -159,7 +210,19 @@ def dataset_of(folder: Path, identity: Identity) -> tuple[CachedDataset, Source]
 
 def _places(folder: Path) -> dict[str, object]:
     """Where the method, the dataset and the image network's weights of a run are, and how its dataset was read: from
-    `config.json`, and from the file of the study or run above, which knows the paths."""
+    `config.json`, and from the file of the study or run above, which knows the paths. Of a bundle: from its manifest.
+
+    Raises EncoderError where a bundle is of a dataset of one's own, of which it names no place.
+    """
+    if bundle.named(folder):
+        held = bundle.read(folder).manifest
+        if held.run.get("dataset") not in datasets.NAMES:
+            raise EncoderError(
+                f"{folder}: is of a dataset of one's own ({held.run.get('dataset')}), which no bundle holds; search in"
+                " codes of pictures (--in FILE), as cmh.encode makes them"
+            )
+        weights = str(held.run.get("weights", ""))
+        return {**held.run, "weights": str(folder.resolve().parent / Path(weights).name) if weights else ""}
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     values = {key: written.get(key, "") for key in ("method", "dataset", "split", "skip_bad", "features", "weights")}
     for above in folder.resolve().parents[:2]:

@@ -55,7 +55,10 @@ def difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> float:
     """The share of bits that differ, of the modality where it is greater; 1 where they are not of the same inputs."""
     shares = [0.0]
     for name, digits in theirs.items():
-        pair = [np.frombuffer(bytes.fromhex(one), np.uint8) for one in (ours.get(name, ""), digits)]
+        try:
+            pair = [np.frombuffer(bytes.fromhex(one), np.uint8) for one in (ours.get(name, ""), digits)]
+        except ValueError:  # no such digits
+            return 1.0
         if len(pair[0]) != len(pair[1]) or not len(pair[1]):
             return 1.0
         shares.append(float(np.bitwise_count(pair[0] ^ pair[1]).sum()) / (8 * len(pair[0])))
