@@ -112,7 +112,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     serve.check()
     host = "127.0.0.1" if arguments.host is None else arguments.host
     with serve.listening(host, arguments.port or 0) as at, signals.Interrupts(commands.end_interrupted):
-        encoder = load(arguments.target, seed=arguments.seed, device=arguments.device)
+        encoder = load(arguments.target, seed=arguments.seed, device=arguments.device, method=arguments.method)
         place = arguments.source
         items = collection.of_dataset(encoder) if place is None else collection.of_file(place, encoder)
         server = serve.server(answers.Answers(encoder, items, arguments.target, arguments.top), host)
