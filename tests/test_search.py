@@ -307,6 +307,11 @@ def test_a_search_for_nothing_is_refused(run: Path, tmp_path: Path, capsys: pyte
         sheet.write(tmp_path / "file" / "s.png", [], "")
 
 
+def test_a_name_breaks_no_line_and_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    search._show(sheet.Answer("red\x1b[2J", "of\n", [sheet.Found(1, "a\nb\x1b[31m.jpg", "", None)]))
+    assert capsys.readouterr().out == "red?[2J (of?)\nrank  distance  what\n   1         1  a?b?[31m.jpg\n\n"
+
+
 def test_what_is_no_picture_is_left_white(tmp_path: Path) -> None:
     found = [sheet.Found(1, "a \udcff", "café \x07 Ω \udcff", b"none"), sheet.Found(2, "b", "b", None)]
     answer = sheet.Answer("query", "", found)
