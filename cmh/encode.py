@@ -83,7 +83,7 @@ def _run(arguments: argparse.Namespace) -> int:
         export.check(arguments.to, at)
     wanted = streaming.Wanted(
         images=[] if arguments.images is None else streaming.pictures_in(arguments.images),
-        texts=[] if arguments.texts is None else streaming.lines_of(arguments.texts, "--texts"),
+        texts=[] if arguments.texts is None else streaming.texts_in(arguments.texts),
     )
     encoder = load(arguments.target, seed=arguments.seed, device=arguments.device, method=arguments.method)
     written = streaming.write(encoder, wanted, arguments.out, skip_bad=arguments.skip_bad, bar=_bar)

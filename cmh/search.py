@@ -173,12 +173,13 @@ def _answers(
 
 
 def _show(answer: Answer) -> None:
+    from cmh.board.render import printable
 
     write = sys.stdout.write
-    write(f"{answer.query}{f' ({answer.note})' if answer.note else ''}\n")
+    write(printable(f"{answer.query}{f' ({answer.note})' if answer.note else ''}") + "\n")
     write("rank  distance  what\n")
     for rank, found in enumerate(answer.found, start=1):
-        write(f"{rank:>4}  {found.distance:>8}  {found.line}\n")
+        write(f"{rank:>4}  {found.distance:>8}  {printable(found.line)}\n")
     write("\n")
 
 

@@ -214,6 +214,14 @@ def test_help_teaches_without_the_giants(command: str) -> None:
     assert "usage:" in done.stdout
 
 
+def test_what_the_readme_calls_is_there_after_import_cmh() -> None:
+    called = sorted(set(re.findall(r"`(?:\w+ = )?cmh\.(\w+\.\w+)\(", (ROOT / "README.md").read_text())))
+    assert {"study.open", "datasets.load", "metrics.mean_average_precision"} <= set(called)
+    code = f"import cmh, operator\nfor name in {called}: assert callable(operator.attrgetter(name)(cmh)), name"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_setup_lists_every_package() -> None:
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")

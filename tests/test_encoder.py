@@ -154,6 +154,11 @@ def test_the_best_seed_is_taken_and_said(run: Path, caplog: pytest.LogCaptureFix
     assert f"seed {best}, validation MAP {found[best]:.4f}, the best of seeds 1, 2" in caplog.text
     with pytest.raises(EncoderError, match="no model of seed 7; it has 1, 2"):
         cmh.load(run, seed=7)
+    with pytest.raises(EncoderError, match=r"has no trial 7: it is no folder of a study \(no study\.yml\)"):
+        cmh.load(f"{run}:7")
+    for device in ("abacus", "meta:0:0", "cuda:99"):
+        with pytest.raises(ConfigError, match=f"device '{device}' cannot be used"):
+            cmh.load(run, device=device)
     assert cmh.load(run, seed=1).digest != cmh.load(run, seed=2).digest
 
 
@@ -413,6 +418,8 @@ def test_bad_pictures_are_all_named(encoder: Encoder, tmp_path: Path, monkeypatc
             encoder.encode_images(wrong)  # type: ignore[arg-type]
     with pytest.raises(EncoderError, match=r"but must be a list of them: \[text\]"):
         encoder.encode_texts("red")
+    with pytest.raises(EncoderError, match="text is a int, but must be one text"):
+        encoder.read_text(5)  # type: ignore[arg-type]
     with pytest.raises(EncoderError, match="1 of the texts are none; text 2 is a int"):
         encoder.encode_texts(["red", 5])  # type: ignore[list-item]
     monkeypatch.setattr("cmh.use.pictures.MAX_BYTES", 3)

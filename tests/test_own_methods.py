@@ -72,7 +72,7 @@ def test_nothing_is_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert [path.name for path in here.iterdir()] == ["mine.yml"]
 
 
-@pytest.mark.parametrize("name", ["dcmh", "Mine", "_mine", "my method", "../mine", "new", "3d", "mine.py"])
+@pytest.mark.parametrize("name", ["dcmh", "Mine", "_mine", "my method", "../mine", "new", "3d", "mine.py", "class"])
 def test_names_that_no_method_can_have(name: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", name]) == 2
     assert "must be a lower-case Python name that no method has" in capsys.readouterr().err

@@ -131,6 +131,15 @@ def test_lists_of_pictures_and_texts(run: Path, photos: Path, capsys: pytest.Cap
     (photos / "none.txt").write_text("\n")
     (photos / "empty").mkdir()
     (photos / "latin.txt").write_bytes(b"caf\xe9")
+    (photos / "gone.png").symlink_to("nowhere.png")
+    (photos / "folder.png").symlink_to("deep")
+    assert photos / "gone.png" in streaming.pictures_in(photos)
+    assert photos / "folder.png" not in streaming.pictures_in(photos)
+    (photos / "nothing.txt").write_text("")
+    with pytest.raises(EncoderError, match=r"--texts .*nothing\.txt: is empty"):
+        streaming.texts_in(photos / "nothing.txt")
+    code, _, err = said(capsys, encode.main, run, "--texts", photos / "nothing.txt", "--out", photos / "new" / "x.npz")
+    assert (code, "nothing.txt: is empty" in err) == (2, True)
     for path, problem in (
         (photos / "none.txt", "lists no picture"),
         (photos / "empty", "has no picture"),
@@ -298,11 +307,18 @@ def test_a_search_for_nothing_is_refused(run: Path, tmp_path: Path, capsys: pyte
         sheet.write(tmp_path / "file" / "s.png", [], "")
 
 
-def test_what_is_no_picture_is_left_white() -> None:
-    found = [sheet.Found(1, "a", "café \x07 Ω", b"none"), sheet.Found(2, "b", "b", None)]
+def test_a_name_breaks_no_line_and_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    search._show(sheet.Answer("red\x1b[2J", "of\n", [sheet.Found(1, "a\nb\x1b[31m.jpg", "", None)]))
+    assert capsys.readouterr().out == "red?[2J (of?)\nrank  distance  what\n   1         1  a?b?[31m.jpg\n\n"
+
+
+def test_what_is_no_picture_is_left_white(tmp_path: Path) -> None:
+    found = [sheet.Found(1, "a \udcff", "café \x07 Ω \udcff", b"none"), sheet.Found(2, "b", "b", None)]
     answer = sheet.Answer("query", "", found)
     assert sheet._png([answer]).startswith(b"\x89PNG")
     assert "<img" not in sheet._page([answer], "t")
+    sheet.write(tmp_path / "s.html", [answer], "a name that is no UTF-8: \udcff")
+    assert "a name that is no UTF-8: ?<" in (tmp_path / "s.html").read_text(encoding="utf-8")
     assert sheet._shown("café \x07 Ω", 20) == "café   ?"
 
 

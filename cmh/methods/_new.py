@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from pathlib import Path
 
 from cmh import methods
@@ -91,7 +92,8 @@ def write(name: str, folder: Path) -> list[Path]:
 
     Raises ConfigError for a name that cannot be a method's, and where one of the files exists.
     """
-    if not name.isidentifier() or name != name.lower() or name[0] == "_" or name in (*methods.names(), "new"):
+    taken = (*keyword.kwlist, *methods.names(), "new")
+    if not name.isidentifier() or name != name.lower() or name[0] == "_" or name in taken:
         raise ConfigError(f"new {name}: must be a lower-case Python name that no method has, such as my_method")
     text = Path(__file__).with_name("_template.py").read_text(encoding="utf-8").replace("NAME: who", f"{name}: who")
     contents = {

@@ -24,13 +24,18 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 def resolve(run: Run) -> tuple[torch.device, int]:
     """Device and threads that a run would have here. Raises ConfigError where the device cannot be used."""
-    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if run.device == "auto" else run.device
+    return usable(run.device), run.threads or torch.get_num_threads()
+
+
+def usable(name: str) -> torch.device:
+    """The device of a name; `auto` is a GPU where there is one. Raises ConfigError where it cannot be used."""
     try:
-        device = torch.device(wanted)
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device, run.threads or torch.get_num_threads()
+        why = str(error).splitlines()[0]
+        raise ConfigError(f"device {name!r} cannot be used: {why}; it must be auto, cpu, cuda or cuda:N") from error
+    return device
 
 
 def prepare(run: Run) -> tuple[torch.device, int]:

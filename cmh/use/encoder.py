@@ -19,6 +19,7 @@ from cmh.features import backbones
 from cmh.features.wording import BAGS, Reading
 from cmh.losses import sign
 from cmh.nets.bags import Bags
+from cmh.training.device import usable
 from cmh.use import pictures as seen
 from cmh.use import weights
 from cmh.use.description import Description, placed
@@ -47,11 +48,11 @@ class Encoder:
     ) -> None:
         """`state` holds the weights, `folder` is where the description's paths start.
 
-        Raises EncoderError where the model cannot be built again as it was.
+        Raises EncoderError where the model cannot be built again as it was, ConfigError where the device
+        cannot be used.
         """
         _check_preparation(description, folder)
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.description, self.folder, self._device = description, folder, torch.device(name)
+        self.description, self.folder, self._device = description, folder, usable(device)
         self._method = weights.rebuilt(description, state, folder, self._device)
         self.bits, self.seed, self.digest = description.identity.bits, description.identity.seed, description.digest()
 
@@ -99,7 +100,9 @@ class Encoder:
         return codes.pack(outputs) if packed else outputs
 
     def read_text(self, text: str) -> Reading:
-        """Which words of a text are used, and why the others are not."""
+        """Which words of a text are used, and why the others are not. Raises EncoderError where it is no text."""
+        if not isinstance(text, str):
+            raise EncoderError(f"text is a {type(text).__name__}, but must be one text")
         return self.description.text.read(text)
 
     def bad_texts(self, texts: Sequence[str]) -> dict[int, str]:

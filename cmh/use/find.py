@@ -50,8 +50,8 @@ def load(
     never taken out of a bundle.
 
     Raises EncoderError where there is no such model, BundleError where a bundle is not sound, ConfigError where a file
-    of the study cannot be read, and DatasetError where a run of an earlier cmh is described by its dataset alone, and
-    that has changed.
+    of the study cannot be read or the device cannot be used, and DatasetError where a run of an earlier cmh is known by
+    its dataset alone, and that has changed.
     """
     found = models(str(target), method)
     if seed is not None and seed not in found:
@@ -145,6 +145,8 @@ def _trial(folder: Path, number: str) -> Path:
     lines = table.read_text(encoding="utf-8").splitlines(keepends=True) if table.is_file() else []
     rows = {row.get("number"): row for row in csv.DictReader(lines)}
     row = rows.get(number)
+    if not (folder / "study.yml").is_file():
+        raise EncoderError(f"{folder}: has no trial {number}: it is no folder of a study (no study.yml)")
     place = folder / "trials" / ((row or {}).get("copied_from") or number)
     if not _weights(place).is_file():
         why = f"it has {len(rows)} trials" if row is None else f"its {checkpoint.NAME} is not there"

@@ -45,7 +45,8 @@ class Answer:
 
 def write(path: Path, answers: Sequence[Answer], title: str) -> None:
     """The sheet, as PNG or HTML by the ending of its name. Raises EncoderError where it cannot be written."""
-    data = _png(answers) if path.suffix.lower() == ".png" else _page(answers, title).encode()
+    # "replace": names of files may hold bytes that are no UTF-8
+    data = _png(answers) if path.suffix.lower() == ".png" else _page(answers, title).encode(errors="replace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomic(path, data)

@@ -66,7 +66,7 @@ def pictures_in(where: Path) -> list[Path]:
     Raises EncoderError where there is none.
     """
     if where.is_dir():
-        found = sorted(path for path in where.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+        found = sorted(path for path in where.rglob("*") if path.suffix.lower() in ENDINGS and _named(path))
         if not found:
             raise EncoderError(f"--images {where}: has no picture ({', '.join(ENDINGS)})")
         return found
@@ -74,6 +74,19 @@ def pictures_in(where: Path) -> list[Path]:
     if not listed:
         raise EncoderError(f"--images {where}: lists no picture; it must be a folder, or a text file of paths")
     return listed
+
+
+def _named(path: Path) -> bool:
+    """A file, or a link to what is not there (or to itself), which is named later on as what it is."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
+def texts_in(path: Path) -> list[str]:
+    """The texts of a file, one a line. Raises EncoderError where there is none."""
+    texts = lines_of(path, "--texts")
+    if not texts:
+        raise EncoderError(f"--texts {path}: is empty; it must be a text file in UTF-8 with a text a line")
+    return texts
 
 
 def lines_of(path: Path, option: str) -> list[str]:
