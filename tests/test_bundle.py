@@ -417,6 +417,8 @@ def test_truncated_damaged_and_large_files(
     path.write_bytes(spoilt)
     with pytest.raises(BundleError, match=r"seed-1/weights\.npz cannot be read \(Bad CRC"):
         cmh.load(path, seed=1)
+    assert check(path, made) == 2  # though nothing of a run is compared with its weights
+    assert "weights.npz cannot be read (Bad CRC" in capsys.readouterr().err
     held = bundle.read(made.bundle)
     with pytest.raises(BundleError, match=r"holds no seed-9/run\.json"):
         held.expected(9)

@@ -167,7 +167,7 @@ def test_the_space_beside_the_file_is_found(here: Path, capsys: pytest.CaptureFi
     assert plans("--method", "ridge", "own/mine.py", "--space", "other.yml") == 0
     assert "sampler: qmc" in capsys.readouterr().out
     assert main(["new", "mine", "--out", "twin"]) == 0
-    assert plans("--method", "own/mine.py", "dchm", "twin/mine.py", "./own/mine.py", "--space", "nowhere") == 2
+    assert plans("--method", "own/mine.py", "dcm", "twin/mine.py", "./own/mine.py", "--space", "nowhere") == 2
     error = capsys.readouterr().err
     for part in (
         "twin/mine.py: have one name, but studies go by it",

@@ -129,6 +129,7 @@ def target(path: Path, method: str | None = None, dataset: str | None = None) ->
     Raises BundleError, ConfigError.
     """
     held = bundle.read(path)
+    held.check()  # also what is not compared: who says that a bundle agrees says so of its models, too
     about = held.manifest
     if method is None:
         bundle.check_method(held)

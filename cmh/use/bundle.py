@@ -99,6 +99,13 @@ class Bundle:
             raise BundleError(f"{self.path}: {name} is not what the manifest says (its SHA-256 differs)")
         return raw
 
+    def check(self) -> None:
+        """Read everything that is there: members that are not what the manifest says, models that are none."""
+        for name in self.manifest.sizes:
+            self.member(name)
+        for seed in self.models:
+            self.description(seed)
+
     def expected(self, seed: int) -> Expected:
         """The run of a seed."""
         name = _of(seed, "run.json")
