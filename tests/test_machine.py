@@ -261,7 +261,7 @@ def test_a_search_without_home_below_uv_run(tmp_path: Path) -> None:
         "TMPDIR": str(long),
         "NUMBA_CACHE_DIR": str(cache.root() / "numba-of-tests"),
     }
-    tune = f"{sys.executable} -m cmh.tune --method random --trials 2 --epochs 1 --bits 8 --seeds 1 --out out"
+    tune = f"{sys.executable} -m cmh.tune --method ridge --trials 2 --epochs 1 --bits 8 --seeds 1 --out out"
     # A shell stands for uv: Ray looks at the names of the processes above.
     (tmp_path / "run").write_text(f"{tune}; exit $?\n")
     done = subprocess.run(

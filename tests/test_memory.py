@@ -129,12 +129,14 @@ def test_a_trial_that_takes_too_much_memory_is_tried_again_with_fewer_beside_it(
     assert process.returncode == 0, error
     rows = command.rows()
     assert [row["state"] for row in rows] == ["complete", "complete", "failed", "complete"]
-    assert [row["epochs"] for row in rows] == ["4", "4", "2", "4"]  # trial 2: one in each of its tries
+    epochs = [row["epochs"] for row in rows]
+    assert epochs[2] in ("1", "2")  # one in each of its tries, of which the last may die before its report arrives
+    assert [*epochs[:2], *epochs[3:]] == ["4", "4", "4"]
     assert (rows[2]["failure"], rows[2]["error"]) == (
         "oom",
         "the worker was killed because the node ran out of memory",
     )
-    epochs = trained(tmp_path)
-    assert set(again(epochs, "2")) == {"2"}
-    assert set(again(epochs, "4")) == {"4"}
+    begun = trained(tmp_path)
+    assert set(again(begun, "2")) == {"2"}
+    assert set(again(begun, "4")) == {"4"}
     assert [record.identity.seed for record in records.read(command.study)[0]] == [1]
