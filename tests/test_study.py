@@ -262,7 +262,7 @@ def test_a_storage_that_is_none(url: str) -> None:
 
 
 REFUSED = {
-    "method": (["--method", "dchm"], "did you mean 'dcmh'"),
+    "method": (["--method", "dcm"], "did you mean 'dcmh'"),
     "dataset": (["--dataset", "clippart"], "did you mean 'clipart'"),
     "folder": (["--dataset", "."], "dataset.yml: does not exist"),
     "space": (["--space", "nowhere"], "built in: agah, cca_itq"),

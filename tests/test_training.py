@@ -392,7 +392,7 @@ def test_ray_is_not_loaded_for_a_run_alone() -> None:
 
 def test_an_unknown_method_names_the_likely_one() -> None:
     with pytest.raises(ConfigError, match="did you mean 'dcmh'"):
-        methods.get("dchm")
+        methods.get("dcm")
 
 
 @pytest.mark.parametrize("every", [2, 3, 9])
