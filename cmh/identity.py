@@ -57,6 +57,10 @@ _STILL_CODE = ("cmh.features.backbones",)  # it builds the networks that are tra
 _TRAINER = (("cmh.training.fitting", "fit"), ("cmh.training.fitting", "test"))  # every method's numbers stand on these
 
 
+# What stood for a run setting before there was one: what was written by then does not name it.
+BEFORE: Mapping[str, Value] = {"validate_every": 1, "validation_database": 0, "scale": "none"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Identity:
     """Everything that decides a run's numbers."""
@@ -76,6 +80,9 @@ class Identity:
     threads: int
     device: str  # cpu, or the name of the GPU
     torch: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", {**BEFORE, **self.settings})  # of an older run, too
 
     def without(self, *left_out: str) -> dict[str, object]:
         """The fields and values that are not left out."""

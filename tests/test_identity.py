@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from cmh import methods, training
-from cmh.identity import FOLDER, MACHINE, OPENING, ROW, STUDY, Identity, code_hash
+from cmh.identity import BEFORE, FOLDER, MACHINE, OPENING, ROW, STUDY, Identity, code_hash
+from cmh.study import target
 from tests.test_training import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -204,3 +205,17 @@ def test_a_module_beside_a_method_of_ones_own_counts(tmp_path: Path) -> None:
 
 def test_the_hash_does_not_hang_on_where_the_files_lie(hashes: Any) -> None:
     assert hashes()["dcmh"] == code_hash(ROOT / "cmh" / "methods" / "dcmh.py")
+
+
+def test_a_run_setting_that_came_later_stood_at_what_it_was_before(tmp_path: Path) -> None:
+    """Of what was written then: records, and the files of runs. Today's default may be another."""
+    older = _of(methods.get("dcmh"), {"threads": 1, "scale": "none"})
+    written = dataclasses.asdict(older)
+    written["settings"] = {key: written["settings"][key] for key in written["settings"].keys() - set(BEFORE)}
+    assert Identity(**written) == older
+    assert Identity(**written).digest() == older.digest()
+    document = "method: ridge\ndataset: clipart\nconfig: {}\n"
+    (tmp_path / "run.yml").write_text(document)
+    (tmp_path / "mine.yml").write_text(document)
+    assert target.of_file(tmp_path / "run.yml").run["scale"] == "none"
+    assert target.of_file(tmp_path / "mine.yml").run["scale"] == training.Run().scale

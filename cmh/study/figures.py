@@ -19,6 +19,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from cmh.errors import StudyError
+from cmh.study import weights
 from cmh.study.trial_row import TrialRow, from_stored
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def curves(rows: Sequence[TrialRow]) -> Figure:
     """Validation MAP of every trial by epoch; pruned ones grey, failed ones marked, the best one thick."""
     from optuna.visualization import plot_intermediate_values
 
-    best = best_of(rows)
+    best = weights.winner(rows)
     shown = sorted((row for row in rows if row.curve), key=lambda row: row is best)  # drawn last, above the others
     made = [optuna.trial.create_trial(state=TrialState.PRUNED, intermediate_values={**row.curve}) for row in shown]
     figure = plain(plot_intermediate_values(_in_memory(made)), "epoch", MAP)
@@ -157,12 +158,6 @@ def started(trials: Trials) -> list[TrialRow]:
         for trial in trials
         if trial.state != TrialState.WAITING
     ]
-
-
-def best_of(rows: Sequence[TrialRow]) -> TrialRow | None:
-    """The winner of a search that had these trials; None where none was completed."""
-    done = [row for row in rows if row.completed and row.val_map_best is not None]
-    return max(done, key=lambda row: (row.val_map_best or 0.0, -row.number), default=None)
 
 
 def _valued(trials: Trials, rung: int | None) -> list[tuple[TrialRow, float]]:

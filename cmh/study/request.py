@@ -272,6 +272,7 @@ def _study(
             "threads": training.threads(asked.limits.cpus_per_trial),
             "validate_every": space.validate_every,
             "validation_database": space.validation_database,
+            "scale": config.defaults(training.Run)["scale"],
             **inputs,
         },
         fixed=fixed,

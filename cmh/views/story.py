@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast
 
 from cmh import config as configs
-from cmh import records
+from cmh import identity, records
 from cmh.config import Value
 from cmh.errors import ConfigError, StudyError, collected
 from cmh.records import Record
@@ -199,8 +199,10 @@ def confirmations(place: Path, problems: list[str]) -> list[Confirmation]:
     by_run = {record.identity.digest(): record for record in known}
     found, used = [], set[str]()
     for path in sorted(place.glob("confirm/*/config.json")):
-        document = _json(path)
-        curve, made = read_curve(path.with_name("curve.csv"), problems), document.get("identity")
+        document, curve = _json(path), read_curve(path.with_name("curve.csv"), problems)
+        made = document.get("identity")
+        if isinstance(made, dict) and isinstance(made.get("settings"), dict):
+            made = {**made, "settings": {**identity.BEFORE, **made["settings"]}}
         match = next((key for key, record in by_run.items() if record.identity.without() == made), "")
         seed = document.get("seed")
         used.add(match)
