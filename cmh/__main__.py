@@ -10,8 +10,8 @@ from cmh import __version__, commands
 COMMANDS = {
     "tune": ("cmh.tune", "search hyperparameters on validation, confirm the winner, test it once"),
     "reproduce": ("cmh.reproduce", "run a winner, a trial or an experiment file again"),
-    "studies": ("cmh.studies", "list studies: state, best, winner, what to do next; free disk space"),
-    "leaderboard": ("cmh.leaderboard", "print the board; CSV and Markdown export"),
+    "studies": ("cmh.studies", "list studies; report, TensorBoard or visdom of one; free disk space"),
+    "leaderboard": ("cmh.leaderboard", "print the board; as CSV, Markdown, LaTeX, page, figures"),
     "evaluate": ("cmh.evaluate", "score one set of codes as every paper's code would"),
     "search": ("cmh.search", "pictures for a text, texts for a picture, by a trained model"),
     "encode": ("cmh.encode", "your own pictures and texts to codes"),
