@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from cmh import datasets, evaluate, leaderboard, ledger, methods, records, reproduce, training
+from cmh.identity import BEFORE
 from cmh.methods.__main__ import main as methods_main
 from cmh.records import Cost, Record
 from cmh.study import confirm, folder
@@ -84,6 +85,7 @@ def made_study(name: str = "studies/dcmh-made-8", seeds: tuple[int, ...] = (11, 
     """A confirmed study as `cmh.tune` leaves it, without the search that it would make with Ray."""
     place = Path(name)
     run_settings = {"dataset": str(Path("data").resolve()), "bits": 8, "epochs": 2, "threads": 1}
+    run_settings |= {key: getattr(training.Run, key) for key in BEFORE}  # as `cmh.tune` names them
     place.mkdir(parents=True)
     config = dataclasses.asdict(training.parse(methods.get("dcmh"), SMALL)[1])
     best = {"method": "dcmh", **run_settings, "seeds": [0], "selection": "validation", "config": config}
