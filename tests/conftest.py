@@ -25,7 +25,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What is marked `cuda` runs where there is such a device, what is marked `slurm` where it is asked for."""
+    """What is marked `cuda` runs where there is such a device, `slurm` and `slow` where they are asked for."""
+    if item.get_closest_marker("slow") is not None and not os.environ.get("CMH_TEST_SLOW"):
+        pytest.skip("takes minutes, and a part of it always runs: CMH_TEST_SLOW=1 runs all of it")
     if item.get_closest_marker("slurm") is not None and not os.environ.get("CMH_TEST_SLURM"):
         pytest.skip("takes minutes: CMH_TEST_SLURM=1 starts a real SLURM")
     if item.get_closest_marker("cuda") is not None:

@@ -71,7 +71,8 @@ def test_pixels_are_the_decoded_pictures(clipart: SearchData) -> None:
 
 
 def test_training_along_improves_over_the_first_epoch(clipart: SearchData) -> None:
-    fitted = fit(clipart, epochs=6, lr_image=3e-3, batch_size=32, hflip=0.5)
+    data = dataclasses.replace(clipart, train=clipart.train.rows(slice(300)))
+    fitted = fit(data, epochs=6, lr_image=3e-3, batch_size=32, hflip=0.5)
     assert fitted.best.val_map > fitted.curve[0].val_map + 0.01
 
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 BENCHMARKS = Path(__file__).parent.parent / "experiments" / "benchmarks"
 NEED_CUDA = {"tests", "waits", "graph", "memory", "fractions"}
 
@@ -19,6 +21,7 @@ def run(folder: Path, *arguments: str, before: str = "") -> tuple[subprocess.Com
     return done, json.loads((folder / "gpu.json").read_text())["sections"]
 
 
+@pytest.mark.slow
 def test_all_sections_run_on_a_cpu_or_say_why_not(tmp_path: Path) -> None:
     done, sections = run(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -31,6 +34,14 @@ def test_all_sections_run_on_a_cpu_or_say_why_not(tmp_path: Path) -> None:
         assert f"{name} " in done.stdout
     assert sections["determinism"]["figures"]["runs"] == 2
     assert sections["finetuning"]["figures"]["cmh pictures/s"] > 0
+
+
+def test_sections_run_on_a_cpu_or_say_why_not(tmp_path: Path) -> None:
+    done, sections = run(tmp_path, "--only", "exact_map", "graph")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (sections["graph"]["status"], sections["graph"]["problems"]) == ("skipped", ["no CUDA device"])
+    assert sections["exact_map"]["status"] == "passed", sections["exact_map"]
+    assert "exact_map " in done.stdout
 
 
 def test_a_section_that_hangs_dies_or_has_no_time_costs_the_others_nothing(tmp_path: Path) -> None:

@@ -129,8 +129,8 @@ def test_what_lies_in_a_configuration_is_left_to_the_trials(cause: str) -> None:
 
 
 def test_what_a_user_can_cure_stays_as_it_is() -> None:
-    about = dataclasses.replace(asked(Path("studies")), settings=("finetune=true",), dataset="clipart")
-    (study,) = request.check(about).studies
+    given = {"settings": ("finetune=true",), "dataset": "clipart", "features": "conv4"}
+    (study,) = request.check(dataclasses.replace(asked(Path("studies")), **given)).studies
     with pytest.raises(ConfigError, match="ridge has a closed form on frozen features"):
         preflight.try_one_batch(study)
 
