@@ -21,6 +21,7 @@ from cmh.study.trial_row import from_stored
 from cmh.views import closing, progress
 from tests.test_address import asked
 from tests.test_methods import small
+from tests.test_own_data import write
 from tests.test_reproduce import forget, here, make_data  # noqa: F401
 from tests.test_training import tiny
 
@@ -58,9 +59,9 @@ def test_one_batch_is_of_the_items_that_training_takes(name: str, seen: int, mon
 
 
 def test_a_method_passes_from_pixels() -> None:
-    about = dataclasses.replace(
-        asked(Path("studies")), methods=("dcmh",), features="conv4", settings=("finetune=true", "batch_size=16")
-    )
+    write(Path("pictures"))
+    given = {"dataset": "pictures", "features": "conv4", "settings": ("finetune=true", "batch_size=4")}
+    about = dataclasses.replace(asked(Path("studies")), methods=("dcmh",), **given)
     (study,) = request.check(about).studies
     preflight.try_one_batch(study)
 
@@ -129,7 +130,8 @@ def test_what_lies_in_a_configuration_is_left_to_the_trials(cause: str) -> None:
 
 
 def test_what_a_user_can_cure_stays_as_it_is() -> None:
-    given = {"settings": ("finetune=true",), "dataset": "clipart", "features": "conv4"}
+    write(Path("pictures"))
+    given = {"settings": ("finetune=true",), "dataset": "pictures", "features": "conv4"}
     (study,) = request.check(dataclasses.replace(asked(Path("studies")), **given)).studies
     with pytest.raises(ConfigError, match="ridge has a closed form on frozen features"):
         preflight.try_one_batch(study)
