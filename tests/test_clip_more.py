@@ -1,7 +1,8 @@
-"""DIMCH, DDWSH, DDBH, GCDH and DSAH: the authors' values, explicit loops, and what their nets and states are."""
+"""DIMCH, DDWSH, DDBH, GCDH, NRCH and DSAH: the authors' values, explicit loops, and what their nets and states are."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from cmh import methods, training
 from cmh.losses import gains, label_codes, sign, similar, triplet_counts
-from cmh.methods import ddbh, ddwsh, dimch, dsah, gcdh
+from cmh.methods import ddbh, ddwsh, dimch, dsah, gcdh, nrch
 from cmh.nets import instances as sets
 from cmh.nets.buffers import LabelCodes
+from cmh.nets.distribution import lower_of_two
 from cmh.nets.graph_convolution import ClassGraph, class_adjacency
 from cmh.nets.instances import Instances
 from tests import golden
@@ -470,6 +472,9 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Loss]] = {
         f, g, torch.ones(3, 4), torch.zeros_like(labels), labels, gcdh.Config()
     ),
     "dsah": lambda f, g, labels: dsah.step_loss(f, g, labels, labels, dsah.Config()),
+    "nrch": lambda f, g, labels: nrch.step_loss(
+        f, g, torch.ones(labels.shape[1], 4), labels, torch.zeros(3), nrch.Config(tau=0.02)
+    ),
 }
 
 
@@ -484,3 +489,85 @@ def test_limits_are_finite(name: str, value: float, shared: bool) -> None:
     if loss.requires_grad:
         loss.backward()  # type: ignore[no-untyped-call]
     assert all(bool(torch.isfinite(codes.grad).all()) for codes in (f, g) if codes.grad is not None)
+
+
+@pytest.mark.parametrize("sums", ["image", "both"])
+@pytest.mark.parametrize("case", CLIP.cases("NRCH"))
+def test_the_authors_values_of_nrch(case: str, sums: str) -> None:
+    """As released, and the ranking that its authors' lines mean."""
+    expected = CLIP.cases("NRCH")[case]
+    u, v = (torch.nn.functional.normalize(CLIP.tensor(name)).requires_grad_() for name in ("f", "g"))
+    W, labels = CLIP.tensor("P").requires_grad_(), CLIP.tensor("L")[rows()]
+    hyper = expected["hyper"]
+    assert hyper["shift"] == 1
+    config = nrch.Config(lamb=hyper["lambda"], margin=hyper["margin"], tau=hyper["tau"], sums=sums)
+    total, terms = nrch.step_loss(u, v, W, labels, torch.ones(len(u), dtype=u.dtype), config)
+    named = {name: float(terms[name.replace("class centres", "centres")]) for name in expected["terms"]}
+    if sums == "both":
+        meant = expected["extra"]["ranking with cost_im in the second half (what was meant, rows)"]
+        assert named["ranking"] == pytest.approx(meant, rel=1e-8)
+        return
+    assert named == pytest.approx(expected["terms"], rel=1e-8)
+    assert float(total.detach()) == pytest.approx(expected["total"], rel=1e-8)
+    total.backward()  # type: ignore[no-untyped-call]
+    for value, gradient in zip((u, v, W), expected["grads"].values(), strict=True):
+        golden.assert_gradient(value.grad, gradient)
+    assert len(CLIP.file["methods"]["NRCH"]["cases"]) == len(CLIP.cases("NRCH")) == 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(**sizes, sums=st.sampled_from(["image", "both"]))
+def test_nrch_equals_loops_over_the_trusted(b: int, bits: int, classes: int, seed: int, sums: str) -> None:
+    f, g, W, labels = drawn(b, bits, classes, seed)
+    trusted = np.random.default_rng(seed + 1).random(b) < 0.6
+    u, v = (codes / np.linalg.norm(codes, axis=1, keepdims=True) for codes in (f, g))
+    U, V, kept = np.tanh(u), np.tanh(v), np.flatnonzero(trusted)
+    s, expected = U @ V.T, dict.fromkeys(("ranking", "quantisation", "centres"), 0.0)
+    for i in kept:
+        expected["ranking"] += (2 * 0.2 - 2 * s[i, i]) / len(kept)
+        for second in (False, True):
+            powers = []
+            for j in kept:
+                pair = s[j, j] if second and sums == "both" else s[i, i]
+                c = s[i, j] - (1 if s[i, j] < pair - 0.2 else 0)
+                c = max(0.0, c) if i == j else c
+                powers.append(math.exp((0 if i != j and any(labels[i] * labels[j]) else c) / 0.5))
+            expected["ranking"] += 0.5 * math.log(sum(powers)) / len(kept)
+        for codes in (U, V):
+            expected["quantisation"] += mean([(abs(x) - bits**-0.5) ** 2 for x in codes[i]]) / len(kept)
+        for codes in (u, v):
+            expected["centres"] += mean(list((2 * labels[i] - 1 - codes[i] @ np.tanh(W).T) ** 2)) / len(kept)
+    config = nrch.Config(lamb=0.7, tau=0.5, sums=sums)
+    found = nrch.step_loss(*tensors(u, v, W, labels, trusted.astype(float)), config)
+    checked(found, expected, {"ranking": 0.7, "quantisation": 0.3})
+
+
+def test_two_gaussians_are_told_apart() -> None:
+    draw = torch.Generator().manual_seed(0)
+    low = 0.5 * torch.randn(300, generator=draw) + 1
+    high = torch.randn(100, generator=draw) + 9
+    share = lower_of_two(torch.cat([high, low]))
+    assert bool((share[:100] < 0.05).all())
+    assert bool((share[100:] > 0.95).all())
+    assert torch.allclose(lower_of_two(3 * torch.cat([high, low]) - 5), share, atol=1e-6)
+    assert bool(torch.isfinite(lower_of_two(torch.ones(5))).all())
+
+
+def test_nrch_trusts_the_items_whose_labels_fit() -> None:
+    """Once the warm-up is over, wrong labels are trusted less often than right ones; and no pass is made before."""
+    module, data = methods.get("nrch"), tiny()
+    rng = np.random.default_rng(0)
+    wrong = rng.random(len(data.train.labels)) < 0.25
+    labels = data.train.labels.copy()
+    labels[wrong] = 1 - labels[wrong]
+    noisy = dataclasses.replace(data, train=dataclasses.replace(data.train, labels=labels))
+    values = {"bits": 16, "threads": 1, "hidden_image": 32, "hidden_text": 32, "batch_size": 32, "lr_centres": 0.05}
+
+    def trusted(**more: int) -> Tensor:
+        fitted = training.fit(module, *training.parse(module, {**values, **more}), noisy)
+        of: Tensor = fitted.method.trusted.bool()  # type: ignore[attr-defined]
+        return of
+
+    assert bool(trusted(epochs=2, warmup=2).all())
+    late = trusted(epochs=8, warmup=7)
+    assert float(late[~wrong].float().mean()) > float(late[wrong].float().mean()) + 0.2

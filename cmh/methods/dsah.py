@@ -25,7 +25,9 @@ Differences from the paper and from the authors' code (idejie/DSAH @b231976):
 5. A last, shorter batch is trained on, with its own m; the code drops it.
 6. sign(0) = +1; the released codes leave 0.
 7. a grows with the number of epochs, whatever number is planned: to √30 in a search, to √200 in the code.
-8. The default values are ours. TUNED
+8. The default values are ours: Adam, a far larger K, as much weight on texts as on images. On the clip art v3 (32 bits,
+   30 epochs, validation MAP, chance .162, CCA-ITQ .282) they give .294 (K = 1.5: .261, 3: .283, 6: .288), the paper's
+   point .288.
 """
 
 from __future__ import annotations
@@ -77,14 +79,13 @@ class Method:
         text = mlp(setup.text_dim, config.hidden_text, setup.bits)
         self.pair = Pair(setup, config, image, text)
         if config.decode != "none":
-            for name, width, lr in (
-                ("image", setup.text_dim, config.lr_image),
-                ("text", setup.image_dim, config.lr_text),
-            ):
+            sizes = {"image": (setup.text_dim, config.lr_image), "text": (setup.image_dim, config.lr_text)}
+            for name, (width, lr) in sizes.items():
                 decoder = nn.Linear(setup.bits, width).to(setup.device)
                 self.pair.nets[f"from_{name}"] = decoder
-                how = {"momentum": config.momentum, "weight_decay": config.weight_decay}
-                self.pair.team.add(f"from_{name}", optimizer(config.optimizer, decoder, lr=lr, **how))
+                kind, momentum, decay = config.optimizer, config.momentum, config.weight_decay
+                stepper = optimizer(kind, decoder, lr=lr, momentum=momentum, weight_decay=decay)
+                self.pair.team.add(f"from_{name}", stepper)
         self.encode_image, self.encode_text, self.state = self.pair.encode_image, self.pair.encode_text, self.pair.state
 
     def epoch(self, batches: Batches) -> dict[str, float]:

@@ -52,7 +52,8 @@ class ClassGraph(nn.Module):
     def forward(self) -> Tensor:
         """The vectors of all classes."""
         hidden = nn.functional.leaky_relu(self.adjacency @ self.first(self.vectors), 0.2)
-        return self.adjacency @ self.second(hidden)
+        vectors: Tensor = self.adjacency @ self.second(hidden)
+        return vectors
 
 
 def class_adjacency(labels: Tensor, threshold: float) -> Tensor:
