@@ -59,20 +59,21 @@ class Config:
     quantisation: float = param(0.1, "weight λ of the quantisation", low=0, high=1e3)
     y_p: float = param(0.5, "likelihood y at a boundary", low=0.05, high=0.95)
     percent: float = param(0.9, "share of a row's pairs that are nearer than the tail in its boundary", low=0, below=1)
-    lr_image: float = param(3e-4, "learning rate of the image net at the start", above=0, high=10, paper=1e-3)
-    lr_text: float = param(2e-3, "learning rate of the text net at the start", above=0, high=10, paper=1e-3)
-    batch_size: int = param(64, "items a step", low=1, high=65536, paper=128)
     hidden_image: int = param(1024, "hidden units of the image net; 0: hash layer only", low=0, high=65536, paper=0)
+    lr_image: float = param(3e-4, "learning rate of the image net at the start", above=0, high=10, paper=1e-3)
     hidden_text: int = param(1024, "hidden units of the text net; 0: hash layer only", low=0, high=65536, paper=0)
+    lr_text: float = param(2e-3, "learning rate of the text net at the start", above=0, high=10, paper=1e-3)
     dropout: float = param(0.2, "share of the bits that are set to 0 in training", low=0, below=1)
+    batch_size: int = param(64, "items a step", low=1, high=65536, paper=128)
 
 
 class Method:
     """DDBH as the trainer drives it."""
 
     def __init__(self, config: Config, setup: Setup) -> None:
-        self.config, self.labels, self.bits = config, setup.known_labels, setup.bits
+        self.config, self.labels = config, setup.known_labels
         self.pair = pair_of_heads(setup, config)
+        self.bits = setup.bits
         self.encode_image, self.encode_text, self.state = self.pair.encode_image, self.pair.encode_text, self.pair.state
 
     def epoch(self, batches: Batches) -> dict[str, float]:

@@ -118,7 +118,7 @@ def triplets(rows: Tensor, S: Tensor, draw: Tensor) -> tuple[Tensor, Tensor, Ten
 
     `rows` `(b, n)` is what the negatives' distances are between; n is the number of dimensions in q.
     """
-    positives = S * (1 - torch.eye(len(S)).to(S))
+    positives = S * (1 - torch.eye(len(S), dtype=S.dtype, device=S.device))
     used = positives.any(1) & (S == 0).any(1)
     d = distances(rows, rows).clamp_min(NEAREST)
     log_rarity = (2 - rows.shape[1]) * d.log() - (rows.shape[1] - 3) / 2 * (1 - d.square() / 4).clamp_min(1e-8).log()

@@ -61,13 +61,13 @@ class Config:
     eta: float = param(0.1, "weight η of each modality's own similarity", low=0, high=1e4)
     decode: str = param("none", "decode codes to the other modality's features", choices=["none", "signs", "codes"])
     optimizer: str = param("adam", "how the nets are trained", choices=["adam", "sgd"], paper="sgd")
+    hidden_image: int = param(1024, "hidden units of the image net; 0: hash layer only", low=0, high=65536, paper=0)
     lr_image: float = param(3e-4, "learning rate of the image net", above=0, high=10, paper=5e-3)
+    hidden_text: int = param(1024, "hidden units of the text net; 0: hash layer only", low=0, high=65536, paper=4096)
     lr_text: float = param(1e-3, "learning rate of the text net", above=0, high=10, paper=5e-3)
     momentum: float = param(0.7, "momentum (sgd)", low=0, below=1)
     weight_decay: float = param(1e-4, "weight decay on weights and biases", low=0, high=1, paper=5e-4)
     batch_size: int = param(64, "items a step", low=1, high=65536, paper=32)
-    hidden_image: int = param(1024, "hidden units of the image net; 0: hash layer only", low=0, high=65536, paper=0)
-    hidden_text: int = param(1024, "hidden units of the text net; 0: hash layer only", low=0, high=65536, paper=4096)
 
 
 class Method:

@@ -60,6 +60,6 @@ def class_adjacency(labels: Tensor, threshold: float) -> Tensor:
     """Â = (A D)ᵀ D `(c, c)`: A the identity plus a quarter of the edges over their column's sum, D = rowsum(A)^−½."""
     shared = labels.T @ labels
     edges = (shared / shared.diagonal().clamp_min(1)[:, None] >= threshold).to(labels.dtype)
-    A = 0.25 * edges / (edges.sum(0) + 1e-6) + torch.eye(len(edges)).to(edges)
+    A = 0.25 * edges / (edges.sum(0) + 1e-6) + torch.eye(len(edges), dtype=edges.dtype, device=edges.device)
     scale = A.sum(1).rsqrt()
     return (A * scale).T * scale
