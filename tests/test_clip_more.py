@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cmh import methods, training
-from cmh.losses import gains, label_codes, sign, similar, triplet_counts
+from cmh.losses import cosines, gains, label_codes, sign, similar, triplet_counts
 from cmh.methods import ddbh, ddwsh, dimch, dsah, gcdh, nrch
 from cmh.nets import instances as sets
 from cmh.nets.buffers import LabelCodes
 from cmh.nets.distribution import lower_of_two
 from cmh.nets.graph_convolution import ClassGraph, class_adjacency
 from cmh.nets.instances import Instances
+from cmh.training.batches import Batch, Items
 from tests import golden
 from tests.golden import CLIP
 from tests.test_clip_era import cosine, drawn, mean
@@ -571,3 +572,33 @@ def test_nrch_trusts_the_items_whose_labels_fit() -> None:
     assert bool(trusted(epochs=2, warmup=2).all())
     late = trusted(epochs=8, warmup=7)
     assert float(late[~wrong].float().mean()) > float(late[wrong].float().mean()) + 0.2
+
+
+def test_dimch_on_token_arrays() -> None:
+    """Both modalities, from patches and words of the same width."""
+    draw = torch.Generator().manual_seed(0)
+    image, text = (torch.randn(24, n, 10, generator=draw) for n in (5, 7))
+    labels = torch.eye(3).repeat(8, 1)
+    for tokens in (image, text):
+        tokens += 2 * (labels @ torch.randn(3, 10, generator=draw))[:, None]  # classes differ
+    setup = training.Setup(
+        bits=4,
+        epochs=40,
+        seed=1,
+        device=torch.device("cpu"),
+        n_train=24,
+        image_dim=10,
+        text_dim=10,
+        labels=labels,
+        image=image,
+        text=text,
+        image_net=lambda head: head,
+    )
+    method = dimch.Method(dimch.Config(instances=3, dropout=0, lr_image=3e-3, lr_text=3e-3), setup)
+    items = Items(image, text, setup.device)
+    for _ in range(40):
+        method.epoch(lambda: iter([Batch(torch.arange(24), items)]))
+    between = cosines(method.encode_image(image).detach(), method.encode_text(text).detach())
+    same = labels @ labels.T > 0
+    assert float(between[same].mean()) > float(between[~same].mean()) + 0.3
+    assert method.encode_image(image).shape == method.encode_text(text).shape == (24, 4)

@@ -33,7 +33,7 @@ Differences from the paper and from the authors' code (QinLab-WFU/DDWSH @91c2982
    clipped to norm 1, warm-up and a cosine) is Adam here, without decay or clipping, with rates that fall straight to a
    hundredth over the run.
 7. The default values are ours. On the clip art v3 (32 bits, 30 epochs, validation MAP, chance .162, ridge .475) they
-   give .624, the paper's point DDWSHP.
+   give .624, the paper's point .536.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ Differences from the paper and from the authors' code (Zjut-MultimediaPlus/GCDH 
 5. Triplets are summed without the b × b × b block. First weights are PyTorch's own, not He's.
 6. A batch of one item passes batch normalisation with its running statistics. sign(0) = +1.
 7. Learning rates reach a hundredth in the last epoch, in the code one epoch later.
-8. The default values are ours. TUNED
+8. The default values are ours: narrower nets, higher rates. On the clip art v3 (32 bits, 30 epochs, validation MAP,
+   chance .162, ridge .475) they give .632; the paper's point, whose text net has 48 million weights, was not tried.
 """
 
 from __future__ import annotations
