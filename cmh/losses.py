@@ -102,6 +102,28 @@ def sign(values: Tensor) -> Tensor:
     return torch.where(values >= 0, 1, -1).to(values.dtype)
 
 
+def triplet_counts(
+    distances: Tensor, similar: Tensor, *, margin: float, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How often each pair counts in Σ_{a,p,n} w_ap·max(0, d_ap − d_an + margin), from sorted distances d `(b, m)`.
+
+    Of each positive its weight times the negatives within its reach, of each negative the weights of the positives that
+    reach it, both `(b, m)` without gradient and 0 elsewhere; and how many triplets that is.
+    """
+    with torch.no_grad():
+        reach = distances + margin
+        far = torch.full_like(distances, torch.inf)
+        positive = similar > 0
+        weights = similar if weights is None else weights * positive
+        negatives = torch.where(positive, far, distances).sort(1).values
+        reaches, order = torch.where(positive, reach, far).sort(1)
+        within = torch.searchsorted(negatives, reach).to(weights.dtype)
+        missed = torch.searchsorted(reaches, distances, right=True)
+        passed = torch.nn.functional.pad(weights.gather(1, order).cumsum(1), (1, 0)).gather(1, missed)
+        reached = (weights.sum(1, keepdim=True) - passed).masked_fill(positive, 0)
+        return weights * within, reached, (within * positive).sum()
+
+
 def cosine_triplets(
     codes: Tensor, others: Tensor, similar: Tensor, *, margin: float, weights: Tensor | None = None
 ) -> Tensor:
@@ -112,23 +134,11 @@ def cosine_triplets(
     codes: anchors `(b, K)` of one modality. others: positives and negatives `(m, K)` of the other one.
     similar: `(b, m)`, 0/1. weights: w `(b, m)`, not negative; 1 where absent.
 
-    No b × m × m block: between its kinks the sum is linear in the distances, and sorting tells how often each one
-    counts. So the value and the gradient are those of the explicit sum, for O(b·m·log m).
+    No b × m × m block: between its kinks the sum is linear in the distances. So the value and the gradient are those of
+    the explicit sum, for O(b·m·log m).
     """
     distances = (1 - cosines(codes, others)).clamp_min(0)
-    with torch.no_grad():
-        reach = distances + margin
-        far = torch.full_like(distances, torch.inf)
-        positive = similar > 0
-        weights = similar if weights is None else weights * positive
-        negatives = torch.where(positive, far, distances).sort(1).values
-        reaches, order = torch.where(positive, reach, far).sort(1)
-        # of each positive: how many negatives lie within its reach
-        within = weights * torch.searchsorted(negatives, reach).to(weights.dtype)
-        # of each negative: the weight of the positives that reach it
-        missed = torch.searchsorted(reaches, distances, right=True)
-        passed = torch.nn.functional.pad(weights.gather(1, order).cumsum(1), (1, 0)).gather(1, missed)
-        reached = (weights.sum(1, keepdim=True) - passed).masked_fill(positive, 0)
+    within, reached, _ = triplet_counts(distances, similar, margin=margin, weights=weights)
     return (distances * (within - reached)).sum() + margin * within.sum()
 
 
@@ -142,6 +152,24 @@ def pair_weights(similar: Tensor) -> Tensor:
     """Weights of pairs, as Deep Cauchy Hashing has them: all pairs / similar pairs where similar, else 1."""
     share = similar.mean().clamp_min(1 / similar.numel())
     return torch.where(similar > 0, 1 / share, torch.ones_like(share))
+
+
+def gains(labels: Tensor) -> Tensor:
+    """w `(b, b)`: the gain 2^r − 1 of each pair with r labels in common, over the best DCG of its row.
+
+    A row without gains stays 0.
+    """
+    gain = (labels @ labels.T).exp2() - 1
+    discounts = (torch.arange(len(labels), device=labels.device, dtype=labels.dtype) + 2).log2()
+    best = (gain.sort(1, descending=True).values / discounts).sum(1, keepdim=True)
+    return gain / torch.where(best > 0, best, 1)
+
+
+def label_codes(labels: Tensor, B: Tensor, *, ridge: float) -> Tensor:
+    """(LᵀL + λI)⁻¹ LᵀB `(c, K)`: codes B `(N, K)` regressed on labels L `(N, c)`."""
+    gram = labels.T @ labels + ridge * torch.eye(labels.shape[1], dtype=labels.dtype, device=labels.device)
+    regressed: Tensor = torch.linalg.solve(gram, labels.T @ B)
+    return regressed
 
 
 def sum_nll(codes: Tensor, others: Tensor, similar: Tensor, scale: float) -> Tensor:

@@ -48,7 +48,7 @@ from torch.nn.functional import softplus
 
 from cmh.config import param
 from cmh.interfaces import Batches, Setup, State
-from cmh.losses import Means, cosine_triplets, sign, similar, weighted
+from cmh.losses import Means, cosine_triplets, gains, label_codes, sign, similar, weighted
 from cmh.nets.critics import adversaries, train_critic
 from cmh.nets.draws import normals
 from cmh.nets.team import MODALITIES
@@ -178,21 +178,9 @@ def step_loss(
     return weighted(terms, dict(zip(terms, factors, strict=True)))
 
 
-def gains(labels: Tensor) -> Tensor:
-    """w `(b, b)`: the gain 2^r − 1 of each pair with r labels in common, over the best DCG of its row.
-
-    A row without gains stays 0.
-    """
-    gain = (labels @ labels.T).exp2() - 1
-    discounts = (torch.arange(len(labels), device=labels.device, dtype=labels.dtype) + 2).log2()
-    best = (gain.sort(1, descending=True).values / discounts).sum(1, keepdim=True)
-    return gain / torch.where(best > 0, best, 1)
-
-
 def updated_codes(B: Tensor, H: Tensor, labels: Tensor, *, ridge: float, mu: float) -> tuple[Tensor, Tensor]:
     """P = (LᵀL + λI)⁻¹ LᵀB `(C, K)`, and the new B = sign(L P + ½μ H) with H = H^x + H^y `(N, K)`."""
-    gram = labels.T @ labels + ridge * torch.eye(labels.shape[1], dtype=labels.dtype, device=labels.device)
-    P: Tensor = torch.linalg.solve(gram, labels.T @ B)
+    P = label_codes(labels, B, ridge=ridge)
     return P, sign(labels @ P + 0.5 * mu * H)
 
 

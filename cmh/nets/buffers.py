@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from cmh.interfaces import Batch, Batches, Setup, State
-from cmh.losses import sign
+from cmh.losses import label_codes, sign
 from cmh.nets.draws import normals
 
 Pass = Callable[[str, str, Iterator[Batch]], Mapping[str, float]]  # the net that is trained, the other one, the items
@@ -58,3 +59,29 @@ class Buffers:
     def state(self) -> State:
         """F, G and B."""
         return {**self.outputs, "B": self.B}
+
+
+class LabelCodes:
+    """B, ±1 codes of all items that are regressed on their labels once an epoch, as GCDH learns them; `(N, bits)`.
+
+    C, with orthonormal columns, and D hold B towards balanced and uncorrelated bits, where γ is above 0. `outputs` is
+    F + G, to be written in a pass. B starts random, C as B, D at 0.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        (start,) = normals(setup, "B", (setup.n_train, setup.bits))
+        self.B = sign(start)
+        self.C, self.D, self.outputs = self.B.clone(), torch.zeros_like(start), torch.zeros_like(start)
+
+    def update(self, labels: Tensor, *, gamma: float, mu: float) -> None:
+        """B ← sign(L R + γ C − D + μ (F + G)), then C ← polar(B + D/γ) and D ← D + γ (B − C); labels L `(N, c)`."""
+        regressed = labels @ label_codes(labels, self.B, ridge=1)
+        self.B.copy_(sign(regressed + gamma * self.C - self.D + mu * self.outputs))
+        if gamma:
+            U, _, Vt = torch.linalg.svd(self.B + self.D / gamma, full_matrices=False)
+            self.C.copy_(U @ Vt)
+            self.D.add_(self.B - self.C, alpha=gamma)
+
+    def state(self) -> State:
+        """B, C and D: `outputs` is written anew in each pass."""
+        return {"B": self.B, "C": self.C, "D": self.D}

@@ -34,3 +34,32 @@ def adjacency(labels: Tensor) -> Tensor:
     shared = labels @ labels.T
     scale = shared.sum(1).clamp_min(1).rsqrt()
     return scale[:, None] * shared * scale
+
+
+class ClassGraph(nn.Module):
+    """Two graph convolutions over classes, from a vector of each `(c, d)` to vectors `(c, width)`, without biases.
+
+    An edge stands where the share of a class's items that have the other one, too, is at least `threshold`, on the
+    labels `(n, c)`: GCDH's graph. A class without an item has none but to itself.
+    """
+
+    def __init__(self, vectors: Tensor, labels: Tensor, hidden: int, width: int, *, threshold: float) -> None:
+        super().__init__()
+        self.first = nn.Linear(vectors.shape[1], hidden, bias=False)
+        self.second = nn.Linear(hidden, width, bias=False)
+        self.vectors, self.adjacency = nn.Buffer(vectors), nn.Buffer(class_adjacency(labels, threshold))
+
+    def forward(self) -> Tensor:
+        """The vectors of all classes."""
+        hidden = nn.functional.leaky_relu(self.adjacency @ self.first(self.vectors), 0.2)
+        vectors: Tensor = self.adjacency @ self.second(hidden)
+        return vectors
+
+
+def class_adjacency(labels: Tensor, threshold: float) -> Tensor:
+    """Â = (A D)ᵀ D `(c, c)`: A the identity plus a quarter of the edges over their column's sum, D = rowsum(A)^−½."""
+    shared = labels.T @ labels
+    edges = (shared / shared.diagonal().clamp_min(1)[:, None] >= threshold).to(labels.dtype)
+    A = 0.25 * edges / (edges.sum(0) + 1e-6) + torch.eye(len(edges), dtype=edges.dtype, device=edges.device)
+    scale = A.sum(1).rsqrt()
+    return (A * scale).T * scale
