@@ -132,6 +132,25 @@ def cosine_triplets(
     return (distances * (within - reached)).sum() + margin * within.sum()
 
 
+def semi_hard(s: Tensor, S: Tensor, margin: Tensor) -> Tensor:
+    """Mean of s_an − s_ap + margin over triplets with 0 < s_ap − s_an < margin, and 0 where there is none.
+
+    Parameters
+    ----------
+    s: similarities `(b, b)`. S: 0/1 `(b, b)`; p is any other item with S_ap = 1, n any with S_an = 0.
+
+    The sum is linear in s between its kinks, so that sorting tells how often each pair counts, as in `cosine_triplets`.
+    """
+    with torch.no_grad():
+        positive = (S > 0) & ~torch.eye(len(S), dtype=torch.bool, device=S.device)
+        positives, negatives = (s.masked_fill(~of, torch.inf).sort(1).values for of in (positive, S == 0))
+        below, missed = torch.searchsorted(negatives, s), torch.searchsorted(negatives, s - margin, right=True)
+        within = positive * (below - missed).clamp_min(0)
+        above, beside = torch.searchsorted(positives, s + margin), torch.searchsorted(positives, s, right=True)
+        reached = (S == 0) * (above - beside).clamp_min(0)
+    return ((s * (reached - within)).sum() + margin * within.sum()) / within.sum().clamp_min(1)
+
+
 def evenness(codes: Tensor) -> Tensor:
     """cos(|h|, 1) of each row `(n, K)`: 1 where all its entries are of one size, 1/√K where only one is not 0."""
     cosine: Tensor = normalize(codes.abs()).sum(1) / codes.shape[1] ** 0.5
