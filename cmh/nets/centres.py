@@ -9,6 +9,8 @@ from torch import Tensor
 from cmh.interfaces import Setup
 from cmh.nets.draws import normals
 
+RIDGE = 10.0  # of codes ±1: what ten items weigh
+
 
 def centres(setup: Setup, bits: int, stream: str) -> Tensor:
     """A code ±1 a class, `(c, bits)`, as Central Similarity Quantization has them (Yuan et al., CVPR 2020,
@@ -25,9 +27,21 @@ def centres(setup: Setup, bits: int, stream: str) -> Tensor:
 
 
 def votes(labels: Tensor, centres: Tensor, ties: Tensor) -> Tensor:
-    """The code ±1 `(b, bits)` that most centres of an item's classes have; where they are even, that of `ties` `(bits,)`.
+    """The code ±1 `(b, bits)` that most centres of an item's classes have; where they are even, that of `ties`.
 
-    Labels are 0/1 `(b, c)`, centres `(c, bits)`.
+    Labels are 0/1 `(b, c)`, centres `(c, bits)`, `ties` `(bits,)` ±1.
     """
     sums = labels @ centres
     return torch.where(sums == 0, ties, sums.sign())
+
+
+def shortening(long: Tensor, short: Tensor, *, steep: float) -> Tensor:
+    """The matrix T `(2M, 2K)` from two-way probabilities of long codes to two-way logits of short ones.
+
+    By ridge regression over codes ±1 `(n, M)` and `(n, K)` of the same items. `steep`: difference of the two logits
+    where the regression gives 1.
+    """
+    gram = long.T @ long + RIDGE * torch.eye(long.shape[1], device=long.device)
+    d = steep / 4 * torch.linalg.solve(gram, long.T @ short)
+    columns = torch.stack([-d, d], 2).flatten(1)  # (M, 2K)
+    return torch.stack([-columns, columns], 1).flatten(0, 1)
