@@ -70,6 +70,7 @@ class Config:
     margin: float = param(0.25, "margin ε of the first images of an epoch", low=0, high=2)
     beta: float = param(0.0, "bound β of the first images of an epoch", low=-1, high=1)
     variance: float = param(0.0, "weight of the variance of bits; 0: no rotation either", low=0, high=1e3, paper=1)
+    dropout: float = param(0.2, "share of the bits that are set to 0 in training", low=0, below=1)
     lr_proxies: float = param(1e-3, "learning rate of the proxies (Adam)", above=0, high=10, paper=1e-5)
     lr_rotation: float = param(1e-5, "learning rate of the rotation (Adam)", above=0, high=10)
     lr_image: float = param(3e-4, "learning rate of the image net at the start", above=0, high=10, paper=1e-3)
@@ -77,7 +78,6 @@ class Config:
     batch_size: int = param(64, "items a step", low=1, high=65536, paper=128)
     hidden_image: int = param(1024, "hidden units of the image net; 0: hash layer only", low=0, high=65536, paper=0)
     hidden_text: int = param(1024, "hidden units of the text net; 0: hash layer only", low=0, high=65536, paper=0)
-    dropout: float = param(0.2, "share of the bits that are set to 0 in training", low=0, below=1)
 
 
 class Method:

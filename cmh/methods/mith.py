@@ -72,7 +72,7 @@ class Config:
     width: int = param(128, "width of all vectors", low=2, high=4096, paper=512)
     residual_layers: int = param(1, "shared residual layers", low=0, high=16, paper=2)
     transformer_layers: int = param(0, "layers of the transformer over concepts", low=0, high=16, paper=2)
-    most: int = param(8, "concepts that a part may speak for", low=1, high=4096)
+    most: int = param(64, "concepts that a part may speak for", low=1, high=4096, paper=8)
 
 
 class Method:

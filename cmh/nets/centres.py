@@ -42,6 +42,6 @@ def shortening(long: Tensor, short: Tensor, *, steep: float) -> Tensor:
     where the regression gives 1.
     """
     gram = long.T @ long + RIDGE * torch.eye(long.shape[1], device=long.device)
-    d = steep / 4 * torch.linalg.solve(gram, long.T @ short)
+    d = steep / 2 * torch.linalg.solve(gram, long.T @ short)
     columns = torch.stack([-d, d], 2).flatten(1)  # (M, 2K)
     return torch.stack([-columns, columns], 1).flatten(0, 1)
