@@ -112,11 +112,17 @@ def places(n: int, width: int) -> Tensor:
 
 
 def outputs(net: nn.Module, concepts: Concepts, gathered: Gathered, x: Tensor) -> Outputs:
-    """What the nets of a modality make of its items, `(b, d)` or `(b, 1 + L, d)`; `net` brings vectors to `width`."""
+    """What the nets of a modality make of its items, `(b, d)` or `(b, 1 + L, d)`.
+
+    `net` brings vectors to `width`; it may also take pictures, and make vectors or tokens of them.
+    """
     vectors: Tensor = net(x)
-    whole, parts = (vectors, vectors[:, None]) if x.ndim == 2 else (vectors[:, 0], vectors[:, 1:])
+    single = vectors.ndim == 2
+    whole, parts = (vectors, vectors[:, None]) if single else (vectors[:, 0], vectors[:, 1:])
     z, c = concepts(whole)
     with torch.no_grad():  # the concepts of one vector are those of its only part
-        spoken = c[:, None] if x.ndim == 2 else concepts(parts)[1] * (x[:, 1:] != 0).any(2, keepdim=True)
+        spoken = c[:, None] if single else concepts(parts)[1]
+        if x.ndim == 3:
+            spoken = spoken * (x[:, 1:] != 0).any(2, keepdim=True)
     t, u = gathered(parts, spoken)
     return c, t, normalize(z, dim=1), u
