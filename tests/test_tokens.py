@@ -19,6 +19,7 @@ from cmh.errors import ConfigError, DatasetError
 from cmh.features import backbones, text
 from cmh.nets import backbones as networks
 from cmh.nets.clip_tokens import WORDS, PictureTokens, text_tokens
+from tests.test_own_data import records as records_of_items
 from tests.test_own_data import write, write_arrays
 from tests.test_training import tiny
 
@@ -76,7 +77,8 @@ def test_from_pictures_and_texts_to_codes_and_back(tmp_path: Path, monkeypatch: 
     """Extracted once, cached in half precision, mapped into memory; models take new pictures and texts, whether they
     look at parts (MITH) or not (DCMH)."""
     monkeypatch.setenv("CMH_CACHE", str(tmp_path / "cache"))
-    folder = write(tmp_path / "d", text={"kind": "clip-tokens"})
+    some = [{key: value for key, value in one.items() if key != "tags"} for one in records_of_items()]
+    folder = write(tmp_path / "d", some, text={"kind": "clip-tokens"})
     data = datasets.load(str(folder), features=NAME).search()
     assert data.features == NAME
     for array, shape in ((data.train.image, (5, 8)), (data.train.text, (WORDS, 8))):
@@ -172,7 +174,8 @@ def test_given_features_may_have_parts(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_network_of_parts_is_trained_along_only_by_who_takes_them(clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "build", lambda *_: PictureTokens(clip.visual))
+    tower = PictureTokens(clip.visual)
+    monkeypatch.setattr(backbones, "build", lambda *_: networks.Standardised(tower, (0.0,) * 3, (255.0,) * 3))
     pixels = torch.randint(0, 256, (120, 3, 32, 32), dtype=torch.uint8).numpy()
     data, query = several(), tiny().validation_query
     train = dataclasses.replace(data.train, image=data.train.image[:, :, :8], pixels=pixels)
@@ -184,9 +187,7 @@ def test_a_network_of_parts_is_trained_along_only_by_who_takes_them(clip: Any, m
         clip.visual.output_tokens = False
     assert fitted.finetuned
     assert np.isfinite(fitted.curve[0].terms["loss"])
-    with pytest.raises(
-        ConfigError, match="dcmh takes no tokens, as clip-vit-b-32-tokens gives them; name clip-vit-b-32$"
-    ):
+    with pytest.raises(ConfigError, match=r"dcmh takes no tokens, as .*-tokens gives them; name clip-vit-b-32$"):
         fit("dcmh", data, features=NAME, finetune=True)
 
 

@@ -26,7 +26,7 @@ Differences from the paper and from the authors' code (DarrenZZhang/MM23-MITH @4
 5. A·b is clipped for codes of more than 64 bits only; for others it changes nothing.
 6. The default values are ours: on vectors the transformer over concepts (two layers of width 512 in the paper's point)
    has nothing to read but which concepts there are, and takes most of the time. On the clip art v3 (32 bits, 30 epochs,
-   validation MAP, chance .162, ridge .475) they give .000, and with δ 50 .000.
+   validation MAP, chance .162, ridge .475) they give .608, with the paper's δ 50 .461, below ridge.
 """
 
 from __future__ import annotations
