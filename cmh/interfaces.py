@@ -110,7 +110,9 @@ _Method: TypeAlias = Method
 
 
 class MethodModule(Protocol):
-    """A file of `cmh/methods`. `EPOCHS` may say how many epochs a closed form can use."""
+    """A file of `cmh/methods`. `EPOCHS` may say how many epochs a closed form can use, and `TOKENS = True` that the
+    method takes features `(n, 1 + L, d)` of an item and its parts; others are given the first of them.
+    """
 
     __name__: str
     __file__: str | None
@@ -134,6 +136,7 @@ class Arrays:
 
     `image` `(n, d_image)`, `text` `(n, d_text)`, `labels` `(n, c)` 0/1, and where they were asked for `pixels`
     `(n, 3, side, side)` uint8. Features are float32, or float16 where they were given so: take rows and convert those.
+    Where they are of the parts of an item, too, they are `(n, 1 + L, d)`: the whole's first, zeros where there is none.
     Texts of few words are a sparse matrix; `cmh.nets.bags.tensor` makes what a net takes of either.
     """
 

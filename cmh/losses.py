@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import normalize, relu
+from torch.nn.functional import cross_entropy, normalize, relu
 
 COLUMNS = 2048  # pairs of a row that are worked on at once: 128 rows of them fit a core's cache
 
@@ -142,6 +142,40 @@ def cosine_triplets(
     return (distances * (within - reached)).sum() + margin * within.sum()
 
 
+def semi_hard(s: Tensor, S: Tensor, margin: Tensor) -> Tensor:
+    """Mean of s_an − s_ap + margin over triplets with 0 < s_ap − s_an < margin, and 0 where there is none.
+
+    Parameters
+    ----------
+    s: similarities `(b, b)`. S: 0/1 `(b, b)`; p is any other item with S_ap = 1, n any with S_an = 0.
+
+    The sum is linear in s between its kinks, so that sorting tells how often each pair counts, as in `cosine_triplets`.
+    """
+    with torch.no_grad():
+        positive = (S > 0) & ~torch.eye(len(S), dtype=torch.bool, device=S.device)
+        positives, negatives = (s.masked_fill(~of, torch.inf).sort(1).values for of in (positive, S == 0))
+        below, missed = torch.searchsorted(negatives, s), torch.searchsorted(negatives, s - margin, right=True)
+        within = positive * (below - missed).clamp_min(0)
+        above, beside = torch.searchsorted(positives, s + margin), torch.searchsorted(positives, s, right=True)
+        reached = (S == 0) * (above - beside).clamp_min(0)
+    return ((s * (reached - within)).sum() + margin * within.sum()) / within.sum().clamp_min(1)
+
+
+def info_nce(one: Tensor, other: Tensor, *, temperature: float) -> Tensor:
+    """InfoNCE of vectors of length 1, `(n, m, d)`: cross-entropy of each of m among the m of its group, both ways."""
+    scores = one @ other.transpose(1, 2) / temperature
+    places = torch.arange(scores.shape[1], device=scores.device).expand(scores.shape[:2])
+    return (cross_entropy(scores, places) + cross_entropy(scores.transpose(1, 2), places)) / 2
+
+
+def strangers(S: Tensor) -> Tensor:
+    """Pairs i < j that share no label and of which one shares a label with a third item: the pairs of an anchor and a
+    negative in some triplet, each once; `(b, b)` 0/1 as S is.
+    """
+    anchors = (S.sum(1) > S.diagonal()).to(S.dtype)
+    return ((1 - S) * (anchors + anchors[:, None]).clamp(max=1)).triu(1)
+
+
 def evenness(codes: Tensor) -> Tensor:
     """cos(|h|, 1) of each row `(n, K)`: 1 where all its entries are of one size, 1/√K where only one is not 0."""
     cosine: Tensor = normalize(codes.abs()).sum(1) / codes.shape[1] ** 0.5
@@ -170,6 +204,13 @@ def label_codes(labels: Tensor, B: Tensor, *, ridge: float) -> Tensor:
     gram = labels.T @ labels + ridge * torch.eye(labels.shape[1], dtype=labels.dtype, device=labels.device)
     regressed: Tensor = torch.linalg.solve(gram, labels.T @ B)
     return regressed
+
+
+def clipped_nll(codes: Tensor, others: Tensor, similar: Tensor) -> Tensor:
+    """`mean_nll` with θ = ½ max(−64, min(64, codes othersᵀ)); up to 64 bits in (−1, 1) the bounds change nothing."""
+    if codes.shape[-1] <= 64:
+        return mean_nll(codes, others, similar, 0.5)
+    return pairwise_nll((codes @ others.detach().T).clamp(-64, 64) / 2, similar).mean()
 
 
 def sum_nll(codes: Tensor, others: Tensor, similar: Tensor, scale: float) -> Tensor:

@@ -28,7 +28,7 @@ from cmh.nets import backbones as networks
 from cmh.nets.cnn_f import CNNF, SHAPES, SIDE, from_matconvnet
 
 TORCHVISION = [
-    name for name in backbones.names() if name not in ("efficientnet-lite0", "cnn-f", "conv4", "clip-vit-b-32")
+    name for name in backbones.names() if not name.startswith(("efficientnet-lite0", "cnn-f", "conv4", "clip"))
 ]
 
 
@@ -46,7 +46,8 @@ def pictures(n: int, side: int = 40) -> list[bytes]:
 def test_the_registry() -> None:
     assert backbones.names() == [
         *("efficientnet-lite0", "alexnet", "vgg11", "vgg16", "vgg19"),
-        *("resnet18", "resnet34", "resnet50", "vit_b_16", "cnn-f", "clip-vit-b-32", "conv4"),
+        *("resnet18", "resnet34", "resnet50", "vit_b_16", "cnn-f", "clip-vit-b-32"),
+        *("clip-vit-b-32-tokens", "conv4"),
     ]
     with pytest.raises(DatasetError, match="did you mean 'resnet18'"):
         backbones.check("resnet8")

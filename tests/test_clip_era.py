@@ -19,6 +19,7 @@ from cmh import methods, training
 from cmh.losses import mean_where, pair_cosines, proxy_terms, similar
 from cmh.methods import dcgh, dchmt, dhaph, dnph, dnph_qmi, dsph
 from cmh.nets.proxies import head
+from cmh.nets.two_way import Select, two_way
 from tests import golden
 from tests.golden import CLIP, MAIN
 from tests.test_training import tiny
@@ -354,7 +355,7 @@ def test_dchmt_equals_loops(
                     expected[f"others_{name}"] += (m - min(d, m)) ** power / b**2
     config = dchmt.Config(vartheta=vartheta, distance=distance, power=power)
     S = similar(torch.from_numpy(labels), torch.from_numpy(labels))
-    codes = (dchmt.two_way(torch.from_numpy(one)) for one in (f, g))
+    codes = (two_way(torch.from_numpy(one)) for one in (f, g))
     total, terms = dchmt.step_loss(*codes, S, dchmt.largest(bits, config), config)
     assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-8, abs=1e-9)
     assert float(total) == pytest.approx(sum(expected.values()), rel=1e-8, abs=1e-9)
@@ -363,19 +364,19 @@ def test_dchmt_equals_loops(
 def test_a_bit_of_dchmt_is_the_larger_of_two_and_distances_are_hamming() -> None:
     draw = torch.Generator().manual_seed(2)
     logits = torch.randn(5, 12, generator=draw, dtype=torch.float64)
-    outputs = dchmt.Select()(logits)
+    outputs = Select()(logits)
     assert torch.equal(outputs > 0, logits[:, 1::2] > logits[:, ::2])
-    assert torch.allclose(dchmt.two_way(outputs), logits.reshape(5, 6, 2).softmax(2).reshape(5, 12))
+    assert torch.allclose(two_way(outputs), logits.reshape(5, 6, 2).softmax(2).reshape(5, 12))
     codes = torch.sign(outputs)
     hamming = (codes[:, None] != codes).sum(2)
-    u = dchmt.two_way(codes)
+    u = two_way(codes)
     terms = dchmt.step_loss(u, u, torch.ones(5, 5, dtype=torch.float64), 1.0, dchmt.Config())[1]
     assert float(terms["similar_image"]) == pytest.approx(2 * float(hamming.double().mean()), rel=1e-9)
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Loss]] = {
     "dchmt": lambda f, g, p, labels: dchmt.step_loss(
-        dchmt.two_way(f), dchmt.two_way(g), similar(labels, labels), 2.0, dchmt.Config(power=1)
+        two_way(f), two_way(g), similar(labels, labels), 2.0, dchmt.Config(power=1)
     ),
     "dsph": lambda f, g, p, labels: dsph.step_loss(f, g, p, labels, dsph.Config()),
     "dcgh": lambda f, g, p, labels: dcgh.step_loss(f, g, p, labels, dcgh.Config()),

@@ -831,6 +831,10 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "rows disagree": ({"text": np.ones((11, 4))}, "image 12, text 11, labels 12"),
     "no text": ({"text": None}, "has no array text; found image, labels"),
     "one axis": ({"image": np.ones(12)}, r"is (12,), but must be (items, columns)"),
+    "four axes": (
+        {"image": np.ones((12, 2, 2, 2))},
+        "(12, 2, 2, 2), but must be (items, columns), or (items, 1 + parts, columns) of wholes and their parts",
+    ),
     "no columns": ({"image": np.ones((12, 0))}, "must be (items, columns)"),
     "texts": ({"image": np.full((12, 2), "a")}, "must hold real numbers"),
     "complex": ({"image": np.ones((12, 2), complex)}, "must be an array of numbers"),

@@ -45,6 +45,8 @@ def read(folder: Path) -> csr_array | None:
 def _few(texts: RowArray, index: NDArray[np.int64]) -> csr_array | None:
     from scipy.sparse import csr_array, vstack
 
+    if len(texts.shape) > 2:  # a text's tokens
+        return None
     # SciPy knows no float16; what it holds is exact in float32.
     blocks, n_words, n_rows = [csr_array((0, texts.shape[1]), dtype=np.float32)], 0, 0
     for start in range(0, len(index), cache.ROWS_AT_ONCE):

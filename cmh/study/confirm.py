@@ -87,9 +87,9 @@ def run(
     opened = (test or dataset.noted_test)()
     tested, best = training.test(fitted, opened), fitted.best
     about = {
-        "image_dim": data.train.image.shape[1],
+        "image_dim": data.train.image.shape[-1],
         "side": 0 if data.train.pixels is None or not fitted.finetuned else data.train.pixels.shape[-1],
-        "text_dim": data.train.text.shape[1],
+        "text_dim": data.train.text.shape[-1],
     }
     sparse = not isinstance(data.train.text, np.ndarray)
     probed = probe.of(fitted.method, fitted.device, sparse=sparse, **about)

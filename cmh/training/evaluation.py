@@ -23,7 +23,7 @@ from cmh.nets.transfer import on_gpu, to_device
 from cmh.seeding import derive
 
 ENCODE_ROWS = 1024  # items encoded at once: bounds memory, changes no code
-ENCODE_PICTURES = 64  # the same where pictures go through a whole network
+ENCODE_PICTURES = 64  # the same where pictures go through a whole network, or an item is many vectors
 KEPT_BYTES = 2**30  # of features of one side and modality: as much stays on a GPU
 
 Codes = NDArray[np.int8]  # ±1 (n, bits)
@@ -135,13 +135,12 @@ class Ranking:
 
     def _encoded(self, modality: str, method: Method, inputs: Tensor) -> Tensor:
         encode = method.encode_image if modality == "image" else method.encode_text
-        pixels = inputs.ndim > 2
-        at_once = ENCODE_PICTURES if pixels else ENCODE_ROWS
+        at_once = ENCODE_PICTURES if inputs.ndim > 2 else ENCODE_ROWS
         codes, finite = [], torch.ones((), dtype=torch.bool, device=self._device)
         with torch.inference_mode():
             for start in range(0, len(inputs), at_once):
                 moved = to_device(inputs[start : start + at_once], self._device)
-                outputs = encode(moved if pixels else moved.to(torch.float32))
+                outputs = encode(moved if moved.dtype == torch.uint8 else moved.to(torch.float32))
                 finite = finite & torch.isfinite(outputs).all()  # asked once, so that no block waits for the device
                 codes.append(sign(outputs).to(torch.int8))
             if not bool(finite):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cmh import datasets
 from cmh.datasets import labelled
@@ -22,7 +22,7 @@ from cmh.nets import bags
 from cmh.nets import state as states
 from cmh.nets.towers import OnBackbone
 from cmh.seeding import derive
-from cmh.training import checkpoint, run_folder, scaling
+from cmh.training import checkpoint, inputs, run_folder, scaling
 from cmh.training.batches import Augmentation, Items, Passes
 from cmh.training.checkpoint import Checkpoint
 from cmh.training.device import cores, moved, prepare
@@ -114,19 +114,21 @@ def build(
     # On a GPU copies, on the CPU views of the memory map, which all trials of a machine share.
     image, labels = (torch.from_numpy(array).to(device) for array in (data.train.image, data.train.labels))
     text = bags.tensor(data.train.text).to(device)
+    several = max(image.ndim, text.ndim) > 2
+    image, text = inputs.given(module, run, image, text)
     scalings = None if run.scale == "none" else (scaling.fitted(run.scale, image), scaling.fitted(run.scale, text))
     if scalings is not None:
         image, text = scalings[0](image), scalings[1](text)
     augmentation = Augmentation(run.seed, run.rotate, run.hflip, run.vflip, run.erase)
-    items = Items(image, text, device, _pixels(module, data) if run.finetune else None, augmentation)
+    items = Items(image, text, device, inputs.pixels(module, data) if run.finetune else None, augmentation)
     setup = Setup(
         bits=run.bits,
         epochs=n_epochs(module, run),
         seed=run.seed,
         device=device,
         n_train=len(labels),
-        image_dim=image.shape[1],
-        text_dim=text.shape[1],
+        image_dim=image.shape[-1],
+        text_dim=text.shape[-1],
         labels=labels.to(device, torch.float32) if module.LABELS else None,
         image=image,
         text=text,
@@ -139,17 +141,8 @@ def build(
         return Passes(items, batch_size, run.seed, number)
 
     method = module.Method(config, setup)
-    return (method if scalings is None else scaling.Scaled(method, *scalings)), begin
-
-
-def _pixels(module: MethodModule, data: SearchData) -> Tensor:
-    """The training pictures; they stay on the CPU, and batches of them go to the device as bytes."""
-    if module.KIND == "shallow":
-        name = module.__name__.rpartition(".")[2]
-        raise ConfigError(f"finetune is true, but {name} has a closed form on frozen features: nothing to train along")
-    if data.train.pixels is None:
-        raise ConfigError("finetune is true, but the dataset was loaded without pixels")
-    return torch.from_numpy(data.train.pixels)
+    method = method if scalings is None else scaling.Scaled(method, *scalings)
+    return inputs.Whole(method) if several and not inputs.takes_tokens(module) else method, begin
 
 
 def _on_backbone(run: Run, head: nn.Module) -> nn.Module:

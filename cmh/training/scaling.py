@@ -23,7 +23,7 @@ SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class Scaling(Protocol):
-    """Of one modality: rows `(n, d)` of any float type to `(n, d)` float32; `Bags` stay such."""
+    """Of one modality: rows `(n, d)` of any float type to `(n, d)` float32; `Bags` stay such, tokens as they are."""
 
     def __call__(self, rows: Tensor, /) -> Tensor: ...
 
@@ -40,6 +40,8 @@ class Unit:
             of = rows.row_numbers()
             lengths = rows.entries.new_zeros(len(rows)).index_add_(0, of, rows.entries.square()).sqrt()
             return rows.with_entries(rows.entries / lengths.clamp_min(SMALLEST)[of])
+        if rows.ndim > 2:
+            return rows
         rows = rows.to(torch.float32)
         norms: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         return rows / norms.clamp_min(SMALLEST)
@@ -58,6 +60,9 @@ class Affine:
             self.shift = train.entries.new_zeros(train.shape[1])
             self.factor = square.clamp_min(SMALLEST).rsqrt().float().repeat(train.shape[1])
             return
+        if train.ndim > 2:
+            self.shift, self.factor = (make(train.shape[-1], device=train.device) for make in (torch.zeros, torch.ones))
+            return
         mean, square = (torch.zeros(train.shape[1], dtype=torch.float64, device=train.device) for _ in range(2))
         for block in torch.split(train, ROWS):
             mean += block.double().sum(0) / len(train)
@@ -72,6 +77,8 @@ class Affine:
         """Mean 0 and deviation 1 over the training rows in each dimension; 0 where it was constant."""
         if isinstance(rows, Bags):
             return rows.with_entries(rows.entries * self.factor[rows.columns])
+        if rows.ndim > 2:
+            return rows
         return (rows.to(torch.float32) - self.shift) * self.factor
 
     def state(self) -> State:
@@ -87,7 +94,8 @@ def fitted(kind: str, train: Tensor) -> Scaling:
 class Scaled:
     """A method for features as they are: it is trained on scaled ones, and whatever it encodes is scaled first.
 
-    Pictures `(n, 3, side, side)`, where the backbone is trained along, have a scale of their own and stay as they are.
+    Pictures `(n, 3, side, side)`, where the backbone is trained along, have a scale of their own and stay as they are,
+    and so do items and their parts `(n, 1 + L, d)`.
     """
 
     def __init__(self, method: Method, image: Scaling, text: Scaling) -> None:

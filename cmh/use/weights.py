@@ -16,6 +16,7 @@ from cmh.nets import state as states
 from cmh.nets.bags import Bags
 from cmh.nets.towers import OnBackbone
 from cmh.training import scaling
+from cmh.training.inputs import Whole, takes_tokens
 from cmh.use import probe
 from cmh.use.description import Description, placed
 
@@ -40,6 +41,8 @@ def rebuilt(about: Description, state: Mapping[str, object], folder: Path, devic
             if scale != "none":  # its numbers are in the state
                 of = [scaling.fitted(scale, rows) for rows in (setup.image, setup.text)]
                 method = scaling.Scaled(method, *of)
+            if not takes_tokens(module):
+                method = Whole(method)
             parts = method.state()
             _take_shapes(parts, state)
             states.load(parts, state, optimizers=False)

@@ -100,8 +100,12 @@ def _opened(wanted: Settings, problems: Problems) -> tuple[dict[str, arrays.Give
         except DatasetError as error:
             problems.add("features", error.problems[0])
     for key, one in list(given.items()):
-        if not all(one.shape) or len(one.shape) not in ((1, 2) if key == "labels" else (2,)):
-            problems.add("features", f"{one.where} is {one.shape}, but must be (items, columns)")
+        if not all(one.shape) or len(one.shape) not in ((1, 2) if key == "labels" else (2, 3)):
+            problems.add(
+                "features",
+                f"{one.where} is {one.shape}, but must be (items, columns)"
+                + ("" if key == "labels" else ", or (items, 1 + parts, columns) of wholes and their parts"),
+            )
             del given[key]
         elif one.columns_first and one.shape == one.shape[::-1] != one.shape[:1]:
             problems.note(

@@ -157,7 +157,7 @@ def _vectors(
 ) -> RowArray:
     """Vectors of the texts `(n, d_text)`, as the `text:` part of dataset.yml asks for."""
     options = wanted.text
-    if options.kind in ("sentences", "clip"):
+    if options.kind in wording.EMBEDDINGS:
         whole = [". ".join((*item.text, *item.tags)) for item in chosen]
         return text.embeddings(whole, wanted.name, progress, kind=options.kind, weights=options.weights)
     some, dropped = words()

@@ -231,8 +231,8 @@ def _text(folder: Path, value: object, problems: Problems, links: bool) -> tuple
         words = frozenset(word.lower() for word in stop)
     elif stop != "none":
         _wrong(problems, f"text: stop_words is {shown(stop)}, but must be none, english or a list of words")
-    if options.weights and (options.kind != "clip" or not Path(options.weights).is_file()):
-        _wrong(problems, f"text: weights is {options.weights!r}, but must be a file, for kind: clip")
+    if options.weights and (options.kind not in ("clip", "clip-tokens") or not Path(options.weights).is_file()):
+        _wrong(problems, f"text: weights is {options.weights!r}, but must be a file, for kind: clip or clip-tokens")
         return text.Options(), words
     if (options.kind == "matrix") != bool(options.file):
         _wrong(problems, "text: file and kind: matrix belong together")
