@@ -1,7 +1,7 @@
 """Tables of full validation curves, one file a method: `curves.py` makes them, `samplers.py` reads them.
 
-A table is gzipped lines of JSON: the first says what all its curves are of, each other one is a `Row`. It is replaced as
-a whole at each row, so that a kill costs the curve in training alone.
+A table is gzipped lines of JSON: the first says what all its curves are of, each other one is a `Row`. It is replaced
+as a whole at each row, so that a kill costs the curve in training alone.
 """
 
 from __future__ import annotations
@@ -118,6 +118,16 @@ def check(path: Path, there: About, here: About) -> None:
 def ranges(found: tuple[Range, ...]) -> dict[str, object]:
     """A search space as a table holds it."""
     return {item.name: json.loads(json.dumps(dataclasses.asdict(item))) for item in found}
+
+
+def as_ranges(found: dict[str, object]) -> tuple[Range, ...]:
+    """The search space of a table."""
+    items = []
+    for spec in found.values():
+        assert isinstance(spec, dict)
+        more = {"choices": tuple(spec["choices"]), "when": tuple((key, value) for key, value in spec["when"])}
+        items.append(Range(**{**spec, **more}))
+    return tuple(items)
 
 
 def check_current(path: Path, about: About) -> None:

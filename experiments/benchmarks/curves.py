@@ -73,9 +73,7 @@ def train(task: tuple[StudyRequest, Proposal]) -> tuple[StudyRequest, Row]:
     run, config = training.parse(module, values)
     failed = ""
     try:
-        training.fit(
-            module, run, config, study.dataset.search(), report=lambda epoch, _: curve.append(epoch.val_map)
-        )
+        training.fit(module, run, config, study.dataset.search(), report=lambda epoch, _: curve.append(epoch.val_map))
     except NotFiniteError as error:
         failed = f"nan: {error}"
     return study, row(study, proposal, curve, time.monotonic() - began, failed)
