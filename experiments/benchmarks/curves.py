@@ -127,6 +127,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CmhError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 
