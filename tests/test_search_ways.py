@@ -184,6 +184,9 @@ def test_curves_are_those_of_trials_and_go_on_where_they_stopped(
         fitted = training.fit(module, run, settings, dataset.search())
         assert [round(epoch.val_map, 4) for epoch in fitted.curve] == row.curve
 
+    with pytest.raises(SystemExit):
+        make("--jobs", "0")
+    assert "--jobs at least 1" in capsys.readouterr().err
     assert make(epochs=3) == 2
     assert "epochs: 2 there, 3 here" in capsys.readouterr().err
     assert len(table("dcmh").rows) == 4

@@ -104,6 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="clipart", help="(default: clipart)")
     parser.add_argument("--epochs", type=int, help="of a curve (default: the space's)")
     given = parser.parse_args(arguments)
+    if given.points < 0 or given.jobs < 1:
+        parser.error("--points must be at least 0, --jobs at least 1")
     try:
         wanted = studies(given.methods, given.dataset, given.epochs)
         given.out.mkdir(parents=True, exist_ok=True)
