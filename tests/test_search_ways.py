@@ -429,6 +429,7 @@ def test_gains_are_of_equal_repetitions() -> None:
     ]
     lines = list(samplers.report(found, (6,), ["today", "random"]))
     assert "| random | +0.0400 ± 0.0000 * | 1 of 2 |" in "\n".join(lines)
+    assert lines[-1] == "Better than today's at every budget, beyond the interval: random."
     assert "| today | 0.7000 ± 0.2484 | 3 of 3 | 3 |" in lines
 
 
@@ -455,3 +456,14 @@ def test_the_comparison_prints_tables_and_writes_csv_and_a_plot(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert samplers.main([*asked, "--out", str(out)]) == 0
     assert 'no plot: it needs matplotlib, pip install -e ".[report]"' in capsys.readouterr().err
+
+
+def test_tables_that_come_with_cmh_are_small_and_whole() -> None:
+    found = sorted(curve_tables.FOLDER.glob("*"))
+    tables = [curve_tables.read(path) for path in found if path.suffix == ".gz"]
+    assert len(tables) >= 5
+    assert sum(path.stat().st_size for path in found) < 3e6
+    for table in tables:
+        assert len({row.key for row in table.rows}) == len(table.rows)
+        assert all(len(row.curve) == table.about.epochs or row.failed for row in table.rows)
+        assert all(0 <= value <= 1 for row in table.rows for value in row.curve)

@@ -156,7 +156,7 @@ class PriorBand(BaseSampler):
 
 
 class Extrapolation:
-    """Stops a trial whose end will not reach the best that any trial has had, after each epoch from the fourth on.
+    """Stops a trial whose end will not reach the best that any trial has had, after each epoch from the `first` on.
 
     A curve is taken to go on as a − b·epoch^−c. For each of a few c the two others are fitted by least squares (later
     epochs count more); of those c that fit nearly as well as the best (twice its squared error), the one that promises
@@ -165,16 +165,15 @@ class Extrapolation:
     """
 
     POWERS = (0.1, 0.25, 0.5, 1.0, 2.0)
-    FIRST = 4  # three numbers are fitted
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs, self.best = epochs, -math.inf
+    def __init__(self, epochs: int, first: int = 4) -> None:  # three numbers are fitted
+        self.epochs, self.first, self.best = epochs, first, -math.inf
 
     def stops(self, number: int, epoch: int, curve: Mapping[int, float]) -> bool:
         """Whether even the end that is hoped for lies below the best."""
         values = [curve[one] for one in sorted(curve)]
         self.best = max(self.best, *values)
-        return epoch >= self.FIRST and max(max(values), self.hoped(values)) < self.best
+        return epoch >= self.first and max(max(values), self.hoped(values)) < self.best
 
     def hoped(self, values: Sequence[float]) -> float:
         """The end that is hoped for, of a curve so far."""
@@ -238,6 +237,7 @@ def ways(space: Space) -> list[Way]:
         Way("priorband", "random", None, _priorband),
         Way("priorband (default)", "random", None, _priorband, prior="default"),
         Way("tpe extrapolation", "tpe", None, lambda store, _mode, _seed: Extrapolation(store.space.epochs)),
+        Way("tpe extrapolation 8", "tpe", None, lambda store, _mode, _seed: Extrapolation(store.space.epochs, 8)),
         Way("tpe median", "tpe", None, _median),
         Way("optuna hyperband", "tpe", None, _hyperband),
     ]
