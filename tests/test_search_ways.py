@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import gzip
 import importlib
+import itertools
 import json
 import math
 import sys
@@ -380,14 +381,14 @@ def test_random_search_is_that_of_a_slow_second_way(arena: Any) -> None:
         assert proposal is not None
         row = arena.landscape.row(proposal.config, 4)
         curves_of.append([*row.curve, *[0.0] * bool(row.failed)])  # the epoch that failed was trained, too
-    spent, best = 0, []
+    begun, best = 0, []
     workers: list[list[float]] = [[], []]
     while len(best) < len(steps):
         for worker in workers:
             if not worker:
                 worker += curves_of.pop(0)
-            spent, value = spent + 1, worker.pop(0)
-            best.append((spent, max(value, best[-1][1] if best else -math.inf)))
+                begun += 1
+            best.append((max(worker.pop(0), best[-1][0] if best else -math.inf), begun))
     assert steps == best[: len(steps)]
 
 
@@ -396,8 +397,12 @@ def test_every_way_spends_its_budget_and_finds_what_it_has_seen(name: str, arena
     way = next(way for way in search_ways.ways(arena.space) if way.name == name)
     n = 4 if way.sampler == "gp" else 12  # it is slow once it has learned; tests/test_samplers.py does that
     steps = samplers.search(arena, way, 1, n * EPOCHS)
-    assert [spent for spent, _ in steps] == list(range(1, n * EPOCHS + 1))
-    best = [value for _, value in steps]
+    assert len(steps) == n * EPOCHS
+    best = [value for value, _ in steps]
+    begun = [number for _, number in steps]
+    assert begun[0] == 1
+    assert n <= begun[-1] <= n * EPOCHS
+    assert {late - early for early, late in itertools.pairwise(begun)} <= {0, 1}
     assert best == sorted(best)
     assert best[0] == arena.of("paper").curve[0]
     assert best[-1] in {value for row in arena.landscape.rows for value in row.curve}
@@ -411,7 +416,8 @@ def test_a_space_of_few_choices_ends_a_search(arena: Any) -> None:
     ground = landscape.Landscape(ranges, arena.landscape.rows)
     steps = samplers.search(samplers.Arena(arena.table, few, ground), search_ways.Way("random", "random"), 1, 60)
     assert len(steps) == 60
-    assert steps[30][1] == steps[-1][1]
+    assert steps[30] == steps[-1]
+    assert steps[-1][1] == 1 + 3  # the paper's point and each choice once
 
 
 def test_intervals_are_those_of_students_t() -> None:
@@ -422,7 +428,7 @@ def test_intervals_are_those_of_students_t() -> None:
 
 def test_gains_are_of_equal_repetitions() -> None:
     found = [
-        samplers.Found(method, way, number, (regret + number / 10,), 3.0)
+        samplers.Found(method, way, number, (regret + number / 10,), (8,), 3.0)
         for method in ("dcmh", "dsph")
         for way, regret in (("today", 0.5), ("random", 0.4 if method == "dcmh" else 0.52))
         for number in (1, 2, 3)
@@ -430,7 +436,7 @@ def test_gains_are_of_equal_repetitions() -> None:
     lines = list(samplers.report(found, (6,), ["today", "random"]))
     assert "| random | +0.0400 ± 0.0000 * | 1 of 2 |" in "\n".join(lines)
     assert lines[-1] == "Better than today's at every budget, beyond the interval: random."
-    assert "| today | 0.7000 ± 0.2484 | 3 of 3 | 3 |" in lines
+    assert "| today | 0.7000 ± 0.2484 | 8 | 3 of 3 | 3 |" in lines
 
 
 def test_the_comparison_prints_tables_and_writes_csv_and_a_plot(
@@ -443,7 +449,7 @@ def test_the_comparison_prints_tables_and_writes_csv_and_a_plot(
     assert samplers.main([*asked, "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert "dcmh: 20 curves; best 0." in text
-    assert "| dsph | regret at 2 | regret at 4 | ≥ default | epochs |" in text
+    assert "| dsph | regret at 2 | regret at 4 | trials | ≥ default | epochs |" in text
     assert "| random | " in text
     table = list(csv.DictReader((out / "samplers.csv").open()))
     assert len(table) == 2 * 2 * 3 * 2

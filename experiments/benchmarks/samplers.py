@@ -10,7 +10,8 @@ by cmh's own session, storage, samplers and rungs (others in `search_ways.py`). 
 Regret is the best validation MAP that the table has, less the best that the search has seen. Shown are means over the
 repetitions with 95 % intervals (t), and over all tables the difference to cmh as it is, of equal repetitions;
 `≥ default` counts repetitions that reach the library default's value within the largest budget, and `epochs` is the
-median of what that took. FOLDER gets `samplers.csv` and, with matplotlib (extra `[report]`), `samplers.svg`.
+median of what that took; `trials` is the median of how many the largest budget was spent on. FOLDER gets `samplers.csv`
+and, with matplotlib (extra `[report]`), `samplers.svg`.
 """
 
 from __future__ import annotations
@@ -45,18 +46,19 @@ WORKERS = 2
 SLOW = ("gp strict 2/4",)  # many trials, and a GP for each: only where it is asked for
 FEWEST = 10  # curves of a table; 150 are meant
 LONGEST_RUNG = 3  # the latest first rung that is compared
-COLUMNS = ("method", "way", "repetition", "budget", "regret", "epochs_to_default")
+COLUMNS = ("method", "way", "repetition", "budget", "regret", "trials", "epochs_to_default")
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What one search found: regret by budget, and the epochs until it reached the default's value (or infinity)."""
+    """What one search found: regret and trials by budget, and the epochs until it reached the default's value."""
 
     method: str
     way: str
     repetition: int
     regret: tuple[float, ...]
-    to_default: float
+    trials: tuple[int, ...]  # that had begun
+    to_default: float  # or infinity
 
 
 class _NoView:
@@ -94,8 +96,8 @@ def arena(path: Path) -> Arena:
     return Arena(table, space, Landscape(space.ranges, [row for row in table.rows if row.origin != "paper"]))
 
 
-def search(place: Arena, way: Way, repetition: int, epochs: int) -> list[tuple[int, float]]:
-    """Search until so many epochs are spent: (epochs spent, best validation MAP so far) at each epoch."""
+def search(place: Arena, way: Way, repetition: int, epochs: int) -> list[tuple[float, int]]:
+    """Search until so many epochs are spent; of each epoch (best validation MAP so far, trials that had begun)."""
     method, about = place.table.about.method, place.table.about
     known = {"paper": config.paper(methods.get(method).Config), "default": config.defaults(methods.get(method).Config)}
     first = place.of("paper")
@@ -105,7 +107,7 @@ def search(place: Arena, way: Way, repetition: int, epochs: int) -> list[tuple[i
     session = Session(Work(store, epochs, Path(), {"epochs": about.epochs}, None, _NoView()), Budget())  # type: ignore[arg-type]
     if way.prepare is not None:
         session.rungs = way.prepare(store, known[way.prior], repetition)  # type: ignore[assignment]  # or what stops like them
-    best, steps = -math.inf, list[tuple[int, float]]()
+    best, n_trials, steps = -math.inf, 0, list[tuple[float, int]]()
     clock: list[tuple[int, int]] = [(0, worker) for worker in range(WORKERS)]
     running: dict[int, tuple[RunningTrial, Row]] = {}
     while len(steps) < epochs and not session.search_ended:  # a space of few choices is tried out at some time
@@ -114,12 +116,12 @@ def search(place: Arena, way: Way, repetition: int, epochs: int) -> list[tuple[i
             origin, values = trial.proposal.origin, trial.proposal.config
             row = place.landscape.row(values, repetition) if origin == "search" else place.of(origin)
             assert row is not None
-            running[worker] = trial, row
+            running[worker], n_trials = (trial, row), n_trials + 1
         if worker in running:
             trial, row = running[worker]
             epoch = len(store.curve(trial.number)) + 1
             best = max(best, *row.curve[epoch - 1 : epoch], -math.inf)
-            steps.append((len(steps) + 1, best))
+            steps.append((best, n_trials))
             if epoch > len(row.curve):
                 session.failed(trial, *row.failed.split(": ", 1))
             else:
@@ -127,7 +129,7 @@ def search(place: Arena, way: Way, repetition: int, epochs: int) -> list[tuple[i
             if trial.number not in session.running:
                 del running[worker]
         heapq.heappush(clock, (now + 1, worker))
-    return [*steps, *((spent, best) for spent in range(len(steps) + 1, epochs + 1))]
+    return [*steps, *[(best, n_trials)] * (epochs - len(steps))]
 
 
 def find(task: tuple[Path, str, int, tuple[int, ...]]) -> Found:
@@ -139,9 +141,10 @@ def find(task: tuple[Path, str, int, tuple[int, ...]]) -> Found:
     steps = search(place, way, repetition, max(budgets) * full)
     default = place.of("default")
     target = max(default.curve) if default is not None else math.inf
-    reached = next((float(spent) for spent, best in steps if best >= target), math.inf)
-    regret = tuple(place.best - steps[budget * full - 1][1] for budget in budgets)
-    return Found(place.table.about.method, name, repetition, regret, reached)
+    reached = next((float(spent) for spent, (best, _) in enumerate(steps, start=1) if best >= target), math.inf)
+    ends = [steps[budget * full - 1] for budget in budgets]
+    regret, n_trials = tuple(place.best - best for best, _ in ends), tuple(number for _, number in ends)
+    return Found(place.table.about.method, name, repetition, regret, n_trials, reached)
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -161,14 +164,15 @@ def report(found: list[Found], budgets: tuple[int, ...], names: list[str]) -> It
     tables = list(dict.fromkeys(one.method for one in found))
     head = " | ".join(f"regret at {budget}" for budget in budgets)
     for method in tables:
-        yield f"\n| {method} | {head} | ≥ default | epochs |\n|---|{'---|' * (len(budgets) + 2)}"
+        yield f"\n| {method} | {head} | trials | ≥ default | epochs |\n|---|{'---|' * (len(budgets) + 3)}"
         for name in names:
             ours = of[method, name]
             cells = [interval([one.regret[index] for one in ours]) for index in range(len(budgets))]
             reached = [one.to_default for one in ours]
             share = f"{sum(map(math.isfinite, reached))} of {len(reached)}"
             text = " | ".join(f"{mean:.4f} ± {half:.4f}" for mean, half in cells)
-            yield f"| {name} | {text} | {share} | {statistics.median(reached):g} |"
+            n_trials = statistics.median(one.trials[-1] for one in ours)
+            yield f"| {name} | {text} | {n_trials:g} | {share} | {statistics.median(reached):g} |"
     if names[0] != "today":
         return
     head = " | ".join(map(str, budgets))
@@ -285,8 +289,9 @@ def main(arguments: list[str] | None = None) -> int:
             table = csv.writer(file)
             table.writerow(COLUMNS)
             for one in found:
-                for budget, regret in zip(budgets, one.regret, strict=True):
-                    table.writerow((one.method, one.way, one.repetition, budget, f"{regret:.4f}", one.to_default))
+                for budget, regret, n_trials in zip(budgets, one.regret, one.trials, strict=True):
+                    about = (one.method, one.way, one.repetition, budget)
+                    table.writerow((*about, f"{regret:.4f}", n_trials, one.to_default))
         try:
             draw(found, budgets, given.ways, given.out / "samplers.svg")
         except ImportError:
