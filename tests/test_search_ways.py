@@ -125,7 +125,7 @@ def test_tables_that_cannot_be_used_are_one_message_with_the_cure(
     for part in (
         "dcmh.jsonl.gz: is a table of another version of dcmh; `curves.py --fresh` makes it again",
         "code: 0000000000000000 there",
-        "dsph.jsonl.gz: has 9 curves, but 10 are the fewest",
+        "dsph.jsonl.gz: has 9 curves, but 40 are the fewest",
         "djsrh.jsonl.gz: has curves of 3 epochs, too few for a rung at epoch 3",
         "dcgh.jsonl.gz: is a table of another version of dcgh",
         "high: 11.0 there, 10.0 here",
@@ -443,12 +443,12 @@ def test_the_comparison_prints_tables_and_writes_csv_and_a_plot(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for method in ("dcmh", "dsph"):
-        curve_tables.write(curve_tables.path_of(method, tmp_path), made(method, 20))
+        curve_tables.write(curve_tables.path_of(method, tmp_path), made(method, 40))
     out = tmp_path / "out"
     asked = ["--tables", str(tmp_path), "--ways", "today", "random", "--budgets", "2", "4", "--repetitions", "3"]
     assert samplers.main([*asked, "--out", str(out)]) == 0
     text = capsys.readouterr().out
-    assert "dcmh: 20 curves; best 0." in text
+    assert "dcmh: 40 curves; best 0." in text
     assert "| dsph | regret at 2 | regret at 4 | trials | ≥ default | epochs |" in text
     assert "| random | " in text
     table = list(csv.DictReader((out / "samplers.csv").open()))

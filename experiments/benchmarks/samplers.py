@@ -44,7 +44,7 @@ from cmh.study.storage import Proposal, Store
 
 WORKERS = 2
 SLOW = ("gp strict 2/4",)  # many trials, and a GP for each: only where it is asked for
-FEWEST = 10  # curves of a table; 150 are meant
+FEWEST = 40  # curves of a table, of which 150 are meant: among few, whoever comes near the best is given its curve
 LONGEST_RUNG = 3  # the latest first rung that is compared
 COLUMNS = ("method", "way", "repetition", "budget", "regret", "trials", "epochs_to_default")
 
