@@ -119,9 +119,11 @@ def test_tables_that_cannot_be_used_are_one_message_with_the_cure(
     other.about.ranges["alpha"]["high"] = 11.0
     curve_tables.write(curve_tables.path_of("dcgh", tmp_path), other)
     good = curve_tables.path_of("cmhh", tmp_path)
-    for number, broken in enumerate((b"none", gzip.compress(b'{"method": 1}'), gzip.compress(b"[]"))):
+    about = {"method": "cmhh", "identity": {"epochs": 30}, "ranges": {"beta": {}}, "machines": []}
+    broken_files = [b"none", *map(gzip.compress, (b'{"method": 1}', b"[]", json.dumps(about).encode()))]
+    for number, broken in enumerate(broken_files):
         good.with_name(f"{number}.jsonl.gz").write_bytes(broken)
-    text = said("dcmh", "dsph", "djsrh", "dcgh", "cmhh", "0", "1", "2")
+    text = said("dcmh", "dsph", "djsrh", "dcgh", "cmhh", "0", "1", "2", "3")
     for part in (
         "dcmh.jsonl.gz: is a table of another version of dcmh; `curves.py --fresh` makes it again",
         "code: 0000000000000000 there",
@@ -130,7 +132,7 @@ def test_tables_that_cannot_be_used_are_one_message_with_the_cure(
         "dcgh.jsonl.gz: is a table of another version of dcgh",
         "high: 11.0 there, 10.0 here",
         "cmhh.jsonl.gz: there is no table of cmhh; `python experiments/benchmarks/curves.py cmhh` makes it",
-        *(f"{number}.jsonl.gz: is no table of curves" for number in range(3)),
+        *(f"{number}.jsonl.gz: is no table of curves" for number in range(4)),
     ):
         assert part in text, text
     with pytest.raises(SystemExit):
@@ -436,6 +438,7 @@ def test_gains_are_of_equal_repetitions() -> None:
     lines = list(samplers.report(found, (6,), ["today", "random"]))
     assert "| random | +0.0400 ± 0.0000 * | 1 of 2 |" in "\n".join(lines)
     assert lines[-1] == "Better than today's at every budget, beyond the interval: random."
+    assert list(samplers.report(found, (6,), ["random", "today"]))[-3:] == lines[-3:]
     assert "| today | 0.7000 ± 0.2484 | 8 | 3 of 3 | 3 |" in lines
 
 

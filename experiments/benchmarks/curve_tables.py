@@ -11,6 +11,7 @@ import gzip
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 from cmh import files, methods
 from cmh.config import Value
@@ -54,7 +55,7 @@ class About:
 
     method: str
     identity: dict[str, object]
-    ranges: dict[str, object]  # of the search space, by hyperparameter
+    ranges: dict[str, dict[str, Any]]  # of the search space, by hyperparameter
     machines: list[dict[str, object]]
 
     @property
@@ -80,12 +81,14 @@ def read(path: Path) -> Table:
     """The table in a file. Raises TableError where there is none that can be read."""
     try:
         about, *rows = gzip.decompress(path.read_bytes()).decode().splitlines()
-        return Table(About(**json.loads(about)), [Row(**json.loads(row)) for row in rows])
+        table = Table(About(**json.loads(about)), [Row(**json.loads(row)) for row in rows])
+        _ = table.about.epochs, as_ranges(table.about.ranges)
+        return table
     except FileNotFoundError as error:
         method = path.name.partition(".")[0]
         cure = f"`python experiments/benchmarks/curves.py {method}` makes it"
         raise TableError(f"{path}: there is no table of {method}; {cure}") from error
-    except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, LookupError, AttributeError) as error:
         raise TableError(f"{path}: is no table of curves ({error}); take it away and make it again") from error
 
 
@@ -115,16 +118,15 @@ def check(path: Path, there: About, here: About) -> None:
         raise TableError(*lines, heading=f"{path}: is a table of something else; --fresh begins it anew")
 
 
-def ranges(found: tuple[Range, ...]) -> dict[str, object]:
+def ranges(found: tuple[Range, ...]) -> dict[str, dict[str, Any]]:
     """A search space as a table holds it."""
     return {item.name: json.loads(json.dumps(dataclasses.asdict(item))) for item in found}
 
 
-def as_ranges(found: dict[str, object]) -> tuple[Range, ...]:
+def as_ranges(found: dict[str, dict[str, Any]]) -> tuple[Range, ...]:
     """The search space of a table."""
     items = []
     for spec in found.values():
-        assert isinstance(spec, dict)
         more = {"choices": tuple(spec["choices"]), "when": tuple((key, value) for key, value in spec["when"])}
         items.append(Range(**{**spec, **more}))
     return tuple(items)

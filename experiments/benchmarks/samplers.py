@@ -173,12 +173,14 @@ def report(found: list[Found], budgets: tuple[int, ...], names: list[str]) -> It
             text = " | ".join(f"{mean:.4f} ± {half:.4f}" for mean, half in cells)
             n_trials = statistics.median(one.trials[-1] for one in ours)
             yield f"| {name} | {text} | {n_trials:g} | {share} | {statistics.median(reached):g} |"
-    if names[0] != "today":
+    if "today" not in names:
         return
     head = " | ".join(map(str, budgets))
     clear = []
     yield f"\n| regret, less than today's | {head} | better on |\n|---|{'---|' * (len(budgets) + 1)}"
-    for name in names[1:]:
+    for name in names:
+        if name == "today":
+            continue
         cells, better = [], 0
         for index in range(len(budgets)):
             gains = {
@@ -199,7 +201,7 @@ def report(found: list[Found], budgets: tuple[int, ...], names: list[str]) -> It
 
 def paths(names: list[str], folder: Path, old: bool) -> list[Path]:
     """The tables that are asked for, checked. Raises TableError with all that is wrong with them."""
-    found = [curve_tables.path_of(name, folder) for name in names] or sorted(folder.glob("*.jsonl.gz"))
+    found = [curve_tables.path_of(name, folder) for name in dict.fromkeys(names)] or sorted(folder.glob("*.jsonl.gz"))
     if not found:
         raise TableError(f"{folder}: has no tables; `python experiments/benchmarks/curves.py METHOD…` makes them")
     problems: list[str] = []
