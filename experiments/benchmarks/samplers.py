@@ -254,7 +254,8 @@ def main(arguments: list[str] | None = None) -> int:
     quick = [name for name in known if name not in SLOW]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="default: all tables")
-    parser.add_argument("--ways", nargs="+", choices=known, default=quick, metavar="WAY", help="; ".join(known))
+    listed = f"{'; '.join(known)} (default: all but the slow {', '.join(SLOW)})"
+    parser.add_argument("--ways", nargs="+", choices=known, default=quick, metavar="WAY", help=listed)
     parser.add_argument("--budgets", nargs="+", type=int, default=[6, 12, 24], help="full trainings (default: 6 12 24)")
     parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--tables", type=Path, default=curve_tables.FOLDER, metavar="DIR")
