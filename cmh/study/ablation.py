@@ -45,7 +45,7 @@ def only_method(asked: Asked, option: str) -> MethodModule:
     """The method that is asked for. Raises ConfigError where there are several: each has components of its own."""
     names = methods.searched(asked.methods)
     if len(names) != 1:
-        raise ConfigError(f"{option} is for one --method, as each has parts of its own, but {len(names)} are asked for")
+        raise ConfigError(f"{option} is for one --method, as each has parts of its own; here are {len(names)}")
     return methods.get(names[0])
 
 

@@ -95,18 +95,20 @@ class Points(Life):
         if self.best is None:
             raise no_winner(self.study, self.rows)
         waiting = [row for row in self.rows if row.completed and row.number not in self._tested()] if self.seeds else []
+        shown: dict[str, list[TrialRow]] = {}  # of each configuration, which is an opening with all its seeds
         for row in waiting:
-            run = self._run(row)
+            shown.setdefault(repr(row.config), []).append(row)
+        for rows in shown.values():
             self.opened = ledger.open_test(
                 self.study.dataset.name,
                 self.study.dataset.split_sha256,
                 "cmh.tune",
-                identity=self.study.identity(row.config, row.origin),
-                seeds=[int(run["seed"])],
+                identity=self.study.identity(rows[0].config, rows[0].origin),
+                seeds=[int(self._run(row)["seed"]) for row in rows],
                 folder=self.study.folder,
             )
         if waiting:
-            self.tell(f"{len(waiting)} runs on the test split: this study has opened it {self.opened[0]}×")
+            self.tell(f"testing {len(waiting)} runs: this study has opened the test split {self.opened[0]}×")
         else:
             self.finish()
         self.waiting = len(waiting)

@@ -147,7 +147,7 @@ def _is_log(whole: Whole, param: Param, said: Sequence[str], problems: list[str]
     ranges = {item.name: item for item in whole.space.ranges} if whole.space is not None else {}
     if param.name in ranges:
         return ranges[param.name].log
-    if param.name not in whole.set:
+    if whole.space is not None and param.name not in whole.set:  # else that is the problem
         problems.append(
             f"the space does not search {param.name}, which it leaves at {whole.values[param.name]}, so it says no"
             " scale; say one (LOW:HIGH:N:log or :linear) or list values"

@@ -125,7 +125,7 @@ class Part:
 
     def _count(self, trials: int) -> None:
         self.ended += trials
-        self.whole.bar.update(trials)
+        self.whole.bar.n += trials
         self.whole.show()
 
 

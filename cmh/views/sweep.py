@@ -87,6 +87,7 @@ def write(outcome: Outcome, *, log_axis: bool) -> list[Path]:
 def _draw(outcome: Outcome, key: str, points: Sequence[Point], log_axis: bool) -> list[Path]:
     import matplotlib.style
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     from cmh.board.figures import ONE, STYLE
 
@@ -111,9 +112,13 @@ def _draw(outcome: Outcome, key: str, points: Sequence[Point], log_axis: bool) -
             axes.set_xticks(places, [str(point.value) for point in points])
         elif log_axis:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")  # by default they are formulas
+            axes.xaxis.set_minor_formatter(NullFormatter())
         if not named and places[0] <= float(base) <= places[-1]:
             axes.axvline(float(base), color="0.6", linestyle=":", linewidth=0.8)
+        low, high = axes.get_ylim()  # intervals of few seeds may go beyond what a MAP can be
         axes.set(
+            ylim=(max(low, 0.0), min(high, 1.0)),
             xlabel=key,
             ylabel="MAP",
             title=f"{study.space.method}, {study.dataset.name}, {study.bits} bits",
