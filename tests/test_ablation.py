@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmh import config, methods, tune
 from cmh.config import param
 from cmh.errors import ConfigError
-from cmh.study import ablation, points, population
+from cmh.study import ablation, confirm, life, points, population
+from cmh.study.opening import opened
 from cmh.study.request import Asked
 from cmh.study.trial_row import from_stored
 from cmh.views import ablation as shown
@@ -248,3 +250,37 @@ def test_points_that_a_folder_has_stay_part_of_it(tmp_path: Path) -> None:
     assert found.limit == 3
     assert found.url == f"sqlite:///{tmp_path}/study.db"
     assert found.identity(base, "gamma=2.0, seed 2").seed == 2
+
+
+def test_further_points_are_noted_where_the_study_is(tmp_path: Path) -> None:
+    request = population.check([dataclasses.replace(asked(tmp_path), dataset="data", methods=("dcmh",))])
+    of_it = request.studies[0]
+    for seeds in ([1], [2]):
+        one = points.study(of_it, tmp_path / "s", dict(of_it.base), [{"gamma": 2.0}], seeds)
+        with life.begun(one):
+            store = opened(one, {})
+        assert [row.origin for row in store.rows()] == []
+    document = yaml.safe_load((tmp_path / "s" / "study.yml").read_text())
+    assert document["points"] == {f"gamma=2.0, seed {seed}": {"gamma": 2.0, "seed": seed} for seed in (1, 2)}
+    found = [proposal for _ in range(2) if (proposal := store.propose(2))]
+    assert [(one.config["gamma"], one.run) for one in found] == [(2.0, {"seed": 1}), (2.0, {"seed": 2})]
+    assert all(one.protected for one in found)  # no rung stops them
+
+
+def test_the_records_of_an_ablation_say_what_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = dataclasses.replace(asked(tmp_path), dataset="data", methods=("dcmh",), without=("gamma=0",), seeds=2)
+    request = population.check([one])
+    store: Any = SimpleNamespace(seconds=lambda: 1.0)
+    screen: Any = SimpleNamespace()
+    said: dict[str, Any] = {}
+    scores = dict.fromkeys(("map", "map_i2t", "map_t2i"), 0.5)
+    made = SimpleNamespace(identity=SimpleNamespace(seed=9), test=scores, audits={})
+
+    def write_record(*_: object, **more: Any) -> Any:
+        said.update(more)
+        return made
+
+    monkeypatch.setattr(confirm, "write_record", write_record)
+    confirmed: Any = None
+    life.Life(request.studies[0], store, request, {}, "", screen, lambda _: None).tested(confirmed)
+    assert said["label"] == "gamma=0"
