@@ -244,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
         "--time-budget",
         type=commands.duration,
         metavar="TIME",
-        help="end a study's search after 45s, 30m, 1.5h …, all its starts together",
+        help="end a study's search after 45s, 30m, 1.5h … of its share of the time, all its starts together",
     )
     add(
         "--budget-passes",

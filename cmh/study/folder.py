@@ -196,6 +196,14 @@ def note(folder: Path, key: str, value: object) -> None:
         write_yaml(path, {**document, key: value})
 
 
+def points_of(folder: Path) -> dict[str, dict[str, Value]]:
+    """The given points of a study that searches nothing; none where the folder holds another, or none."""
+    path = folder / "study.yml"
+    document = configs.load_yaml(path) if path.is_file() else None
+    found = document.get(POINTS) if isinstance(document, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
 def write_trials(folder: Path, rows: Sequence[TrialRow], names: Sequence[str]) -> None:
     """`trials.csv`: one row a trial, derived from the storage; `names` are the method's hyperparameters."""
     buffer = io.StringIO()

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cmh import config, ledger, records
+from cmh import ledger, records
 from cmh.config import Value
 from cmh.study import address, confirm, folder, weights
 from cmh.study.confirm import Confirmed
@@ -36,7 +36,7 @@ def study(
     Validation MAP is of the whole validation database, as it is of winners that are confirmed.
     """
     wanted = {origin(change, seed): {**change, "seed": seed} for seed in seeds for change in changes}
-    every = {**_known(place), **wanted}
+    every = {**folder.points_of(place), **wanted}
     space = Space(
         method=of.space.method,
         ranges=(),
@@ -74,14 +74,6 @@ def origin(change: Mapping[str, Value], seed: int) -> str:
 
 def _without_seed(point: Mapping[str, Value]) -> dict[str, Value]:
     return {key: value for key, value in point.items() if key != "seed"}
-
-
-def _known(place: Path) -> dict[str, dict[str, Value]]:
-    """The points of the study that is in `place`, if there is one."""
-    path = place / "study.yml"
-    document = config.load_yaml(path) if path.is_file() else None
-    found = document.get(folder.POINTS) if isinstance(document, dict) else None
-    return found if isinstance(found, dict) else {}
 
 
 class Points(Life):
