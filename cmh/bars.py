@@ -24,8 +24,12 @@ def bar(
     initial: int = 0,
     leave: bool = False,
     layout: str = "",
+    line: str = LINE,
 ) -> tqdm[NoReturn]:
-    """A bar of tqdm over `total` units; with `leave` it stays on the terminal when it is closed."""
+    """A bar of tqdm over `total` units; with `leave` it stays on the terminal when it is closed.
+
+    `layout` is tqdm's on a terminal, `line` where there is none.
+    """
     from tqdm import tqdm  # late: most starts of a command show none
 
     if terminal:
@@ -38,7 +42,7 @@ def bar(
             bar_format=layout or None,
             dynamic_ncols=True,
         )
-    return tqdm(total=total, desc=what, unit=unit, initial=initial, leave=leave, bar_format=LINE, file=_Lines())
+    return tqdm(total=total, desc=what, unit=unit, initial=initial, leave=leave, bar_format=line, file=_Lines())
 
 
 class _Lines:

@@ -8,26 +8,26 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cmh import commands, files
 from cmh.config import INPUTS
-from cmh.errors import CmhError
+from cmh.errors import CmhError, StudyError, collected
 from cmh.signals import Interrupts
 from cmh.study.weights import KEEP
-from cmh.views import visdom
+from cmh.views import changes, visdom
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from cmh.study.life import Watch
-    from cmh.study.outcome import Outcome
-    from cmh.study.request import Asked, StudyRequest
+    from cmh.study.outcome import Outcome, Scores
+    from cmh.study.request import Asked, Request, StudyRequest
     from cmh.study.storage import Store
-    from cmh.views.progress import Progress
+    from cmh.views.overview import Overview
 
 log = logging.getLogger("cmh.tune")  # this module's own name is __main__
 
@@ -38,12 +38,21 @@ examples:
   python -m cmh.tune --method ridge own/mine.py                        a method of one's own; its space is own/mine.yml
   python -m cmh.tune --method dcmh --space dcmh --trials 100           the same study again, with more trials
   python -m cmh.tune --method dcmh --space two.yml --from STUDY        search two.yml around the winner of a study
+  python -m cmh.tune --method all --bits 16 32 64 --dataset clipart mine   every method, and one board at the end
+  python -m cmh.tune --method dcmh --ablate gamma hidden_image=0       what each component is worth, searched alike
+  python -m cmh.tune --method dcmh --sweep gamma=0.01:10:7 --from STUDY    the sensitivity curve around a winner
   python -m cmh.tune --method dcmh --space dcmh --plan                 check everything, start nothing
 
 The same command again goes on where it stopped (after a kill, too). A study lives in OUT/METHOD-DATASET-BITS:
 study.yml (the request), study.db (Optuna), trials.csv, trials/NUMBER/, best.yml (the winner, for cmh.reproduce),
 records.jsonl (test results, for cmh.leaderboard). The search sees training and validation items only; the test
 split is opened by the confirmation, and every opening is counted.
+
+Several studies share one session: none idles a worker, each has its share of them, one that fails leaves the others
+alone, and OUT/board.csv is the board at the end. An ablation searches METHOD-DATASET-BITS, then the same with KEY=VALUE
+for each component (METHOD-DATASET-BITS-KEY=VALUE), and trains each winner with fresh seeds: ablation.csv in the first.
+A curve is METHOD-DATASET-BITS-sweep-KEY with sweep.csv and, with the extra [report], sweep.pdf and .png; more values
+or seeds are added to it. Both stay on the validation split unless --test asks.
 """
 
 
@@ -58,28 +67,28 @@ def _run(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts(commands.end_interrupted))
-        from cmh.study import preflight  # PyTorch and Optuna come in here
-        from cmh.study import request as requests
+        from cmh.study import population  # PyTorch and Optuna come in here
 
         if arguments.visdom is not None:
             visdom.check()
-        request = requests.check(_asked(arguments), progress=sys.stderr.isatty())
+        todo = changes.Plan([_asked(arguments, dataset) for dataset in dict.fromkeys(arguments.dataset)], arguments)
+        request = todo.first(population.check(todo.asked, todo.problems, progress=sys.stderr.isatty()))
         if arguments.plan:
             from cmh.views import plan
 
             for study in request.studies:
                 sys.stdout.write(plan.text(study))
             return 0
-        for study in request.studies:
-            if not (study.folder / "study.yml").exists():
-                preflight.try_on_its_device(study, request.limits.gpus_per_trial)
-        from cmh import cluster  # Ray comes in here
-        from cmh.study import controls, life
+        problems: list[str] = []
+        request = population.tried(request, problems)
+        from cmh import cluster, leaderboard  # Ray comes in here
+        from cmh.study import controls, life, points
+        from cmh.views import overview
 
         ended: list[Outcome] = []
+        fresh: list[Outcome] = []  # their winners with fresh seeds
         stack.push(functools.partial(_write_reports, ended))
-        for study in request.studies:
-            stack.enter_context(life.begun(study))
+        request = population.begun(request, problems, stack)
         values = controls.of_studies(request.studies)
         unwritten: list[Callable[[], None]] = []
 
@@ -88,20 +97,33 @@ def _run(arguments: argparse.Namespace) -> int:
 
         with interrupts.polled():  # raised in the middle of Ray's start, it may be lost or leave a server
             stack.enter_context(cluster.session(request.limits.address, on_server_death=end))
-        show = functools.partial(_show, ended)
-        watch = stack.enter_context(_views(arguments))
-        life.search(request, values, interrupts, watch=watch, show=show, unwritten=unwritten)
+
+        def search(wanted: Request, scores: Sequence[Mapping[str, Scores]], found: list[Outcome]) -> None:
+            with overview.over(wanted, terminal=sys.stderr.isatty()) as whole, _views(arguments, whole) as watch:
+                show = functools.partial(_show, found, whole)
+                kind = points.Points if points.is_one(wanted.studies[0]) else None
+                life.search(wanted, scores, interrupts, watch=watch, show=show, unwritten=unwritten, kind=kind)
+
+        collected(lambda: search(request, values, ended), problems)
+        if again := todo.second(ended):
+            again = population.begun(again, problems, stack)
+            collected(lambda: search(again, [{}] * len(again.studies), fresh), problems)
+        sys.stdout.write("".join(todo.texts(ended, fresh)))
+        if len(request.studies) > 1 and any(outcome.records for outcome in ended):
+            leaderboard.main([str(arguments.out), "--csv", str(arguments.out / "board.csv")])
+        if problems:
+            raise StudyError(*problems)
     log.info("done in %.0f s", time.monotonic() - started)
     return 0
 
 
-def _asked(arguments: argparse.Namespace) -> Asked:
+def _asked(arguments: argparse.Namespace, dataset: str) -> Asked:
     from cmh.study.request import Asked, Limits
 
     return Asked(
         methods=tuple(arguments.method),
         spaces=tuple(arguments.space),
-        dataset=arguments.dataset,
+        dataset=dataset,
         skip_bad=arguments.skip_bad,
         split=arguments.split,
         features=arguments.features,
@@ -129,15 +151,14 @@ def _asked(arguments: argparse.Namespace) -> Asked:
     )
 
 
-def _watch(store: Store, study: StudyRequest, name: str) -> Progress:
-    from cmh.views.progress import Progress
-
-    return Progress(store, study.limit, name, terminal=sys.stderr.isatty())
-
-
-def _views(arguments: argparse.Namespace) -> AbstractContextManager[Watch]:
+def _views(arguments: argparse.Namespace, whole: Overview | None) -> AbstractContextManager[Watch]:
     """What is kept up to date beside the terminal."""
     from cmh.views import live
+    from cmh.views.progress import Progress
+
+    def watch(store: Store, study: StudyRequest, name: str) -> Progress:
+        part = None if whole is None else whole.parts[study.folder]
+        return Progress(store, study.limit, name, terminal=sys.stderr.isatty(), part=part)
 
     kinds: list[Callable[[StudyRequest], live.Background]] = [] if arguments.no_tensorboard else [live.tensorboard]
     if arguments.visdom is not None:
@@ -148,15 +169,20 @@ def _views(arguments: argparse.Namespace) -> AbstractContextManager[Watch]:
                 f"`python -m cmh.studies visdom {files.quoted(study.folder)}` shows it later; ",
             )
         )
-    return live.beside(_watch, kinds)
+    return live.beside(watch, kinds)
 
 
-def _show(ended: list[Outcome], outcome: Outcome) -> None:
+def _show(ended: list[Outcome], whole: Overview | None, outcome: Outcome) -> None:
     from tqdm import tqdm
 
+    from cmh.study import points
     from cmh.views import closing
 
     ended.append(outcome)
+    if whole is not None:
+        whole.parts[outcome.study.folder].finished()
+    if points.is_one(outcome.study):  # its table is shown when all is done
+        return
     tqdm.write(closing.table(outcome), file=sys.stdout, end="")  # above the bars of the studies that still run
     sys.stdout.flush()
 
@@ -166,10 +192,12 @@ def _write_reports(
 ) -> None:
     """After all searches, as it takes seconds, for which workers would wait; not where somebody has interrupted."""
     if ended and (kind is None or issubclass(kind, CmhError)):
+        from cmh.study import points
         from cmh.views import report
 
         for outcome in ended:
-            report.write_softly(outcome.study.folder)
+            if not points.is_one(outcome.study):
+                report.write_softly(outcome.study.folder)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -180,7 +208,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--method", required=True, nargs="+", metavar="NAME|FILE", help="methods (`python -m cmh.methods`) or files")
+    about = "methods (`python -m cmh.methods`), or files; all, supervised, unsupervised, shallow: those of cmh"
+    add("--method", required=True, nargs="+", metavar="NAME|FILE", help=about)
     add(
         "--space",
         nargs="+",
@@ -188,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE|DIR",
         help="search spaces: files, a folder of them, built-in names (default: beside the method's file, or built in)",
     )
-    add("--dataset", default="clipart", metavar="NAME|DIR", help="default: %(default)s, which comes with cmh")
+    add("--dataset", nargs="+", default=["clipart"], metavar="NAME|DIR", help="default: clipart, which comes with cmh")
     add("--skip-bad", action="store_true", help="go on without the dataset's bad items, and say how many")
     add(
         "--split",
@@ -215,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
         "--time-budget",
         type=commands.duration,
         metavar="TIME",
-        help="end a study's search after 45s, 30m, 1.5h …, all its starts together",
+        help="end a study's search after 45s, 30m, 1.5h … of its share of the time, all its starts together",
     )
     add(
         "--budget-passes",
@@ -261,6 +290,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-concurrent", type=commands.whole(1), metavar="N", help="trials at once (default: as many as fit)")
     add("--no-tensorboard", action="store_true", help="leave out the files for TensorBoard (STUDY/tensorboard)")
     visdom.add_option(parser)
+    changes.add_options(parser)
     add("--plan", action="store_true", help="check everything, print the first points and an estimate, and stop")
     return parser
 

@@ -232,6 +232,7 @@ def test_slices_keep_the_numbers_of_trials() -> None:
     complete = [trial.number for trial in trials if trial.state.name == "COMPLETE"]
     shown = next(trace for trace in figures.slices(trials).data if trace.marker.color is not None)  # type: ignore[union-attr]
     assert list(shown.marker.color) == complete
+    assert figures.slices([frozen(0, {1: 0.5}, "COMPLETE", gamma=0.5)]) is not None  # of one hyperparameter
     assert figures.slices([]) is None
     assert figures.slices([frozen(0, {1: 0.5}, "COMPLETE")]) is None  # without a hyperparameter
 

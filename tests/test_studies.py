@@ -20,7 +20,8 @@ from cmh.study.session import Work
 from cmh.study.storage import Store
 from cmh.study.trial_row import TrialRow, from_stored
 from cmh.study.weights import Keeper
-from cmh.views import closing
+from cmh.views import closing, listing
+from tests.made_study import MadeStudy
 from tests.test_address import asked, study_of
 from tests.test_faults import BASE, Quiet, killed_at, session, space, take, train, urls
 from tests.test_records import line, record
@@ -259,3 +260,13 @@ def test_the_closing_lines_say_where_the_winners_weights_are(ended: request.Stud
     assert "the winner's weights  my studies/ridge-clipart-8/trials/1/checkpoint.pt\n" in text
     found = Outcome(ended, [best], best, controls, [record(seed=1), record(seed=2)])
     assert closing._weights(found) == "my studies/ridge-clipart-8/confirm/1-SEED/checkpoint.pt (seeds 1, 2)"
+
+
+def test_a_study_of_given_points_is_measured_without_a_winner(tmp_path: Path) -> None:
+    place = tmp_path / "dcmh-clipart-16-sweep-gamma"
+    MadeStudy(place)
+    folder.note(place, folder.POINTS, {"gamma=1.0, seed 1": {"gamma": 1.0, "seed": 1}})
+    found = summary.read(place)
+    assert (found.state, listing._next(found)) == ("measured", "the command that began it shows it")
+    folder.note(place, folder.POINTS, {})
+    assert summary.read(place).state == "interrupted"

@@ -7,20 +7,36 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TypeGuard
 
-from cmh.config import unknown
+from cmh.config import params, unknown
 from cmh.errors import ConfigError
 from cmh.interfaces import MethodModule, Setup
 
+KINDS = ("supervised", "unsupervised", "shallow")
 PARTS = ("TITLE", "YEAR", "KIND", "LABELS", "SOURCE", "Config", "Method", "trainable")  # of a method's module
 
 
 def names() -> list[str]:
     """The methods that come with cmh, in alphabetical order."""
     return sorted(item.name for item in pkgutil.iter_modules([str(Path(__file__).parent)]) if item.name[0] != "_")
+
+
+def searched(wanted: Iterable[str]) -> list[str]:
+    """Names and files of methods, each once, where `all` or a kind stands for all such methods of cmh that have
+    hyperparameters.
+    """
+    found: list[str] = []
+    for text in wanted:
+        if text != "all" and text not in KINDS:
+            found.append(text)
+            continue
+        modules = {name: get(name) for name in names()}
+        found += [name for name, one in modules.items() if text in ("all", one.KIND) and params(one.Config)]
+    return list(dict.fromkeys(found))
 
 
 def get(name: str) -> MethodModule:

@@ -21,12 +21,13 @@ def of_studies(studies: Iterable[StudyRequest]) -> list[Mapping[str, Scores]]:
 
     This also compiles the metric for all that follows.
     """
-    known: dict[tuple[int, bool], Mapping[str, Scores]] = {}
+    known: dict[tuple[str, int, bool], Mapping[str, Scores]] = {}
     found = []
     for study in studies:
-        depends_on = study.bits, methods.get(study.space.method).KIND == "unsupervised"
+        unlabelled = methods.get(study.space.method).KIND == "unsupervised"
+        depends_on = study.dataset.arrays_sha256, study.bits, unlabelled
         if depends_on not in known:
-            known[depends_on] = _of_study(study, sees_labels=not depends_on[1])
+            known[depends_on] = _of_study(study, sees_labels=not unlabelled)
         found.append(known[depends_on])
     return found
 

@@ -1,13 +1,19 @@
 """All studies of a command while they run: which of Ray's trials does which piece of work. Knows nothing of Ray itself.
 
-Earlier studies go first, so that no worker idles while there is any work. An error of the harness is kept here and ends
-the whole run: Ray's loop would hide it.
+**Fair shares.** Of W places for work and N studies that are not over, each study may hold W/N, rounded up; earlier
+studies come first, and what is left over goes to whoever has more work, so that no worker idles. So studies end one
+after the other, yet each is searched by few trials at once, which know more of those before them. The time that passes
+is shared out among the studies by what each of them holds: `--time-budget` is of a study's share.
+
+An error of the harness is kept here, for Ray's loop would hide it; it ends the study that it came from, and the whole
+run where that was the last one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -59,27 +65,35 @@ class Dispatcher:
         self.sessions = [Session(work, budget) for work in works]
         self.resources, self.trial_timeout, self.interrupts = resources, trial_timeout, interrupts
         self.assigned: dict[str, Assignment] = {}  # by Ray's trial id
-        self.error: Exception | None = None
-        self.broken: Session | None = None  # whose error that is
-        self.counted = time.monotonic()
+        self.errors: list[tuple[Session, Exception]] = []  # of the harness, at most one of a study
+        self.counted = self.charged = time.monotonic()
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         """Ray pickles searcher, scheduler and callbacks at the start; nobody reads that, the storage is the truth."""
         return object, ()
 
     @contextlib.contextmanager
-    def guarded(self, session: Session) -> Iterator[None]:
-        """Within the block an error of the harness is kept: it ends the whole run."""
+    def guarded(self, session: Session, reporting: str = "") -> Iterator[None]:
+        """Within the block an error of the harness is kept: it ends the study, whose other workers are killed.
+
+        `reporting` is Ray's trial that is heard now, which is not killed.
+        """
         try:
             yield
         except Exception as error:
-            if self.error is None:
-                self.error, self.broken = error, session
+            if not session.broken:
+                session.broken = True
+                self.errors.append((session, error))
+            for trial_id, assignment in list(self.assigned.items()):
+                if assignment.session is session:
+                    del self.assigned[trial_id]
+                    if trial_id != reporting:
+                        assignment.kill()
 
     @property
     def stopping(self) -> bool:
-        """Whether the whole run is to end now: going on would lose what a broken storage cannot write."""
-        return self.error is not None or self.interrupts.asked > 0
+        """Whether the whole run is to end now: going on would lose what broken storages cannot write."""
+        return self.interrupts.asked > 0 or all(session.broken for session in self.sessions)
 
     @property
     def finished(self) -> bool:
@@ -88,9 +102,13 @@ class Dispatcher:
 
     def next_task(self, trial_id: str) -> Task | None:
         """The next piece of work, for Ray's trial of that id; None where there is none now."""
-        for index, session in enumerate(self.sessions):
+        self.charge()
+        for index in self._turns():
+            session = self.sessions[index]
             if self.stopping or len(self.assigned) >= self.room():
                 break
+            if session.broken:
+                continue
             with self.guarded(session):
                 work = session.take()
                 if work is not None:
@@ -98,13 +116,30 @@ class Dispatcher:
                     return self._task(index, work)
         return None
 
+    def _turns(self) -> list[int]:
+        """The studies in the order in which they are asked for work: those that hold their share come last."""
+        left = sum(not session.over for session in self.sessions)
+        share = math.ceil(self.resources.concurrent / max(left, 1))
+        held = [0] * len(self.sessions)
+        for assignment in self.assigned.values():
+            held[self.sessions.index(assignment.session)] += 1
+        return sorted(range(len(held)), key=lambda index: (held[index] >= share, index))
+
+    def charge(self) -> None:
+        """Share out the time since this was last done among the studies, by the pieces of work that they hold."""
+        now = time.monotonic()
+        passed, self.charged = now - self.charged, now
+        for assignment in self.assigned.values():
+            if not isinstance(assignment.work, RunningConfirmation):  # which is not the search's
+                assignment.session.now += passed / len(self.assigned)
+
     def room(self) -> int:
         """How many pieces of work may run at once; half as many around one that ran out of memory."""
         if self.resources.joined and time.monotonic() - self.counted > ROOM_SECONDS:
             self.counted = time.monotonic()
             self.resources = dataclasses.replace(self.resources, concurrent=fitting(self.resources))
         retried = any(assignment.retried for assignment in self.assigned.values())
-        if retried or any(session.retry_waits() for session in self.sessions):
+        if retried or any(session.retry_waits() for session in self.sessions if not session.broken):
             return max(1, self.resources.concurrent // 2)
         return self.resources.concurrent
 
@@ -127,9 +162,10 @@ class Dispatcher:
         assignment = self.assigned.get(trial_id)
         if assignment is None or self.stopping:
             return False  # the last report of an ended trial comes twice
+        self.charge()
         assignment.heard = time.monotonic()
         session, trial, stops = assignment.session, assignment.trial, True
-        with self.guarded(session):
+        with self.guarded(session, trial_id):
             if trial is None:
                 session.confirmed(result)
                 stops = False
@@ -145,6 +181,7 @@ class Dispatcher:
 
     def died(self, trial_id: str, error: str) -> None:
         """The worker of a piece of work is gone: killed, crashed, or its node was lost."""
+        self.charge()
         assignment = self.assigned.pop(trial_id, None)
         if assignment is not None and not self.stopping:
             with self.guarded(assignment.session):
@@ -155,16 +192,17 @@ class Dispatcher:
 
     def look_at_the_clock(self) -> None:
         """Count the time of each study; stop what hangs, and what still runs some seconds after its time budget."""
+        self.charge()
         now = time.monotonic()
         for session in self.sessions:
-            if session.clock is not None and now - session.clock > COUNT_SECONDS:
+            if session.clock is not None and session.now - session.clock > COUNT_SECONDS and not session.broken:
                 with self.guarded(session):
                     session.count_seconds()
         for trial_id, assignment in list(self.assigned.items()):
             session, trial, heard = assignment.session, assignment.trial, assignment.heard
             if trial is None:
                 continue
-            late = session.deadline is not None and now > session.deadline + GRACE_SECONDS
+            late = session.deadline is not None and session.now > session.deadline + GRACE_SECONDS
             hangs = self.trial_timeout is not None and heard is not None and now - heard > self.trial_timeout
             if not late and not hangs:
                 continue

@@ -112,8 +112,7 @@ def slices(trials: Trials, rung: int | None = None) -> Figure | None:
         return None
     figure = plain(plot_slice(made), None, None)
     figure.for_each_xaxis(lambda axis: axis.update(nticks=3))  # more would not fit below a column
-    figure.update_layout(coloraxis_colorbar_title="trial")
-    figure.update_yaxes(title_text=MAP, col=1)
+    figure.update_layout(coloraxis_colorbar_title="trial", yaxis_title_text=MAP)  # of one column there are no subplots
     return figure
 
 

@@ -25,6 +25,7 @@ from cmh.study.space import Space
 from cmh.study.trial_row import TrialRow
 
 ROOM = 64 * 2**20  # a study on clip art needs some tens of MiB; below this a full disk is near
+POINTS = "points"  # of a study that searches nothing, in study.yml: by origin, in what each trial differs
 WARM_POINTS = 3  # of another study, tried after the known-good ones and pruned like any
 CURES = {  # of what differs, where it can be had as it was
     "threads": "--cpus-per-trial as it was goes on: it is the number of threads, and other sums round differently",
@@ -187,12 +188,20 @@ def note_storage(folder: Path, url: str) -> None:
     note(folder, "storage", address.kept(url, folder))
 
 
-def note(folder: Path, key: str, value: str) -> None:
+def note(folder: Path, key: str, value: object) -> None:
     """Keep a value in `study.yml`, where it has changed."""
     path = folder / "study.yml"
     document = configs.load_yaml(path)
     if isinstance(document, dict) and document.get(key) != value:
         write_yaml(path, {**document, key: value})
+
+
+def points_of(folder: Path) -> dict[str, dict[str, Value]]:
+    """The given points of a study that searches nothing; none where the folder holds another, or none."""
+    path = folder / "study.yml"
+    document = configs.load_yaml(path) if path.is_file() else None
+    found = document.get(POINTS) if isinstance(document, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def write_trials(folder: Path, rows: Sequence[TrialRow], names: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ say.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +15,12 @@ from typing import Protocol
 
 from cmh import config, files, ledger, methods, records
 from cmh.config import Value
+from cmh.errors import StudyError, collected
 from cmh.records import Record
 from cmh.signals import Interrupts
 from cmh.study import address, confirm, folder, preflight, resources, tuner, weights
 from cmh.study.confirm import Confirmed
-from cmh.study.controls import keep
-from cmh.study.database import readable_errors
+from cmh.study.opening import opened
 from cmh.study.outcome import Outcome, Scores, cost, no_winner, nothing_learned, write_winner
 from cmh.study.request import Limits, Request, StudyRequest
 from cmh.study.resources import Resources
@@ -51,6 +52,8 @@ def begun(study: StudyRequest) -> Iterator[None]:
         own = address.file_of(study.url) == study.folder.resolve() / "study.db"
         number = uuid.uuid4().hex
         about = folder.identity(study.space, study.identity(study.base), study.fixed)
+        if folder.POINTS in study.notes:  # it may be given more of them
+            del about["start_from"]
         notes = {
             "id": number,
             # In a storage of many studies one that no other has: those of a job array differ in their seed alone.
@@ -86,35 +89,34 @@ def search(
     watch: Watch,
     show: Show,
     unwritten: list[Callable[[], None]] | None = None,
+    kind: type[Life] | None = None,
 ) -> None:
-    """Search and confirm all studies in the session of Ray that runs.
+    """Search and confirm all studies in the session of Ray that runs; `kind` is what each goes through, if not `Life`.
 
     `controls` has those of each study. `show` is called with the outcome of each study as soon as that is known. To
     `unwritten` is added what whoever ends the process at once should call, from any thread. Raises StudyError where a
     storage, a disk or a study failed (after the others have ended) or no trial fits into the session; KeyboardInterrupt
     where it was interrupted. Then the same call goes on.
     """
+    problems: list[str] = []
     with contextlib.ExitStack() as stack:
         lives = []
         for study, values in zip(request.studies, controls, strict=True):
-            with readable_errors(study.url):
-                about, begun = folder.read_study(study.folder), any(study.folder.glob("trials/*"))
-                store = Store(study.url, about.name, study.space, study.base, study.seed, about.id, begun=begun)
-                if store.study.user_attrs.get("asked") != study.limit:
-                    store.study.set_user_attr("asked", study.limit)  # for whoever lists the study
-                keep(store, values)
-            folder.note_storage(study.folder, study.url)
-            folder.note(study.folder, "keep", study.keep)
+            store = collected(functools.partial(opened, study, values), problems)
+            if store is None:
+                continue
             name = study.folder.name if len(request.studies) > 1 else ""
-            life = Life(study, store, request, values, name, watch(store, study, name), show)
+            life = (kind or Life)(study, store, request, values, name, watch(store, study, name), show)
             stack.callback(life.tidy)  # last, when no worker can write any more
             stack.callback(life.close)
             if unwritten is not None:
                 unwritten.append(life.close)
             lives.append(life)
+        if not lives:
+            raise StudyError(*problems)
         works = [life.work() for life in lives]
         trial = _trial_resources(works, request.limits)
-        for study in request.studies:
+        for study in (life.study for life in lives):
             log.info(
                 "%s: %d trials of up to %d epochs, %d at once; rungs %s",
                 files.short(study.folder),
@@ -123,13 +125,17 @@ def search(
                 trial.concurrent,
                 ", ".join(map(str, study.rungs)) or "none",
             )
-        tuner.search(
+        search_all = functools.partial(
+            tuner.search,
             works,
             trial,
             budget=Budget(request.limits.time_budget, request.limits.budget_passes),
             trial_timeout=request.limits.trial_timeout,
             interrupts=interrupts,
         )
+        collected(search_all, problems)
+    if problems:
+        raise StudyError(*problems)
 
 
 def _trial_resources(works: list[Work], limits: Limits) -> Resources:
@@ -242,6 +248,7 @@ class Life:
             selection="validation",
             search=cost(self.rows, self.store),
             opened=self.opened,
+            label=self.study.label,
             dataset=self.study.dataset,
         )
         seed = record.identity.seed

@@ -57,6 +57,7 @@ def write_winner(study: StudyRequest, best: TrialRow, spent: Cost) -> None:
             "seeds": [study.seed],
             "threads": run["threads"],
             "selection": "validation",
+            **({"label": study.label} if study.label else {}),
             "config": best.config,
             "search": {
                 "study": study.folder.name,

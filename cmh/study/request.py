@@ -10,24 +10,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import shlex
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from cmh import config, datasets, files, methods, training
 from cmh.config import INPUTS, Value
+from cmh.datasets import Source
 from cmh.errors import ConfigError, collected
 from cmh.features import backbones
 from cmh.identity import Identity
 from cmh.interfaces import Dataset, MethodModule
-from cmh.study import address, confirm, folder
+from cmh.study import address, confirm, folder, learnable
 from cmh.study import space as spaces
 from cmh.study import target as targets
 from cmh.study.space import Space
 
 log = logging.getLogger(__name__)
 
+Load = Callable[[training.Run, Source | None], Dataset]  # training.load, or one that prepares each dataset once
 AS_IN_PAPER = ("scale",)  # run settings of a study that its paper point does not share, unless --set fixes them
 
 
@@ -50,10 +52,11 @@ class Asked:
     seeds: int  # how many the winner is confirmed with; 0 leaves the test split closed
     warm_start: Path | None
     base: Path | None  # a study whose winner has the values of whatever is not searched
-    out: Path
+    out: Path  # where the folders of studies are
     storage: str | None  # None: SQLite in the study's folder
     limits: Limits
     keep: str | None = None  # whose weights stay, one of weights.KEEP; None: as the study has it, else the winner's
+    without: tuple[str, ...] = ()  # components that an ablation takes out: KEY=VALUE, fixed like `settings`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +85,7 @@ class StudyRequest:
     url: str  # of its Optuna storage
     notes: Mapping[str, object] = dataclasses.field(default_factory=dict)  # for study.yml, beside the request
     keep: str = "winner"  # whose weights stay on disk, one of weights.KEEP
+    label: str = ""  # what of the method is changed, for boards: KEY=VALUE of an ablation
 
     @property
     def base(self) -> dict[str, Value]:
@@ -143,9 +147,28 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
     once; DatasetError where the arrays cannot be prepared; StudyError where the storage of `warm_start` cannot be read.
     """
     problems: list[str] = []
+    studies = looked(asked, functools.partial(datasets.read, progress=progress), problems)
+    if problems:
+        raise ConfigError(*problems, heading="" if len(problems) == 1 else "nothing was started")
+    return together(asked, studies(training.load))
+
+
+def together(asked: Asked, studies: Sequence[StudyRequest]) -> Request:
+    """Studies as a request with the limits of `asked`, and seeds that no search has seen; says what is to be known."""
+    for line in dict.fromkeys(f"{study.space.method}: {note}" for study in studies for note in study.space.notes):
+        log.info("%s", line)
+    return Request(tuple(studies), tuple(asked.seed + number for number in range(1, asked.seeds + 1)), asked.limits)
+
+
+def looked(asked: Asked, read: Callable[..., Source], problems: list[str]) -> Callable[[Load], list[StudyRequest]]:
+    """Look at all of a request that needs no arrays, and add what is wrong to `problems`.
+
+    `read` is `datasets.read`, or one that reads each dataset once. Returns what prepares the dataset by a `Load` and
+    gives the studies, of use only where there are no problems; it raises what `check` does.
+    """
     modules = _modules(asked.methods, problems)
     files = collected(lambda: spaces.of_methods(modules, asked.spaces), problems) or {}
-    values = collected(lambda: config.from_pairs(asked.settings), problems) or {}
+    values = collected(lambda: config.from_pairs((*asked.settings, *asked.without)), problems) or {}
     given = {key: values.pop(key) for key in INPUTS if key in values}
     run = collected(lambda: config.build(training.Run, given, where="--set"), problems)
     inputs: dict[str, Value] = {key: getattr(run, key) for key in given} if run is not None else {}
@@ -155,55 +178,34 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
     storage = None if asked.storage is None else collected(lambda: address.asked(str(asked.storage)), problems)
     collected(lambda: address.check_cluster(asked.limits.address), problems)
     # Reading is cheap; preparing comes only when everything else is right.
-    source = collected(
-        lambda: datasets.read(asked.dataset, skip_bad=asked.skip_bad, order=asked.split, progress=progress), problems
-    )
+    source = collected(lambda: read(asked.dataset, skip_bad=asked.skip_bad, order=asked.split), problems)
     collected(lambda: backbones.check(asked.features, str(asked.weights or "")), problems)
-    if problems or run is None or source is None:
-        raise ConfigError(*problems, heading="" if len(problems) == 1 else "nothing was started")
-    dataset = training.load(
-        dataclasses.replace(
-            run,
+
+    def studies(load: Load) -> list[StudyRequest]:
+        arrays = training.Run(
             dataset=asked.dataset,
             split=asked.split,
             skip_bad=asked.skip_bad,
             features=asked.features,
             weights=str(asked.weights or ""),
-        ),
-        source,
-    )
-    _check_labels(asked.dataset, dataset)
-    asked = dataclasses.replace(asked, storage=storage)
-    studies = [
-        _study(asked, space, fixed, bits, inputs, dataset)
-        for space, fixed in filter(None, searches)
-        for bits in dict.fromkeys(asked.bits)
-    ]
-    if asked.warm_start is not None:
-        studies = [_warm(study, asked.warm_start) for study in studies]
-    seeds = tuple(asked.seed + number for number in range(1, asked.seeds + 1))
-    return Request(tuple(studies), seeds, asked.limits)
+            finetune=bool(inputs.get("finetune", False)),
+        )
+        dataset = load(arrays, source)
+        learnable.check(asked.dataset, dataset)
+        found = [
+            _study(dataclasses.replace(asked, storage=storage), space, fixed, bits, inputs, dataset)
+            for space, fixed in filter(None, searches)
+            for bits in dict.fromkeys(asked.bits)
+        ]
+        return found if asked.warm_start is None else [_warm(study, asked.warm_start) for study in found]
 
-
-def _check_labels(name: str, dataset: Dataset) -> None:
-    """Raises ConfigError where every ranking of the validation split has the same MAP, so that nothing can be learned
-    from it."""
-    data = dataset.search()
-    queries, database = data.validation_query.labels > 0, data.validation_database.labels > 0
-    problem = ""
-    if not (queries & database.any(0)).any():
-        problem = f"none of the {len(queries)} validation queries has a relevant item, as none shares a label with one"
-    elif (queries.all(0) & database.all(0)).any():
-        problem = f"every item is relevant to each of the {len(queries)} validation queries, as all carry one label"
-    if problem:
-        cure = f"`python -m cmh.datasets check {shlex.quote(name)}` shows labels and split"
-        raise ConfigError(f"nothing can be learned from {dataset.name}: {problem}; {cure}")
+    return studies
 
 
 def _modules(wanted: Sequence[str], problems: list[str]) -> list[MethodModule]:
     """The methods, each once; those that are none, or share a name, are problems."""
     found: dict[str, MethodModule] = {}
-    for text in wanted:
+    for text in methods.searched(wanted):
         module = collected(functools.partial(methods.get, text), problems)
         if module is None:
             continue
@@ -239,8 +241,6 @@ def _space(name: str, file: Path, values: Mapping[str, Value], asked: Asked) -> 
     space = collected(load, problems)
     if space is None or problems:
         raise ConfigError(*problems)
-    for note in space.notes:
-        log.info("%s: %s", space.method, note)
     return space, fixed
 
 
@@ -252,7 +252,8 @@ def _study(
     inputs: Mapping[str, Value],
     dataset: Dataset,
 ) -> StudyRequest:
-    place = asked.out / f"{space.method}-{dataset.name}-{bits}"
+    without = (re.sub(r"[^\w.=+-]", "_", pair) for pair in asked.without)
+    place = asked.out / "-".join([f"{space.method}-{dataset.name}-{bits}", *without])
     # What is fixed for all holds for the paper's point, too.
     paper = {
         key: value for key, value in config.paper(training.Run).items() if key in AS_IN_PAPER and key not in inputs
@@ -279,6 +280,7 @@ def _study(
         limit=asked.trials or space.trials,
         dataset=dataset,
         notes={} if asked.base is None else {"from": files.portable(asked.base, place)},
+        label=", ".join(asked.without),
         url=folder.storage_for(place, asked.storage),
         keep=asked.keep or (folder.read_study(place).keep if (place / "study.yml").is_file() else "winner"),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, SupportsFloat
@@ -117,13 +116,15 @@ class Session:
         self.passes = {row.number: row.passes for row in work.store.rows()}  # by trial
         self.search_ended = False
         self.deadline: float | None = None
+        self.now = 0.0  # seconds that have passed for it: all, or its share of them where other studies ran beside it
         self.clock: float | None = None  # since when the search's time is not counted yet; None: it does not run
+        self.broken = False  # its storage or disk: it hands out no more work
         self.problems: list[str] = []
 
     @property
     def over(self) -> bool:
         """Whether there will be no more work to hand out, unless a confirmation's worker dies."""
-        return self.search_ended and not self.confirmations
+        return self.broken or (self.search_ended and not self.confirmations)
 
     def take(self) -> RunningTrial | RunningConfirmation | None:
         """The next piece of work that can start now; None where there is none."""
@@ -139,7 +140,7 @@ class Session:
     def _start_clock(self) -> None:
         """The search's time runs from here; what earlier starts took is part of its budget."""
         if self.clock is None:
-            self.clock = time.monotonic()
+            self.clock = self.now
             if self.budget.seconds is not None:
                 self.deadline = self.clock + self.budget.seconds - self.store.seconds()
 
@@ -157,7 +158,7 @@ class Session:
     def budget_is_spent(self) -> bool:
         """Whether the search has spent its time or its passes."""
         spent = self.budget.passes is not None and sum(self.passes.values()) >= self.budget.passes
-        return spent or (self.deadline is not None and time.monotonic() >= self.deadline)
+        return spent or (self.deadline is not None and self.now >= self.deadline)
 
     def _end_search(self) -> None:
         """Once nothing of the search runs any more: on to the confirmation."""
@@ -181,9 +182,8 @@ class Session:
     def count_seconds(self) -> None:
         """Add the time since this was last done to the study's."""
         if self.clock is not None:
-            now = time.monotonic()
-            self.store.add_seconds(now - self.clock)
-            self.clock = None if self.search_ended else now
+            self.store.add_seconds(self.now - self.clock)
+            self.clock = None if self.search_ended else self.now
 
     def reported(self, trial: RunningTrial, result: Mapping[str, object]) -> bool:
         """Store what a trial reported; true if it is to be stopped.

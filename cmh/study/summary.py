@@ -13,7 +13,7 @@ from cmh.config import load_yaml
 from cmh.errors import CmhError, ConfigError
 from cmh.study import trial_row, weights
 from cmh.study.database import open_study
-from cmh.study.folder import storage_of
+from cmh.study.folder import points_of, storage_of
 from cmh.study.trial_row import TrialRow
 
 
@@ -22,7 +22,7 @@ class Summary:
     """A study as a list shows it; `problem` says why nothing else is known."""
 
     folder: Path
-    state: str = "unreadable"  # running, interrupted, searched, confirmed, or unreadable
+    state: str = "unreadable"  # running, interrupted, searched, confirmed, measured (given points), or unreadable
     rows: tuple[TrialRow, ...] = ()  # of its trials, without their hyperparameters
     asked: int | None = None  # trials; None where an older cmh did not note it
     confirmed: int = 0  # seeds of the winner that have a record
@@ -81,7 +81,11 @@ def read(folder: Path) -> Summary:
 def _state(found: Summary, confirmed: int) -> str:
     """Of a study that no process has."""
     left = found.asked is not None and found.finished < found.asked
-    if left or any(row.state == "interrupted" for row in found.rows) or not (found.folder / "best.yml").is_file():
+    if left or any(row.state == "interrupted" for row in found.rows):
+        return "interrupted"
+    if points_of(found.folder):
+        return "measured"
+    if not (found.folder / "best.yml").is_file():
         return "interrupted"
     return "confirmed" if confirmed else "searched"
 

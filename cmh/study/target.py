@@ -252,7 +252,7 @@ def _of_trial(folder: Path, number: int, method: str | None, dataset: str | None
     recorded: dict[int, Recorded] = {}
     if row["state"] in ("complete", "diverged"):
         names = {"map": "val_map_best", "map_i2t": "val_map_i2t", "map_t2i": "val_map_t2i"}
-        recorded[study.seed] = Recorded(
+        recorded[made.seed] = Recorded(
             identity=made,
             versions=study.versions,
             validation={key: float(row[name]) for key, name in names.items()},
@@ -263,7 +263,7 @@ def _of_trial(folder: Path, number: int, method: str | None, dataset: str | None
         method=method,
         run=run,
         config=values,
-        seeds=[study.seed],
+        seeds=[made.seed],  # of given points each has its own
         selection="fixed",
         search={},
         cost=Cost(),

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from cmh import files
 from cmh.cluster import FIFOScheduler, Searcher, Stopper, TrialScheduler, ray, tune
-from cmh.errors import StudyError
+from cmh.errors import CmhError, StudyError
 from cmh.signals import Interrupts
 from cmh.study import node
 from cmh.study.database import readable_errors
@@ -37,8 +37,9 @@ def search(
 ) -> None:
     """Run every study to its end: until its limit of trials was started and has ended, or its budget is spent.
 
-    Earlier studies go first. Raises StudyError when a storage or a disk breaks, and, after everything else is done,
-    when `ended` or a confirmation did; KeyboardInterrupt when it was interrupted. Then the same call goes on.
+    The dispatcher shares the places for work out among the studies. Raises StudyError, after everything else is done,
+    when a study's storage or disk, its `ended` or a confirmation broke; KeyboardInterrupt when it was interrupted. Then
+    the same call goes on.
     """
     interrupts = interrupts or Interrupts()
     key = secrets.token_hex()
@@ -69,14 +70,29 @@ def search(
             if not dispatcher.finished:  # a signal came after Tune has taken them and before its first round
                 interrupts.asked += 1
         finally:
+            dispatcher.charge()
             for session in dispatcher.sessions:
                 with dispatcher.guarded(session):
                     session.count_seconds()
-    if dispatcher.error is not None:
-        with readable_errors(dispatcher.broken.store.url if dispatcher.broken is not None else ""):
-            raise dispatcher.error
-    if problems := [problem for session in dispatcher.sessions for problem in session.problems]:
+    if problems := _problems(dispatcher):
         raise StudyError(*problems)
+
+
+def _problems(dispatcher: Dispatcher) -> list[str]:
+    """What went wrong, with the study's name where there are several. An error that is no user's is raised."""
+    found: list[str] = []
+    for session in dispatcher.sessions:
+        problems = list(session.problems)
+        for broken, error in dispatcher.errors:
+            if broken is session:
+                try:
+                    with readable_errors(session.store.url):
+                        raise error
+                except CmhError as known:
+                    problems += known.problems
+        name = session.work.folder.name if len(dispatcher.sessions) > 1 else ""
+        found += [problem if name in problem else f"{name}: {problem}" for problem in problems]
+    return found
 
 
 @contextlib.contextmanager

@@ -68,6 +68,7 @@ def _next(one: Summary) -> str:
     return {
         "running": "wait for it",
         "interrupted": "the command that began it goes on",
+        "measured": "the command that began it shows it",
         "searched": f"python -m cmh.reproduce {folder}",
         "confirmed": f"python -m cmh.leaderboard {folder}",
     }.get(one.state, one.problem)

@@ -12,6 +12,7 @@ from cmh import bars
 from cmh.study.storage import Proposal, Store
 from cmh.study.trial_row import TrialRow
 from cmh.training import Epoch
+from cmh.views.overview import Part
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +30,13 @@ def epochs_bar(name: str, epochs: int, *, terminal: bool) -> Iterator[Callable[[
 
 
 class Progress:
-    """Follows a search, with plain lines where there is no `terminal`. `name` tells several studies apart."""
+    """Follows a search, with plain lines where there is no `terminal`. `name` tells several studies apart.
 
-    def __init__(self, store: Store, limit: int, name: str = "", *, terminal: bool) -> None:
-        self.store, self.name = store, name
+    With a `part` of the bar over all studies there is no bar of its own.
+    """
+
+    def __init__(self, store: Store, limit: int, name: str = "", *, terminal: bool, part: Part | None = None) -> None:
+        self.store, self.name, self.part = store, name, part
         self.row = functools.lru_cache(maxsize=1)(store.row)  # of a trial that has ended: read once for all who show it
         rows = [row for row in store.rows() if row.state != "interrupted"]
         asha = store.space.asha
@@ -43,14 +47,20 @@ class Progress:
         self.running: dict[int, int] = {}
         self.headed = False
         layout = "{desc} |{bar}| {n_fmt}/{total_fmt} trials [{elapsed}<{remaining}{postfix}]"
-        self.bar = bars.bar(
-            limit, name or "search", "trials", initial=len(rows), terminal=terminal, leave=True, layout=layout
-        )
+        self.bar = None
+        if part is not None:
+            part.found(rows)
+        else:
+            self.bar = bars.bar(
+                limit, name or "search", "trials", initial=len(rows), terminal=terminal, leave=True, layout=layout
+            )
         self._show()
 
     def started(self, proposal: Proposal) -> None:
         """A trial was handed to a worker."""
         self.running[proposal.number] = max(proposal.curve, default=0)
+        if self.part is not None:
+            self.part.trial_started(proposal.number)
         self._show()
 
     def reported(self, number: int, epoch: int, value: float) -> None:
@@ -71,12 +81,18 @@ class Progress:
             log.info("%s", f"{self.name}  {HEADER}" if self.name else HEADER)
         text = line(row, searched=[item.name for item in self.store.space.ranges])
         log.info("%s", f"{self.name}  {text}" if self.name else text)
-        self.bar.update()
+        if self.part is not None:
+            self.part.trial_ended(number, None if self.best is None else self.best.val_map_best)
+        if self.bar is not None:
+            self.bar.update()
         self._show()
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        self.bar.close()
+        if self.part is not None:
+            self.part.search_ended()
+        if self.bar is not None:
+            self.bar.close()
 
     def _count(self, curve: dict[int, float]) -> None:
         for epoch in curve:
@@ -84,6 +100,8 @@ class Progress:
                 self.rungs[epoch] += 1
 
     def _show(self) -> None:
+        if self.bar is None:
+            return
         best = f"best {_value(self.best):.4f} (trial {self.best.number})" if self.best is not None else "best -"
         running = " ".join(f"{number}@{epoch}" for number, epoch in sorted(self.running.items())) or "-"
         rungs = " ".join(f"{rung}:{count}" for rung, count in self.rungs.items()) or "-"
