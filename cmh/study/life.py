@@ -16,16 +16,16 @@ from cmh import config, files, ledger, methods, records
 from cmh.config import Value
 from cmh.records import Record
 from cmh.signals import Interrupts
-from cmh.study import address, confirm, folder, preflight, resources, tuner, weights
+from cmh.study import address, aside, beside, confirm, folder, preflight, resources, tuner, weights
+from cmh.study.aside import Aside
 from cmh.study.confirm import Confirmed
 from cmh.study.controls import keep
 from cmh.study.database import readable_errors
 from cmh.study.outcome import Outcome, Scores, cost, no_winner, nothing_learned, write_winner
-from cmh.study.request import Limits, Request, StudyRequest
-from cmh.study.resources import Resources
-from cmh.study.session import Budget, View, Work
+from cmh.study.request import Request, StudyRequest
 from cmh.study.storage import Store
 from cmh.study.trial_row import TrialRow
+from cmh.study.work import Budget, RunningValidation, View, Work
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +100,9 @@ def search(
             with readable_errors(study.url):
                 about, begun = folder.read_study(study.folder), any(study.folder.glob("trials/*"))
                 store = Store(study.url, about.name, study.space, study.base, study.seed, about.id, begun=begun)
-                if store.study.user_attrs.get("asked") != study.limit:
-                    store.study.set_user_attr("asked", study.limit)  # for whoever lists the study
+                for key, number in (("asked", study.limit), (aside.FINALISTS, study.finalists)):
+                    if store.kept().get(key) != number:
+                        store.study.set_user_attr(key, number)  # for whoever lists or reads the study
                 keep(store, values)
             folder.note_storage(study.folder, study.url)
             folder.note(study.folder, "keep", study.keep)
@@ -113,7 +114,7 @@ def search(
                 unwritten.append(life.close)
             lives.append(life)
         works = [life.work() for life in lives]
-        trial = _trial_resources(works, request.limits)
+        trial = resources.of_a_trial(works, request.limits)
         for study in request.studies:
             log.info(
                 "%s: %d trials of up to %d epochs, %d at once; rungs %s",
@@ -130,15 +131,6 @@ def search(
             trial_timeout=request.limits.trial_timeout,
             interrupts=interrupts,
         )
-
-
-def _trial_resources(works: list[Work], limits: Limits) -> Resources:
-    """What a trial gets, and how many run at once; measured where `auto` was asked for."""
-    joined, gpus = limits.address is not None, limits.gpus_per_trial
-    if gpus == "auto":
-        gpus, why = resources.measured_gpus(works, limits.cpus_per_trial, joined)
-        log.info("--gpus-per-trial auto: %s", why)
-    return resources.share(limits.max_concurrent, limits.cpus_per_trial, gpus, joined)
 
 
 class Life:
@@ -161,6 +153,7 @@ class Life:
         self.opened = 0, 0  # how often the test split was, by this study and by all
         self.records: dict[int, Record] = {}  # of the confirmation, by seed
         self.closed = False
+        self.over = False  # the winner is known, and confirmed where it is to be
 
     def work(self) -> Work:
         """What the workers need."""
@@ -174,7 +167,11 @@ class Life:
             view=self.screen,
             ended=self.ended,
             tested=self.tested,
-            keeper=weights.Keeper(study.folder, self.store.rows()) if study.keep == "winner" else None,
+            keeper=weights.Keeper(study.folder, self.store.rows(), study.finalists) if study.keep == "winner" else None,
+            control=beside.control(study, self.store),
+            finals=self.finals,
+            share=beside.share(study),
+            validated=self.validated,
         )
 
     def close(self) -> None:
@@ -189,7 +186,7 @@ class Life:
     def tidy(self) -> None:
         """Remove the weights that nobody needs, also where a kill or a worker in its last epoch left them."""
         if self.study.keep == "winner":
-            weights.remove(weights.superfluous(self.study.folder, self.rows))
+            weights.remove(weights.superfluous(self.study.folder, self.rows, self.study.finalists))
 
     def ended(self) -> list[dict[str, Value]]:
         """The search has ended: write its files; the winner with each seed that is still to be confirmed.
@@ -199,7 +196,7 @@ class Life:
         self.close()
         self.tell_spent_budget()
         study = self.study
-        best = self.best = weights.winner(self.rows)
+        best = self.best = aside.standing(self.rows, self.store.kept(), study.seed).winner
         if best is None:
             raise no_winner(study, self.rows)
         spent, identity = cost(self.rows, self.store), study.identity(best.config, best.origin)
@@ -242,6 +239,7 @@ class Life:
             selection="validation",
             search=cost(self.rows, self.store),
             opened=self.opened,
+            prior=self.study.prior,
             dataset=self.study.dataset,
         )
         seed = record.identity.seed
@@ -255,11 +253,32 @@ class Life:
         if len(self.records) == len(self.seeds):
             self.finish()
 
+    def finals(self) -> list[RunningValidation]:
+        """The best trials with further seeds, as far as the next round lacks them; none: the winner is known."""
+        rows = self.store.rows()
+        missing = aside.standing(rows, self.store.kept(), self.study.seed).missing
+        if not missing or nothing_learned(rows, self.controls):
+            return []
+        self.tell(beside.announced(missing))
+        by_number = {row.number: row for row in rows}
+        return [beside.seed(self.study, by_number[number], one) for number, one in missing]
+
+    def validated(self, one: Aside) -> None:
+        """A run beside the search has ended."""
+        if self.study.keep == "winner":
+            weights.remove(beside.place(self.study, one).glob(weights.PATTERN))
+        self.tell(beside.line(one))
+        if self.over:
+            self.finish()
+
     def finish(self) -> None:
-        """All is known: show it."""
+        """All is known, unless the control still runs: show it."""
         assert self.best is not None
+        self.over = True
+        if beside.control(self.study, self.store):
+            return
         found = [self.records[seed] for seed in sorted(self.records)]
-        self.show(Outcome(self.study, self.rows, self.best, self.controls, found))
+        self.show(Outcome(self.study, self.rows, self.best, self.controls, found, aside.kept(self.store.kept())))
 
     def tell_spent_budget(self) -> None:
         """Say whether the search ended because its budget was spent."""
@@ -270,7 +289,7 @@ class Life:
             ("--time-budget", self.limits.time_budget, seconds),
             ("--budget-passes", self.limits.budget_passes, passes),
         ):
-            if waiting and wanted is not None and spent >= wanted:
+            if waiting and wanted is not None and spent >= wanted * (1 - beside.share(self.study)):
                 self.tell(
                     f"the search has spent its {option}: {spent:.0f} of {wanted:g}, all its starts together;"
                     " the same command with more goes on"
