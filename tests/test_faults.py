@@ -411,7 +411,7 @@ def test_a_confirmation_whose_worker_dies_is_run_again_twice() -> None:
         if number:
             state.confirmed({"failed": "error", "reason": "ValueError: broke"})
         else:
-            state.confirmation_died(work)
+            state.run_died(work)
     assert state.take() is None
     assert state.over
     assert state.problems == [

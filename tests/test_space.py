@@ -84,7 +84,8 @@ def test_a_good_file() -> None:
 def test_what_is_left_out_has_a_default() -> None:
     found = read({"params": {"rate": {"float": [0.01, 9]}}})
     assert (found.asha, found.epochs, found.sampler, found.trials) == (Asha(3, 3), 30, "tpe", 24)
-    assert [name for name, _ in found.starts()] == ["paper", "default"]
+    assert [name for name, _ in found.starts()] == ["paper"]
+    assert found.finalists == 0
     assert read({**GOOD, "schedule": {"asha": None}}).asha == Asha(3, 3)
     assert read({**GOOD, "schedule": {"asha": {"reduction": 4, "strict": True}}}).asha == Asha(3, 4, strict=True)
     for schedule in ("none", None, {"none": None}):
