@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from statistics import stdev
 
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from cmh import config as configs
 from cmh import files, methods
@@ -64,7 +64,7 @@ def _unfinished(worth: Worth) -> Iterator[Finding]:
     asked = worth.story.kept.get("asked")
     ended = sum(row.state != "interrupted" and row.failure != "moved" for row in worth.rows)
     if not isinstance(asked, int):
-        asked = ended
+        asked = len(worth.rows)
     if ended < asked or any(row.state == "interrupted" for row in worth.rows):
         step = command(worth.story, max(asked, ended) + _finals(worth))
         yield Finding("unfinished", f"{ended} of {asked} trials have ended, so there is no verdict yet", step)
@@ -166,8 +166,8 @@ def _wider(item: BaseDistribution, end: str, param: configs.Param | None) -> str
         if (end == "lower" and item.low <= least) or (end == "upper" and item.high >= most):
             return ""
         # Where a limit is not legal itself, half of the way to it.
-        low = max(low, least) if param.above is None else max(low, (item.low + param.above) / 2)
-        high = min(high, most) if param.below is None else min(high, (item.high + param.below) / 2)
+        low = (item.low + least) / 2 if param.above is not None and low <= param.above else max(low, least)
+        high = (item.high + most) / 2 if param.below is not None and high >= param.below else min(high, most)
     kind = "int" if isinstance(item, IntDistribution) else "float"
     ends = [round(one) for one in (low, high)] if kind == "int" else [low, high]
     return f"{{{kind}: [{ends[0]:g}, {ends[1]:g}]{', log: true' * item.log}}}"
@@ -245,16 +245,12 @@ def failures(worth: Worth) -> Iterator[Finding]:
 
 def _shared_thirds(worth: Worth, bad: Sequence[TrialRow], good: Sequence[TrialRow]) -> Iterator[str]:
     for name, item in worth.ranges.items():
-        thirds = [_third(item, row.config.get(name)) for row in bad]
-        if None in thirds or len(set(thirds)) > 1:
+        if isinstance(item, CategoricalDistribution) or any(name not in row.config for row in bad):
             continue
-        if sum(_third(item, row.config.get(name)) == thirds[0] for row in good) < len(good) / 2:
-            yield f"all of them have {name} in the {thirds[0]} of its range"
-
-
-def _third(item: BaseDistribution, value: Value | None) -> str | None:
-    at = None if value is None else worths.position(item, value)
-    return None if at is None else worths.PARTS[min(int(3 * at), 2)]
+        thirds = {worths.part_of(item, row.config[name]) for row in bad}
+        inside = [row for row in good if name in row.config and worths.part_of(item, row.config[name]) in thirds]
+        if len(thirds) == 1 and len(inside) < len(good) / 2:
+            yield f"all of them have {name} in the {thirds.pop()} of its range"
 
 
 RULES: tuple[Callable[[Worth], Iterator[Finding]], ...] = (

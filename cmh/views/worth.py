@@ -94,34 +94,43 @@ def importance_table(worth: Worth) -> Table | None:
 
 
 def slices_table(worth: Worth) -> Table | None:
-    """What trials scored in each part of each range; None where no trial is compared."""
-    rows = [_slice(worth, name, item) for name, item in worth.ranges.items()] if worth.compared else []
+    """What trials scored in each part of each range, a row a part; None where no trial is compared."""
+    if not worth.compared:
+        return None
+    rows = [row for name, item in worth.ranges.items() for row in _slice(worth, name, item)]
     caption = (
-        f"mean and best validation MAP (trials) in each part of a range: {about_compared(worth)}; the others differ,"
-        " too, so that a few trials a part say little"
+        f"validation MAP in each part of a range: {about_compared(worth)}; they differ in the rest, too, so that a part"
+        " of few trials says little"
     )
-    head = ["hyperparameter", "searched in", "part: mean, best (trials)", "winner"]
-    return Table(head, rows, caption) if rows else None
+    return Table(["hyperparameter", "part", "mean", "best", "trials", "winner"], rows, caption)
 
 
-def _slice(worth: Worth, name: str, item: BaseDistribution) -> list[str]:
-    parts: dict[str, list[float]] = {}
-    if isinstance(item, CategoricalDistribution):
-        parts = {str(choice): [] for choice in item.choices}
-    else:
-        parts = {part: [] for part in PARTS}
+def _slice(worth: Worth, name: str, item: BaseDistribution) -> list[list[str]]:
+    parts = list(map(str, item.choices)) if isinstance(item, CategoricalDistribution) else PARTS
+    scored: dict[str, list[float]] = {part: [] for part in parts}
     for row, value in worth.compared:
         if name in row.config:
-            at = position(item, row.config[name])
-            part = str(row.config[name]) if at is None else PARTS[min(int(3 * at), 2)]
-            parts.setdefault(part, []).append(value)
-    told = (
-        f"{part}: {mean(values):.3f}, {max(values):.3f} ({len(values)})" if values else f"{part}: none tried"
-        for part, values in parts.items()
-    )
+            scored[part_of(item, row.config[name])].append(value)
     best = worth.story.best
-    searched = trials.searched_in(worth.story).get(name, "")
-    return [name, str(searched), "; ".join(told), trials.value(best.settings.get(name)) if best is not None else ""]
+    won = None if best is None else best.settings.get(name)
+    winners = part_of(item, won) if won is not None else ""
+    return [
+        [
+            f"{name} {trials.searched_in(worth.story).get(name, '')}" if part == parts[0] else "",
+            part,
+            f"{mean(values):.3f}" if values else "",
+            f"{max(values):.3f}" if values else "",
+            str(len(values)),
+            trials.value(won) if part == winners else "",
+        ]
+        for part, values in scored.items()
+    ]
+
+
+def part_of(item: BaseDistribution, value: Value) -> str:
+    """The part of a range that a value lies in: a third of a range of numbers, the value itself of choices."""
+    at = position(item, value)
+    return str(value) if at is None else PARTS[min(max(int(3 * at), 0), 2)]
 
 
 def expected_table(worth: Worth) -> Table | None:
