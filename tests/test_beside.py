@@ -372,16 +372,15 @@ def test_the_closing_table_shows_the_winners_optimism(monkeypatch: pytest.Monkey
     monkeypatch.setattr(closing, "_test", lambda _: ("", ""))
     text = closing.table(outcome.Outcome(study, [best], best, {}, made, runs))
     assert (
-        "validation of trial 1: 0.6200 with the search's seed, 0.6000 in the mean of the 1 seeds that named it, 0.6100"
-        " in the mean of 2 fresh seeds: its optimism is +0.0100\n"
+        "validation of trial 1: 0.6200 where it was selected, 0.6000 with 1 further seed, which named it, 0.6100 with"
+        " 2 fresh seeds (optimism +0.0100)\n"
     ) in text
     failed = {"default": aside.failed("default", None, 0, "loss = nan")}
     text = closing.table(outcome.Outcome(study, [best], best, {}, [], failed))
     assert "library default (failed)" in text
     assert "validation of trial" not in text
     assert closing.about_default("clipart", "dcmh", "defaults") == [
-        "library default: set by hand on the validation split of clipart (of an earlier version, so its value here is"
-        " no fresh one)",
+        "library default: set by hand on the validation split of clipart, of an earlier version: no fresh value here",
         "the search started from it (a prior): tuned is not the search's merit alone",
     ]
     assert closing.about_default("data", "mine.py", "") == []

@@ -55,6 +55,7 @@ def record(i2t: float = 0.4, t2i: float = 0.5, **changes: Any) -> Record:
         "protocol": records.PROTOCOL,
         "selection": "validation",
         "label": "",
+        "prior": "",
         "search": Cost(24, 300, 310.0, 60.0, 240.0),
         "training": Cost(1, 30, 30.0, 5.5, 5.5),
         "chosen_epoch": 12,

@@ -14,7 +14,7 @@ import pytest
 from cmh import methods, training, tune
 from cmh.errors import ConfigError
 from cmh.methods.__main__ import main as methods_main
-from cmh.study import life, preflight, request
+from cmh.study import aside, life, preflight, request
 from cmh.study import work as pieces
 from cmh.study.session import Session
 from cmh.study.storage import Store
@@ -187,7 +187,8 @@ def test_a_search_that_learned_nothing_says_so_and_opens_no_test_split(
         from_stored(number, "COMPLETE", dict(enumerate(curve, start=1)), {"result": {}}, dict(study.base))
         for number, curve in enumerate(values)
     ]
-    store: Any = SimpleNamespace(rows=lambda: rows, seconds=lambda: 1.0, kept=dict)
+    ran = {aside.CONTROL: dataclasses.asdict(aside.failed(aside.CONTROL, None, 0, "none"))}
+    store: Any = SimpleNamespace(rows=lambda: rows, seconds=lambda: 1.0, kept=lambda: {aside.KEPT: ran})
     wanted = request.Request((study,), (1,), asked(Path()).limits)
     shown: list[Any] = []
     screen: Any = SimpleNamespace(close=lambda: None)
@@ -228,7 +229,8 @@ def test_a_loss_that_became_huge_has_diverged(losses: list[float], expected: str
 
 
 def test_a_diverged_trial_is_called_so_and_its_best_epoch_counts(tmp_path: Path) -> None:
-    (study,) = request.check(dataclasses.replace(asked(tmp_path), dataset="data")).studies
+    about = dataclasses.replace(asked(tmp_path), dataset="data", warm_start=("defaults",))
+    (study,) = request.check(about).studies
     store = Store(None, "s", study.space, study.base, 0)
     view: Any = SimpleNamespace(started=lambda _: None, reported=lambda *_: None, ended=lambda _: None)
     work = Work(store, 3, tmp_path, {**study.run, "epochs": 2}, study.dataset, view)

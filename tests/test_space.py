@@ -110,7 +110,7 @@ def test_a_point_outside_an_inactive_range_is_no_problem() -> None:
 
 BAD: list[tuple[str, object, str]] = [
     ("trails", 3, "'trails' is not known; did you mean 'trials'?"),
-    ("zzz", 3, "'zzz' is not known; known: method, objective"),
+    ("zzz", 3, "'zzz' is not known; known: finalists, method, objective"),
     ("method", "dcmh", "method is 'dcmh', but --method asks for 'made_up'"),
     ("objective", "test_map", "objective is 'test_map', but must be 'val_map'"),
     ("params", {}, "params is {}, but must map at least one"),
@@ -256,7 +256,7 @@ def test_built_in_spaces_load_with_any_epochs(path: Path) -> None:
 def test_built_in_spaces_load(path: Path) -> None:
     found = space.load(path, method=path.stem)
     assert found.ranges
-    assert found.starts()
+    assert not found.prior
 
 
 def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

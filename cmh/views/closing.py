@@ -81,7 +81,7 @@ def about_default(dataset: str, method: str, prior: str) -> list[str]:
     """What one should know of the library's default beside a search: what it was set on, and whether it began there."""
     lines = []
     if method in methods.names():
-        here = " (of an earlier version, so its value here is no fresh one)" if dataset == DEFAULTS_SET_ON else ""
+        here = ", of an earlier version: no fresh value here" if dataset == DEFAULTS_SET_ON else ""
         lines.append(f"library default: set by hand on the validation split of {DEFAULTS_SET_ON}{here}")
     if "defaults" in prior:
         lines.append("the search started from it (a prior): tuned is not the search's merit alone")
@@ -94,15 +94,19 @@ def _optimism(outcome: Outcome) -> list[str]:
     if best.val_map_best is None:
         return []
     further = [one for one in outcome.asides.values() if one.trial == best.number and one.val_map is not None]
-    parts = [f"{best.val_map_best:.4f} with the search's seed"]
+    parts = [f"{best.val_map_best:.4f} where it was selected"]
     if further:
         named = mean(one.val_map for one in further if one.val_map is not None)
-        parts.append(f"{named:.4f} in the mean of the {len(further)} seeds that named it")
+        parts.append(f"{named:.4f} with {_seeds(len(further), 'further')}, which named it")
     if outcome.records:
         fresh = mean(record.validation["map"] for record in outcome.records)
-        seeds = f"{len(outcome.records)} fresh seed{'s' * (len(outcome.records) > 1)}"
-        parts.append(f"{fresh:.4f} in the mean of {seeds}: its optimism is {best.val_map_best - fresh:+.4f}")
+        seeds = _seeds(len(outcome.records), "fresh")
+        parts.append(f"{fresh:.4f} with {seeds} (optimism {best.val_map_best - fresh:+.4f})")
     return [f"validation of trial {best.number}: {', '.join(parts)}"] if len(parts) > 1 else []
+
+
+def _seeds(count: int, kind: str) -> str:
+    return f"{count} {kind} seed{'s' * (count > 1)}"
 
 
 def _test(outcome: Outcome) -> tuple[str, str]:
