@@ -296,7 +296,6 @@ def test_a_study_with_a_control_and_finalists_to_its_closing_table(
     assert f"library default         {control.val_map_i2t:>8.4f}" in text
     assert "library default: set by hand on the validation split of clipart\n" in text
     assert f"validation of trial {found.best.number}: " in text
-    assert "the seeds" not in text
     assert "the best trials get further seeds on validation (trial 1: 1001; trial 0: 1001)" in caplog.text
     best = yaml.safe_load((study.folder / "best.yml").read_text())["search"]
     assert (best["trials"], best["prior"]) == (4, "")

@@ -328,6 +328,10 @@ def test_the_command_that_goes_on() -> None:
     own = dataclasses.replace(story, method="mine", document={"method_file": "../../mine.py", "from": "../../other"})
     assert "--method mine.py --space SPACE" in again.command(own, 9).replace(str(Path.cwd()) + "/", "")
     assert "--from " in again.command(own, 9)
+    assert (
+        again.command(dataclasses.replace(story, kept={"finalists": 4}), 30)
+        == f"{AGAIN[:-9]} --finalists 4 --trials 30"
+    )
 
 
 def test_show_of_a_study_on_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

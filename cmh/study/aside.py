@@ -1,5 +1,7 @@
 """Runs beside a search, which no sampler and no rung sees: the library's default as a control, and further seeds of the
 best trials. Each is trained to its end and validated; what it scored is kept with the study in its storage.
+
+A trial that happens to have the default's configuration is trained for itself: what a search finds, it pays for.
 """
 
 from __future__ import annotations

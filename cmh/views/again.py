@@ -7,14 +7,14 @@ from pathlib import Path
 
 from cmh import datasets, files, methods
 from cmh.errors import collected
-from cmh.study import folder
+from cmh.study import aside, folder
 from cmh.study import space as spaces
 from cmh.study.space import Space
 from cmh.views.story import Story
 
 
-def command(story: Story, trials: int, *, warm: str = "") -> str:
-    """`python -m cmh.tune …` with so many trials in all, further seeds included, and a `warm` start where one is named.
+def command(story: Story, trials: int) -> str:
+    """`python -m cmh.tune …` with so many trials in all, further seeds included.
 
     A space file other than the method's own is not in the study: it stands there as SPACE.
     """
@@ -32,7 +32,8 @@ def command(story: Story, trials: int, *, warm: str = "") -> str:
     if isinstance(fixed, dict) and fixed and "from" not in about:
         words.append("--set " + " ".join(shlex.quote(f"{key}={value}") for key, value in fixed.items()))
     words += [f"--from {shlex.quote(files.placed(str(about['from']), story.folder))}"] if "from" in about else []
-    words += [f"--warm-start {warm}"] if warm else []
+    further = aside.finalists_of(story.kept)
+    words += [f"--finalists {further}"] if further > 1 else []
     out = story.folder.resolve().parent
     words += [f"--out {files.quoted(out)}"] if files.short(out) != "studies" else []
     return " ".join([*words, f"--trials {trials}"])

@@ -135,15 +135,15 @@ def part_of(item: BaseDistribution, value: Value) -> str:
 
 def expected_table(worth: Worth) -> Table | None:
     """The expected best of n trials, for n = 1, 2, 4 … and all; None below two trials with a value."""
-    values = [row.val_map_best for row in worth.tried if row.val_map_best is not None]
-    values = [value for value in values if math.isfinite(value)]
+    drawn = [row for row in worth.tried if row.origin == "search"]
+    values = [row.val_map_best for row in drawn if row.val_map_best is not None and math.isfinite(row.val_map_best)]
     if len(values) < 2:
         return None
-    values += [min(values)] * (len(worth.tried) - len(values))  # died before its first epoch
+    values += [min(values)] * (len(drawn) - len(values))  # died before its first epoch
     sizes = [2**power for power in range(len(values).bit_length()) if 2**power < len(values)] + [len(values)]
     rows = [[str(n), f"{expected_best(values, n):.4f}"] for n in sizes]
     caption = (
-        "the expected best validation MAP of n of these trials in random order (Dodge et al., EMNLP 2019; drawn without"
+        "the expected best validation MAP of n of the drawn trials in random order (Dodge et al., EMNLP 2019; without"
         " replacement, so unbiased). A pruned trial counts with the best of its short curve, and a sampler that learns"
         " has its good trials late: of such a search the first n were likely worse"
     )
