@@ -109,7 +109,7 @@ def value(run: RunningValidation) -> float:
     return 0.9 - 0.2 * (run.trial or 0) + 0.01 * (int(run.values["seed"]) % 7)
 
 
-def driver(url: str, told: list[Any], limit: int = 3) -> Session:
+def driver(url: str, told: list[Any], limit: int = 2) -> Session:
     """A start of the driver with three finalists and a control, as `life.Life` has them."""
     store = Store(url, "s", space(asha=None), BASE, seed=SEED, owner="me")
     store.study.set_user_attr(aside.FINALISTS, 3)
@@ -170,8 +170,8 @@ def test_further_seeds_survive_a_kill_at_each_write(searched: Path, tmp_path: Pa
     with killed_at(-1) as writes:
         play(url := fresh("whole"), whole)
     finalists = sum(row.completed for row in Store(url, "s", space(asha=None), BASE, seed=SEED).rows())
-    assert finalists == 3
-    assert len(kept(url)) == finals.runs(3) + 1
+    assert finalists == 2
+    assert len(kept(url)) == finals.runs(2) + 1
     assert whole[-2:] == ["confirmed", "default"]  # who is confirmed does not wait for the control
     assert whole[-3][0] == "winner"
     for write in range(1, writes[0] + 1):
@@ -200,9 +200,9 @@ def test_no_sampler_and_no_rung_sees_what_runs_beside(searched: Path, tmp_path: 
     assert with_them.rows() == without.rows()
     # What a search has cost has the further seeds in it, and not the control.
     spent, trials = outcome.cost(with_them.rows(), with_them), outcome.cost(without.rows(), without)
-    assert spent.trials == trials.trials + 5
-    assert spent.epochs == trials.epochs + 5 * EPOCHS
-    assert (spent.passes, spent.device_seconds) == (trials.passes + 40, trials.device_seconds + 10)
+    assert spent.trials == trials.trials + 2
+    assert spent.epochs == trials.epochs + 2 * EPOCHS
+    assert (spent.passes, spent.device_seconds) == (trials.passes + 16, trials.device_seconds + 4)
     assert with_them.propose(5) == without.propose(5)
 
 
@@ -231,7 +231,7 @@ def test_what_runs_beside_may_fail_and_die() -> None:
 def test_further_seeds_have_the_last_share_of_a_budget(passes: float, trials: int, seeds: int, tmp_path: Path) -> None:
     """Eight passes a trial; a quarter is kept."""
     told: list[Any] = []
-    state = driver(f"sqlite:///{tmp_path / 's.db'}", told)
+    state = driver(f"sqlite:///{tmp_path / 's.db'}", told, limit=3)
     state.budget, state.work = Budget(passes=passes), dataclasses.replace(state.work, share=0.25, control=())
     state.waiting.clear()
     while (work := state.take()) is not None:
