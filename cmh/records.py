@@ -26,6 +26,7 @@ PROTOCOL = "cmh-1"  # the eight rules of the protocol, docs in README; a change 
 SELECTIONS = ("validation", "paper", "fixed")
 METRICS = ("map", "map_i2t", "map_t2i")  # at least these, of validation and test
 AUDITS = ("leak", "dead")
+NOT_NOTED = "not noted"  # the prior of a search in records that are older than the word
 _LOWEST = {
     **{"bits": 1, "epochs": 0, "trials": 0, "passes": 0, "seconds": 0, "device_seconds": 0, "threads": 1},
     **{"chosen_epoch": 1, "test_opened": 1, "split_opened": 1},
@@ -54,6 +55,7 @@ class Record:
     protocol: str
     selection: str  # where the hyperparameters come from: validation | paper | fixed
     label: str  # what was changed of the study or file it comes from; empty: nothing
+    prior: str  # what the search was given beside the paper's point: defaults, warm start, …; empty: nothing
     search: Cost
     training: Cost
     chosen_epoch: int  # the epoch with the best validation MAP, 1-based
@@ -194,6 +196,8 @@ def _parse(line: bytes) -> Record:
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
     _check_schema(values.get("schema"))
+    # Searches started from the library's default where nobody said otherwise, and no record said that they did not.
+    values.setdefault("prior", NOT_NOTED if values.get("selection") == "validation" else "")
     record: Record = typed_json.build(Record, values, _LOWEST)
     if record.selection not in SELECTIONS:
         raise ValueError(f"selection is {record.selection!r}, but must be one of {', '.join(SELECTIONS)}")

@@ -11,6 +11,7 @@ from cmh import commands
 DEFAULT = "list"  # where no subcommand is named
 COMMANDS: dict[str, str] = {  # each module has add_arguments(parser) and run(arguments) -> exit code
     DEFAULT: "cmh.views.listing",
+    "show": "cmh.views.show",
     "clean": "cmh.views.cleaning",
     "report": "cmh.views.report.command",
     "tensorboard": "cmh.views.tensorboard",

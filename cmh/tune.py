@@ -134,7 +134,8 @@ def _asked(arguments: argparse.Namespace, dataset: str) -> Asked:
         epochs=arguments.epochs,
         seed=arguments.seed,
         seeds=0 if arguments.no_confirm else arguments.seeds,
-        warm_start=arguments.warm_start,
+        warm_start=tuple(arguments.warm_start),
+        finalists=arguments.finalists,
         base=arguments.base,
         out=arguments.out,
         storage=arguments.storage,
@@ -262,7 +263,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help=f"fix hyperparameters, or how items are taken: {', '.join(INPUTS)}",
     )
-    add("--warm-start", type=Path, metavar="STUDY", help="start with the best points of another study of the method")
+    add(
+        "--warm-start",
+        nargs="+",
+        default=[],
+        metavar="STUDY|defaults",
+        help="start with the best points of another study of the method, or with the library's default, which else is a"
+        " control that the search does not know; the board names either as the search's prior",
+    )
     add(
         "--from",
         dest="base",
@@ -271,6 +279,14 @@ def _parser() -> argparse.ArgumentParser:
         help="what is not searched has the values of another study's winner, which is a point to start from",
     )
     add("--seeds", type=commands.whole(1), default=3, metavar="N", help="seeds of the confirmation (default: 3)")
+    add(
+        "--finalists",
+        type=commands.whole(0),
+        metavar="N",
+        help="the best N trials get further seeds on validation before the winner is named, the better half of them"
+        " twice as many, and so on; these trainings are the last of --trials (default: the space's, else none: one seed"
+        " decides)",
+    )
     add("--no-confirm", action="store_true", help="leave the test split closed")
     add("--out", type=Path, default=Path("studies"), metavar="DIR", help="where studies go (default: studies)")
     add("--storage", metavar="URL", help="Optuna storage (default: SQLite in the study's folder)")

@@ -36,7 +36,7 @@ def asked(out: Path, storage: str | None = None, where: str | None = None) -> re
         epochs=None,
         seed=0,
         seeds=1,
-        warm_start=None,
+        warm_start=(),
         base=None,
         out=out,
         storage=storage,

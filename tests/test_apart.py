@@ -101,9 +101,9 @@ def test_a_trial_that_was_given_no_gpu_takes_none(
     seen: list[Any] = []
     monkeypatch.setattr(training, "train", lambda _, values, **__: seen.append(values["device"]))
     place = node.Place("ridge", SimpleNamespace(), "", tmp_path, b"")  # type: ignore[arg-type]
-    node.do_task({"study": 0, "confirm": False, "key": "", "values": {"folder": str(tmp_path)}}, [place])
+    node.do_task({"study": 0, "kind": "trial", "key": "", "values": {"folder": str(tmp_path)}}, [place])
     monkeypatch.setattr(cluster, "report", lambda _: None)
     monkeypatch.setattr(node.confirm, "run", lambda _, values, **__: seen.append(values["device"]))
     with pytest.raises(TypeError):  # nothing was tested
-        node.do_task({"study": 0, "confirm": True, "key": "", "values": {"folder": str(tmp_path)}}, [place])
+        node.do_task({"study": 0, "kind": "confirm", "key": "", "values": {"folder": str(tmp_path)}}, [place])
     assert seen == [device, device]

@@ -39,7 +39,7 @@ HEADER = (
     "map_i2t_ci95_high,map_t2i,map_t2i_std,map_t2i_ci95_low,map_t2i_ci95_high,map_mean,map_mean_std,"
     "map_mean_ci95_low,map_mean_ci95_high,p_vs_best,trials,epochs,seconds,reported_i2t,reported_t2i,"
     "reported_source,test_opened,tie_rule,split,commit,date,label,rank_low,rank_high,letters,passes,"
-    "search_device_seconds,training_device_seconds,split_opened,leak,dead,aged,queries_to_next\n"
+    "search_device_seconds,training_device_seconds,split_opened,leak,dead,aged,queries_to_next,prior\n"
 )
 
 
@@ -55,6 +55,7 @@ def record(i2t: float = 0.4, t2i: float = 0.5, **changes: Any) -> Record:
         "protocol": records.PROTOCOL,
         "selection": "validation",
         "label": "",
+        "prior": "",
         "search": Cost(24, 300, 310.0, 60.0, 240.0),
         "training": Cost(1, 30, 30.0, 5.5, 5.5),
         "chosen_epoch": 12,

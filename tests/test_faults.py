@@ -29,10 +29,11 @@ from cmh.study import database, resources, tuner
 from cmh.study.dispatcher import Dispatcher
 from cmh.study.resources import Resources, gpu_share
 from cmh.study.rungs import Rungs
-from cmh.study.session import Budget, RunningConfirmation, RunningTrial, Session, Work
+from cmh.study.session import Session
 from cmh.study.space import Asha, Range, Space
 from cmh.study.storage import Proposal, Store
 from cmh.study.trial_row import TrialRow
+from cmh.study.work import Budget, RunningConfirmation, RunningTrial, Work
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "grid", "qmc")
 EPOCHS = 4
@@ -411,7 +412,7 @@ def test_a_confirmation_whose_worker_dies_is_run_again_twice() -> None:
         if number:
             state.confirmed({"failed": "error", "reason": "ValueError: broke"})
         else:
-            state.confirmation_died(work)
+            state.run_died(work)
     assert state.take() is None
     assert state.over
     assert state.problems == [

@@ -42,7 +42,7 @@ def test_new_writes_what_already_works(here: Path, capsys: pytest.CaptureFixture
     assert methods.spec("my_method") == str(here / "my_method.py")
     assert methods.spec("dcmh") == "dcmh"
     space = spaces.load(here / "my_method.yml", method="my_method")
-    assert [name for name, _ in space.start_from] == ["default"]
+    assert space.start_from == ()
     experiment = yaml.safe_load((here / "my_method_clipart.yml").read_text())
     assert dataclasses.asdict(config.build(module.Config, experiment["config"])) == config.defaults(module.Config)
     assert main(["my_method.py"]) == 0

@@ -14,10 +14,12 @@ import pytest
 from cmh import methods, training, tune
 from cmh.errors import ConfigError
 from cmh.methods.__main__ import main as methods_main
-from cmh.study import life, preflight, request, session
-from cmh.study.session import Budget, RunningTrial, Session, Work
+from cmh.study import aside, life, preflight, request
+from cmh.study import work as pieces
+from cmh.study.session import Session
 from cmh.study.storage import Store
 from cmh.study.trial_row import from_stored
+from cmh.study.work import Budget, RunningTrial, Work
 from cmh.views import closing, progress
 from tests.test_address import asked
 from tests.test_methods import small
@@ -187,7 +189,8 @@ def test_a_search_that_learned_nothing_says_so_and_opens_no_test_split(
         from_stored(number, "COMPLETE", dict(enumerate(curve, start=1)), {"result": {}}, dict(study.base))
         for number, curve in enumerate(values)
     ]
-    store: Any = SimpleNamespace(rows=lambda: rows, seconds=lambda: 1.0)
+    ran = {aside.CONTROL: dataclasses.asdict(aside.failed(aside.CONTROL, None, 0, "none"))}
+    store: Any = SimpleNamespace(rows=lambda: rows, seconds=lambda: 1.0, kept=lambda: {aside.KEPT: ran})
     wanted = request.Request((study,), (1,), asked(Path()).limits)
     shown: list[Any] = []
     screen: Any = SimpleNamespace(close=lambda: None)
@@ -228,7 +231,8 @@ def test_a_loss_that_became_huge_has_diverged(losses: list[float], expected: str
 
 
 def test_a_diverged_trial_is_called_so_and_its_best_epoch_counts(tmp_path: Path) -> None:
-    (study,) = request.check(dataclasses.replace(asked(tmp_path), dataset="data")).studies
+    about = dataclasses.replace(asked(tmp_path), dataset="data", warm_start=("defaults",))
+    (study,) = request.check(about).studies
     store = Store(None, "s", study.space, study.base, 0)
     view: Any = SimpleNamespace(started=lambda _: None, reported=lambda *_: None, ended=lambda _: None)
     work = Work(store, 3, tmp_path, {**study.run, "epochs": 2}, study.dataset, view)
@@ -247,7 +251,7 @@ def test_a_diverged_trial_is_called_so_and_its_best_epoch_counts(tmp_path: Path)
     text = progress.line(first, [])
     assert "diverged" in text
     assert text.endswith(f"{first.origin}: loss ended at 8e+12")
-    assert session.HUGE > session.GROWN
+    assert pieces.HUGE > pieces.GROWN
 
 
 def test_the_check_costs_no_result() -> None:

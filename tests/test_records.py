@@ -38,6 +38,7 @@ def record(**changes: Any) -> Record:
         "protocol": records.PROTOCOL,
         "selection": "validation",
         "label": "",
+        "prior": "",
         "search": Cost(24, 300, 600.0, 60.0, 120.0),
         "training": Cost(1, 30, 60.0, 5.5, 5.5),
         "chosen_epoch": 12,

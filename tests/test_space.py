@@ -84,7 +84,8 @@ def test_a_good_file() -> None:
 def test_what_is_left_out_has_a_default() -> None:
     found = read({"params": {"rate": {"float": [0.01, 9]}}})
     assert (found.asha, found.epochs, found.sampler, found.trials) == (Asha(3, 3), 30, "tpe", 24)
-    assert [name for name, _ in found.starts()] == ["paper", "default"]
+    assert [name for name, _ in found.starts()] == ["paper"]
+    assert found.finalists == 0
     assert read({**GOOD, "schedule": {"asha": None}}).asha == Asha(3, 3)
     assert read({**GOOD, "schedule": {"asha": {"reduction": 4, "strict": True}}}).asha == Asha(3, 4, strict=True)
     for schedule in ("none", None, {"none": None}):
@@ -109,7 +110,7 @@ def test_a_point_outside_an_inactive_range_is_no_problem() -> None:
 
 BAD: list[tuple[str, object, str]] = [
     ("trails", 3, "'trails' is not known; did you mean 'trials'?"),
-    ("zzz", 3, "'zzz' is not known; known: method, objective"),
+    ("zzz", 3, "'zzz' is not known; known: finalists, method, objective"),
     ("method", "dcmh", "method is 'dcmh', but --method asks for 'made_up'"),
     ("objective", "test_map", "objective is 'test_map', but must be 'val_map'"),
     ("params", {}, "params is {}, but must map at least one"),
@@ -255,7 +256,7 @@ def test_built_in_spaces_load_with_any_epochs(path: Path) -> None:
 def test_built_in_spaces_load(path: Path) -> None:
     found = space.load(path, method=path.stem)
     assert found.ranges
-    assert found.starts()
+    assert not found.prior
 
 
 def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

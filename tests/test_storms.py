@@ -136,8 +136,9 @@ def test_several_studies_in_one_session_and_no_trial_finds_test_queries(tmp_path
         assert len(records.read(folder)[0]) == 1
         assert f"ridge-clipart-{bits}  trial" in error
     assert "confirming" in error
-    # In each of three trials, a confirmation's training and its audit, two times: also in workers that tested before.
-    assert (tmp_path / "found").read_text().split("\n") == ["nothing"] * 10 + [""]
+    # In each of three trials, the control, a confirmation's training and its audit, two times: also in workers that
+    # tested before.
+    assert (tmp_path / "found").read_text().split("\n") == ["nothing"] * 12 + [""]
 
 
 def test_the_spy_is_not_blind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmh.errors import ConfigError
-from cmh.views import story
+from cmh.views import curve_file, story
 from tests.made_study import EPOCHS, whole
 
 
@@ -106,7 +106,7 @@ def test_any_bytes_are_a_curve_file(tmp_path_factory: pytest.TempPathFactory, da
     path = tmp_path_factory.getbasetemp() / "curve.csv"
     path.write_bytes(b"epoch,val_map\n" + data)
     problems: list[str] = []
-    rows = story.read_curve(path, problems)
+    rows = curve_file.read_curve(path, problems)
     assert len(problems) <= 1
     assert all(set(row) == {"val_map"} for row in rows.values())
 

@@ -16,10 +16,10 @@ from cmh import files, studies
 from cmh.study import address, folder, request, summary, weights
 from cmh.study.life import Life, begun
 from cmh.study.outcome import Outcome
-from cmh.study.session import Work
 from cmh.study.storage import Store
 from cmh.study.trial_row import TrialRow, from_stored
 from cmh.study.weights import Keeper
+from cmh.study.work import Work
 from cmh.views import closing, listing
 from tests.made_study import MadeStudy
 from tests.test_address import asked, study_of

@@ -371,7 +371,7 @@ def test_a_request_is_a_value_that_python_can_make_too(tmp_path: Path) -> None:
         epochs=7,
         seed=3,
         seeds=2,
-        warm_start=None,
+        warm_start=(),
         base=None,
         out=tmp_path,
         storage=None,

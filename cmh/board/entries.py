@@ -79,7 +79,7 @@ def key(run: Run) -> str:
         for name, value in vars(record.identity).items()
         if name not in ROW
     ]
-    return repr((record.selection, record.label, record.search.trials, made))
+    return repr((record.selection, record.label, record.prior, record.search.trials, made))
 
 
 def _per_query(

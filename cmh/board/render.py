@@ -25,6 +25,10 @@ _OPENED = (
     "opened: how often the test split had been opened when the row was made, by its study or run / by all studies and"
     " runs of the user."
 )
+_PRIOR = (
+    "prior: what the search was given beside the paper's point: the library's defaults, another study's points (warm"
+    " start, from) or points by hand; not noted: by an older cmh, which started from the defaults."
+)
 _MARKS = (
     "marks: leak: a code depended on other items or on the other modality; dead: a loss term or a parameter without"
     " effect; aged: code or data are no longer those of the row."
@@ -130,6 +134,7 @@ def legend(board: Board) -> list[str]:
         (_PLUS_MINUS, any(row.map_mean_ci95_low is not None for row in rows)),
         (_GROUPS, any(row.letters for row in rows)),
         (_OPENED, True),
+        (_PRIOR, any(row.prior for row in rows)),
         (_MARKS, any(marks(row) for row in rows)),
     ]
     return [line for line, wanted in shown if wanted]
@@ -143,6 +148,7 @@ def _columns() -> list[Column]:
         Column("group", "group", lambda row: row.letters, word=True),
         Column("method", "method", method, word=True),
         Column("selection", "selection", lambda row: row.selection, word=True),
+        Column("prior", "prior", lambda row: row.prior, word=True),
         Column("seeds", "n", lambda row: str(row.n_seeds)),
         Column("i→t", "i→t", lambda row: _map(row.map_i2t)),
         Column("t→i", "t→i", lambda row: _map(row.map_t2i)),

@@ -70,6 +70,7 @@ class Row:
     dead: str
     aged: str  # `code`, `data`: no longer those that made the runs
     queries_to_next: int | str | None  # test queries that would tell it from the next row
+    prior: str  # what the search was given beside the paper's point; empty: nothing
 
 
 def table(
@@ -246,5 +247,6 @@ def _row(entry: Entry, rank: int, chance: _Columns, aged: str, reported: Reporte
         leak=leak,
         dead=dead,
         aged=aged,
+        prior=latest.prior,
         **chance,
     )

@@ -16,7 +16,7 @@ params:
   lr_image: {{float: [1.0e-4, 1.0e-2], log: true}}
   lr_text: {{float: [1.0e-3, 1.0e-1], log: true}}
   batch_size: {{choice: [64, 128, 256]}}
-start_from: [default]  # [paper, default] once `paper=` values stand in Config
+start_from: []  # [paper] once `paper=` values stand in Config
 search: {{sampler: tpe}}
 schedule: {{asha: {{first_rung: 3, reduction: 3, epochs: 30}}}}
 objective: val_map

@@ -120,12 +120,14 @@ def write_record(
     search: Cost,
     opened: tuple[int, int],
     label: str = "",
+    prior: str = "",
     dataset: Dataset | None = None,
 ) -> Record:
     """Append the record of a run to `folder`, with the AP of its queries and its codes. With the `dataset` that it was
     trained on, what its weights need to encode something new is written beside them (`cmh.use.description`).
 
-    `opened`: how often the test split was opened, by this study or run and by all. Raises RecordError, and writes
+    `opened`: how often the test split was opened, by this study or run and by all; `prior`: what the search was given
+    beside the paper's point. Raises RecordError, and writes
     nothing, where no board could read the record.
     """
     digest = found.identity.digest()
@@ -137,6 +139,7 @@ def write_record(
         protocol=PROTOCOL,
         selection=selection,
         label=label,
+        prior=prior,
         search=search,
         training=found.training,
         chosen_epoch=found.chosen_epoch,

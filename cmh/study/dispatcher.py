@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from cmh.signals import Interrupts
 from cmh.study.node import Task
 from cmh.study.resources import Resources, fitting
-from cmh.study.session import Budget, RunningConfirmation, RunningTrial, Session, Work
+from cmh.study.session import Session
+from cmh.study.work import Budget, RunningConfirmation, RunningTrial, RunningValidation, Work
 
 GRACE_SECONDS = 5.0  # after the end of a time budget, for a trial's running epoch
 COUNT_SECONDS = 5.0  # how much of a search's time a kill may lose
@@ -29,16 +30,16 @@ ROOM_SECONDS = 5.0  # how old the count of a joined cluster's nodes may be
 
 @dataclasses.dataclass
 class Assignment:
-    """A piece of work that Ray has: a trial of a search, or a confirmation run."""
+    """A piece of work that Ray has: a trial of a search, a run beside it, or a confirmation run."""
 
     session: Session
-    work: RunningTrial | RunningConfirmation
+    work: RunningTrial | RunningConfirmation | RunningValidation
     kill: Callable[[], None] = lambda: None  # its worker, where one has started
     heard: float | None = None  # when the worker started or reported
 
     @property
     def trial(self) -> RunningTrial | None:
-        """None for a confirmation run."""
+        """None for any other run."""
         return self.work if isinstance(self.work, RunningTrial) else None
 
     @property
@@ -46,7 +47,7 @@ class Assignment:
         """Whether it ran out of memory before, or may have: of a confirmation it is only known that its worker died."""
         if isinstance(self.work, RunningTrial):
             return self.work.proposal.memory_retry
-        return self.session.has_died(self.work.values)
+        return self.session.has_died(self.work)
 
 
 class Dispatcher:
@@ -143,13 +144,15 @@ class Dispatcher:
             return max(1, self.resources.concurrent // 2)
         return self.resources.concurrent
 
-    def _task(self, index: int, work: RunningTrial | RunningConfirmation) -> Task:
+    def _task(self, index: int, work: RunningTrial | RunningConfirmation | RunningValidation) -> Task:
         if isinstance(work, RunningConfirmation):
-            return {"study": index, "confirm": True, "key": self.key, "values": work.values}
+            return {"study": index, "kind": "confirm", "key": self.key, "values": work.values}
+        if isinstance(work, RunningValidation):
+            return {"study": index, "kind": "validate", "key": "", "values": work.values}
         study = self.sessions[index].work
         folder = str((study.folder / "trials" / str(work.number)).resolve())
         values = {**work.proposal.config, **study.run, **work.proposal.run, "folder": folder}
-        return {"study": index, "confirm": False, "key": "", "values": values}
+        return {"study": index, "kind": "trial", "key": "", "values": values}
 
     def started(self, trial_id: str, kill: Callable[[], None]) -> None:
         """A worker has started on a piece of work; `kill` ends it."""
@@ -166,7 +169,10 @@ class Dispatcher:
         assignment.heard = time.monotonic()
         session, trial, stops = assignment.session, assignment.trial, True
         with self.guarded(session, trial_id):
-            if trial is None:
+            if isinstance(assignment.work, RunningValidation):
+                session.validated(assignment.work, result)
+                stops = False
+            elif trial is None:
                 session.confirmed(result)
                 stops = False
             else:
@@ -188,7 +194,7 @@ class Dispatcher:
                 if isinstance(assignment.work, RunningTrial):
                     assignment.session.trial_died(assignment.work, error)
                 else:
-                    assignment.session.confirmation_died(assignment.work)
+                    assignment.session.run_died(assignment.work)
 
     def look_at_the_clock(self) -> None:
         """Count the time of each study; stop what hangs, and what still runs some seconds after its time budget."""

@@ -107,7 +107,7 @@ def slices(trials: Trials, rung: int | None = None) -> Figure | None:
     where no rung is given. None where there is no such trial."""
     from optuna.visualization import plot_slice
 
-    made = _with_values(trials, _valued(trials, rung))
+    made = _with_values(trials, valued(trials, rung))
     if not any(trial.params for trial in made.get_trials(deepcopy=False)):
         return None
     figure = plain(plot_slice(made), None, None)
@@ -117,31 +117,50 @@ def slices(trials: Trials, rung: int | None = None) -> Figure | None:
 
 
 def importance(trials: Trials, rung: int | None) -> Figure | None:
-    """Optuna's bars of how much each hyperparameter decides whether a trial is among the best `BEST_SHARE` of all, by
-    their value at the first `rung` (complete trials by their best where there are no rungs); None below `FEWEST` trials
-    or where all values are equal."""
-    from optuna.importance import PedAnovaImportanceEvaluator
+    """Optuna's bars of `importances`; None where there are none."""
     from optuna.visualization import plot_param_importances
 
-    valued = _valued(trials, rung)
-    if len(valued) < FEWEST or len({value for _, value in valued}) < 2:
-        return None
-    # What most trials are without, or all have alike, would be weighed by a few of them, or by nothing.
-    names = {name for row, _ in valued for name in row.config}
-    having = {name: [row.config[name] for row, _ in valued if name in row.config] for name in names}
-    weighed = {name for name in names if len(having[name]) >= FEWEST and len(set(having[name])) > 1}
-    made = _with_values(trials, valued, weighed)
-    if not any(trial.params for trial in made.get_trials(deepcopy=False)):
+    if (made := _weighed(trials, rung)) is None:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ExperimentalWarning, and what a parameter of one value makes
-        figure = plot_param_importances(made, evaluator=PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE))
-    return plain(figure, f"importance ({len(valued)} trials)", "")
+        figure = plot_param_importances(made, evaluator=_evaluator())
+    return plain(figure, f"importance ({n_valued(trials, rung)} trials)", "")
+
+
+def importances(trials: Trials, rung: int | None) -> dict[str, float]:
+    """How much each hyperparameter decides whether a trial is among the best `BEST_SHARE` of all, by their value at the
+    first `rung` (complete trials by their best where there are no rungs), as shares of 1, the largest first; nothing
+    below `FEWEST` trials or where all values are equal."""
+    if (made := _weighed(trials, rung)) is None:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return dict(optuna.importance.get_param_importances(made, evaluator=_evaluator()))
+
+
+def _evaluator() -> optuna.importance.PedAnovaImportanceEvaluator:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return optuna.importance.PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE)
+
+
+def _weighed(trials: Trials, rung: int | None) -> optuna.Study | None:
+    """The trials that are compared, with the hyperparameters that can be weighed; None where there is nothing to."""
+    compared = valued(trials, rung)
+    if len(compared) < FEWEST or len({value for _, value in compared}) < 2:
+        return None
+    # What most trials are without, or all have alike, would be weighed by a few of them, or by nothing.
+    names = {name for row, _ in compared for name in row.config}
+    having = {name: [row.config[name] for row, _ in compared if name in row.config] for name in names}
+    weighed = {name for name in names if len(having[name]) >= FEWEST and len(set(having[name])) > 1}
+    made = _with_values(trials, compared, weighed)
+    return made if any(trial.params for trial in made.get_trials(deepcopy=False)) else None
 
 
 def n_valued(trials: Trials, rung: int | None) -> int:
     """How many trials `slices` and `importance` of that rung show."""
-    return len(_valued(trials, rung))
+    return len(valued(trials, rung))
 
 
 def first_rung(identity: Mapping[str, object]) -> int | None:
@@ -159,7 +178,7 @@ def started(trials: Trials) -> list[TrialRow]:
     ]
 
 
-def _valued(trials: Trials, rung: int | None) -> list[tuple[TrialRow, float]]:
+def valued(trials: Trials, rung: int | None) -> list[tuple[TrialRow, float]]:
     """Trials with the value by which they are compared; copies of others and those trained anew as others left out."""
     found = []
     for row in started(trials):
@@ -175,11 +194,11 @@ def _valued(trials: Trials, rung: int | None) -> list[tuple[TrialRow, float]]:
 
 
 def _with_values(
-    trials: Trials, valued: Sequence[tuple[TrialRow, float]], names: Container[str] | None = None
+    trials: Trials, compared: Sequence[tuple[TrialRow, float]], names: Container[str] | None = None
 ) -> optuna.Study:
     """A study of complete trials with these values, under their numbers: a failed one stands for each that has none.
     With `names`, of these hyperparameters alone."""
-    values = {row.number: value for row, value in valued}
+    values = {row.number: value for row, value in compared}
     made = [optuna.trial.create_trial(state=TrialState.FAIL) for _ in trials]
     for trial in trials:
         if trial.number in values:

@@ -53,6 +53,12 @@ class StudyFile:
     keep: str  # whose weights: winner or all
     warm_points: Sequence[dict[str, Value]]  # start points that came from another study
 
+    @property
+    def starts_from_default(self) -> bool:
+        """Whether the library's default is among its start points: a prior, and no control."""
+        names = self.identity.get("start_from")
+        return isinstance(names, list) and "default" in names
+
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
@@ -85,12 +91,22 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 def identity(space: Space, run: Identity, fixed: Mapping[str, Value]) -> dict[str, object]:
     """Everything that would mix results if it changed within a study; `run` is the identity of any of its trials."""
-    asha = space.asha
+    searched = described(space)
     return {
         **run.without(*STUDY),
         "fixed": dict(fixed),
-        "params": {item.name: item.text() + "".join(f", if {k} is {v}" for k, v in item.when) for item in space.ranges},
+        "params": searched["params"],
         "start_from": [name for name, _ in space.start_from],
+        "sampler": searched["sampler"],
+        "schedule": searched["schedule"],
+    }
+
+
+def described(space: Space) -> dict[str, object]:
+    """Ranges, sampler and schedule of a space, as `study.yml` has them."""
+    asha = space.asha
+    return {
+        "params": {item.name: item.text() + "".join(f", if {k} is {v}" for k, v in item.when) for item in space.ranges},
         "sampler": space.sampler,
         "schedule": "none" if asha is None else f"asha, {asha.first_rung}, {asha.reduction}" + ", strict" * asha.strict,
     }

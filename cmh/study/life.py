@@ -18,15 +18,15 @@ from cmh.config import Value
 from cmh.errors import StudyError, collected
 from cmh.records import Record
 from cmh.signals import Interrupts
-from cmh.study import address, confirm, folder, preflight, resources, tuner, weights
+from cmh.study import address, aside, beside, confirm, folder, preflight, resources, tuner, weights
+from cmh.study.aside import Aside
 from cmh.study.confirm import Confirmed
 from cmh.study.opening import opened
 from cmh.study.outcome import Outcome, Scores, cost, no_winner, nothing_learned, write_winner
-from cmh.study.request import Limits, Request, StudyRequest
-from cmh.study.resources import Resources
-from cmh.study.session import Budget, View, Work
+from cmh.study.request import Request, StudyRequest
 from cmh.study.storage import Store
 from cmh.study.trial_row import TrialRow
+from cmh.study.work import Budget, RunningValidation, View, Work
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def search(
         if not lives:
             raise StudyError(*problems)
         works = [life.work() for life in lives]
-        trial = _trial_resources(works, request.limits)
+        trial = resources.of_a_trial(works, request.limits)
         for study in (life.study for life in lives):
             log.info(
                 "%s: %d trials of up to %d epochs, %d at once; rungs %s",
@@ -138,15 +138,6 @@ def search(
         raise StudyError(*problems)
 
 
-def _trial_resources(works: list[Work], limits: Limits) -> Resources:
-    """What a trial gets, and how many run at once; measured where `auto` was asked for."""
-    joined, gpus = limits.address is not None, limits.gpus_per_trial
-    if gpus == "auto":
-        gpus, why = resources.measured_gpus(works, limits.cpus_per_trial, joined)
-        log.info("--gpus-per-trial auto: %s", why)
-    return resources.share(limits.max_concurrent, limits.cpus_per_trial, gpus, joined)
-
-
 class Life:
     """One study from its first trial to its outcome."""
 
@@ -167,6 +158,7 @@ class Life:
         self.opened = 0, 0  # how often the test split was, by this study and by all
         self.records: dict[int, Record] = {}  # of the confirmation, by seed
         self.closed = False
+        self.over = False  # the winner is known, and confirmed where it is to be
 
     def work(self) -> Work:
         """What the workers need."""
@@ -180,7 +172,11 @@ class Life:
             view=self.screen,
             ended=self.ended,
             tested=self.tested,
-            keeper=weights.Keeper(study.folder, self.store.rows()) if study.keep == "winner" else None,
+            keeper=weights.Keeper(study.folder, self.store.rows(), study.finalists) if study.keep == "winner" else None,
+            control=beside.control(study, self.store),
+            finals=self.finals,
+            share=beside.share(study),
+            validated=self.validated,
         )
 
     def close(self) -> None:
@@ -195,7 +191,7 @@ class Life:
     def tidy(self) -> None:
         """Remove the weights that nobody needs, also where a kill or a worker in its last epoch left them."""
         if self.study.keep == "winner":
-            weights.remove(weights.superfluous(self.study.folder, self.rows))
+            weights.remove(weights.superfluous(self.study.folder, self.rows, self.study.finalists))
 
     def ended(self) -> list[dict[str, Value]]:
         """The search has ended: write its files; the winner with each seed that is still to be confirmed.
@@ -205,7 +201,7 @@ class Life:
         self.close()
         self.tell_spent_budget()
         study = self.study
-        best = self.best = weights.winner(self.rows)
+        best = self.best = aside.standing(self.rows, self.store.kept(), study.seed).winner
         if best is None:
             raise no_winner(study, self.rows)
         spent, identity = cost(self.rows, self.store), study.identity(best.config, best.origin)
@@ -249,6 +245,7 @@ class Life:
             search=cost(self.rows, self.store),
             opened=self.opened,
             label=self.study.label,
+            prior=self.study.prior,
             dataset=self.study.dataset,
         )
         seed = record.identity.seed
@@ -262,11 +259,32 @@ class Life:
         if len(self.records) == len(self.seeds):
             self.finish()
 
+    def finals(self) -> list[RunningValidation]:
+        """The best trials with further seeds, as far as the next round lacks them; none: the winner is known."""
+        rows = self.store.rows()
+        missing = aside.standing(rows, self.store.kept(), self.study.seed).missing
+        if not missing or nothing_learned(rows, self.controls):
+            return []
+        self.tell(beside.announced(missing))
+        by_number = {row.number: row for row in rows}
+        return [beside.seed(self.study, by_number[number], one) for number, one in missing]
+
+    def validated(self, one: Aside) -> None:
+        """A run beside the search has ended."""
+        if self.study.keep == "winner":
+            weights.remove(beside.place(self.study, one).glob(weights.PATTERN))
+        self.tell(beside.line(one))
+        if self.over:
+            self.finish()
+
     def finish(self) -> None:
-        """All is known: show it."""
+        """All is known, unless the control still runs: show it."""
         assert self.best is not None
+        self.over = True
+        if beside.control(self.study, self.store):
+            return
         found = [self.records[seed] for seed in sorted(self.records)]
-        self.show(Outcome(self.study, self.rows, self.best, self.controls, found))
+        self.show(Outcome(self.study, self.rows, self.best, self.controls, found, aside.kept(self.store.kept())))
 
     def tell_spent_budget(self) -> None:
         """Say whether the search ended because its budget was spent."""
@@ -277,7 +295,7 @@ class Life:
             ("--time-budget", self.limits.time_budget, seconds),
             ("--budget-passes", self.limits.budget_passes, passes),
         ):
-            if waiting and wanted is not None and spent >= wanted:
+            if waiting and wanted is not None and spent >= wanted * (1 - beside.share(self.study)):
                 self.tell(
                     f"the search has spent its {option}: {spent:.0f} of {wanted:g}, all its starts together;"
                     " the same command with more goes on"

@@ -7,23 +7,23 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from cmh import cache, cluster, files, methods, training
 from cmh.config import Value
 from cmh.interfaces import Dataset, SearchData, TestData
-from cmh.study import confirm, depot
+from cmh.study import aside, confirm, depot
 from cmh.study.depot import RemoteDepot
 
 if TYPE_CHECKING:
-    from cmh.study.session import Work
+    from cmh.study.work import Work
 
 
 class Task(TypedDict):
     """A piece of work as it travels to a worker."""
 
     study: int  # its place among the studies of the command
-    confirm: bool  # whether it is a confirmation run
+    kind: Literal["trial", "validate", "confirm"]  # of a search, beside it, or of its confirmation
     key: str  # to the test queries, for confirmations
     values: dict[str, Value]  # hyperparameters and run settings, the folder among them
 
@@ -118,9 +118,19 @@ def do_task(task: Task, places: Sequence[Place]) -> None:
     place, wanted = places[task["study"]], str(task["values"]["folder"])
     with place.folder(wanted) as (folder, send):
         values = {**task["values"], "folder": folder, "device": "auto" if cluster.trial_gpus() else "cpu"}
-        if not task["confirm"]:
+        if task["kind"] == "trial":
             module = methods.get(place.method).__name__
             training.train(module, values, fetch=place.search, before_report=send)
+            return
+        if task["kind"] == "validate":
+            try:
+                found = aside.run(place.method, values, lambda _: send(), place.search)
+                send()
+            except Exception as error:  # it must not take the worker with it
+                kind, reason = training.failure(error)
+                cluster.report({"failed": kind, "reason": reason})
+            else:
+                cluster.report({"validated": found})
             return
         try:
             tested = confirm.run(

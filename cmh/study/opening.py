@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cmh.study import folder
+from cmh.study import aside, folder
 from cmh.study.controls import keep
 from cmh.study.database import readable_errors
 from cmh.study.outcome import Scores
@@ -20,8 +20,9 @@ def opened(study: StudyRequest, controls: Mapping[str, Scores]) -> Store:
     with readable_errors(study.url):
         about, begun = folder.read_study(study.folder), any(study.folder.glob("trials/*"))
         store = Store(study.url, about.name, study.space, study.base, study.seed, about.id, begun=begun)
-        if store.study.user_attrs.get("asked") != study.limit:
-            store.study.set_user_attr("asked", study.limit)  # for whoever lists the study
+        for key, number in (("asked", study.limit), (aside.FINALISTS, study.finalists)):
+            if store.kept().get(key) != number:
+                store.study.set_user_attr(key, number)  # for whoever lists or reads the study
         keep(store, controls)
     folder.note_storage(study.folder, study.url)
     folder.note(study.folder, "keep", study.keep)

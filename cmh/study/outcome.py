@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from cmh.config import INPUTS
 from cmh.errors import StudyError
 from cmh.records import Cost, Record
-from cmh.study import folder
+from cmh.study import aside, folder
+from cmh.study.aside import Aside
 from cmh.study.request import StudyRequest
 from cmh.study.storage import Store
 from cmh.study.trial_row import TrialRow
@@ -27,16 +28,21 @@ class Outcome:
     best: TrialRow
     controls: Mapping[str, Scores]  # by name, in the order in which they are shown
     records: Sequence[Record]  # of the confirmation, by seed; none where the test split stays closed
+    asides: Mapping[str, Aside] = dataclasses.field(default_factory=dict)  # runs beside the search, by name
 
 
 def cost(rows: Sequence[TrialRow], store: Store) -> Cost:
-    """What the search of these trials has cost by now."""
+    """What the search of these trials has cost by now, further seeds of the best ones included.
+
+    The library's default is a control, trained beside the search: it is no part of the cost.
+    """
+    further = aside.of_seeds(aside.kept(store.kept()).values()).values()
     return Cost(
-        trials=len(rows),
-        epochs=sum(row.spent for row in rows),
-        passes=sum(row.passes for row in rows),
+        trials=len(rows) + len(further),
+        epochs=sum(row.spent for row in rows) + sum(one.epochs for one in further),
+        passes=sum(row.passes for row in rows) + sum(one.passes for one in further),
         seconds=store.seconds(),
-        device_seconds=sum(row.device_seconds or 0.0 for row in rows),
+        device_seconds=sum(row.device_seconds or 0.0 for row in rows) + sum(one.device_seconds for one in further),
     )
 
 
@@ -68,6 +74,7 @@ def write_winner(study: StudyRequest, best: TrialRow, spent: Cost) -> None:
                 "seconds": round(spent.seconds, 1),
                 "device_seconds": round(spent.device_seconds, 1),
                 "val_map": best.val_map_best,
+                "prior": study.prior,
             },
         },
     )

@@ -74,12 +74,37 @@ class Space:
     trials: int
     validate_every: int = 1
     validation_database: int = 0
+    finalists: int = 0  # how many of the best trials get further seeds before the winner is named
     notes: tuple[str, ...] = ()  # what a user should know of it
     runs: tuple[tuple[str, tuple[tuple[str, Value], ...]], ...] = ()  # of start points: (name, run settings)
 
     def starts(self) -> list[tuple[str, dict[str, Value]]]:
         """The known-good points, in the order in which they are tried."""
         return [(name, dict(values)) for name, values in self.start_from]
+
+    def starts_from(self, name: str) -> bool:
+        """Whether a point is among its start points."""
+        return any(name == other for other, _ in self.start_from)
+
+    @property
+    def prior(self) -> str:
+        """What beside the paper's point its first trials were taken from, for the board; empty: nothing, it searches
+        from scratch."""
+        kinds = {"default": "defaults", "from": "from", "warm": "warm start", "point": "points"}
+        found = (kinds.get(name.split()[0], "") for name, _ in self.start_from)
+        return ", ".join(dict.fromkeys(kind for kind in found if kind))
+
+    def with_default(self, point: Mapping[str, Value]) -> Space:
+        """The same with the library's default as a start point, after the paper's.
+
+        Raises ValueError where the point lies outside of a range.
+        """
+        for item in self.ranges:
+            if item.active(point) and not item.holds(point[item.name]):
+                raise ValueError(f"{item.name} = {point[item.name]!r} of the default lies outside {item.text()}")
+        after = sum(name == "paper" for name, _ in self.start_from)
+        starts = [*self.start_from[:after], ("default", tuple(point.items())), *self.start_from[after:]]
+        return dataclasses.replace(self, start_from=tuple(starts))
 
     def run_of(self, origin: str) -> dict[str, Value]:
         """Run settings in which a trial differs from the others of its study."""

@@ -22,7 +22,7 @@ from cmh.errors import ConfigError, collected
 from cmh.features import backbones
 from cmh.identity import Identity
 from cmh.interfaces import Dataset, MethodModule
-from cmh.study import address, confirm, folder, learnable
+from cmh.study import address, confirm, finals, folder, learnable, starts
 from cmh.study import space as spaces
 from cmh.study import target as targets
 from cmh.study.space import Space
@@ -50,13 +50,14 @@ class Asked:
     epochs: int | None  # None: the space's
     seed: int
     seeds: int  # how many the winner is confirmed with; 0 leaves the test split closed
-    warm_start: Path | None
+    warm_start: tuple[str, ...]  # a study whose best points are tried first, or starts.DEFAULTS, or both
     base: Path | None  # a study whose winner has the values of whatever is not searched
     out: Path  # where the folders of studies are
     storage: str | None  # None: SQLite in the study's folder
     limits: Limits
     keep: str | None = None  # whose weights stay, one of weights.KEEP; None: as the study has it, else the winner's
     without: tuple[str, ...] = ()  # components that an ablation takes out: KEY=VALUE, fixed like `settings`
+    finalists: int | None = None  # None: the space's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +81,22 @@ class StudyRequest:
     folder: Path
     run: Mapping[str, Value]  # settings that all its trials share
     fixed: Mapping[str, Value]  # hyperparameters that are not searched
-    limit: int  # trials in all
+    limit: int  # trials that are searched, all its starts together
     dataset: Dataset
     url: str  # of its Optuna storage
     notes: Mapping[str, object] = dataclasses.field(default_factory=dict)  # for study.yml, beside the request
     keep: str = "winner"  # whose weights stay on disk, one of weights.KEEP
     label: str = ""  # what of the method is changed, for boards: KEY=VALUE of an ablation
+
+    @property
+    def finalists(self) -> int:
+        """How many of its best trials get further seeds."""
+        return self.space.finalists
+
+    @property
+    def prior(self) -> str:
+        """What beside the paper's point the search was given, for the board; empty: nothing."""
+        return self.space.prior or ("from" if "from" in self.notes else "")
 
     @property
     def base(self) -> dict[str, Value]:
@@ -175,6 +186,7 @@ def looked(asked: Asked, read: Callable[..., Source], problems: list[str]) -> Ca
     searches = [collected(functools.partial(_space, *each, values, asked), problems) for each in files.items()]
     if asked.limits.cpus_per_trial == 0 and not asked.limits.gpus_per_trial:
         problems.append("--cpus-per-trial is 0 without --gpus-per-trial: a trial must take something")
+    warm = collected(lambda: starts.warm_study(asked.warm_start), problems)
     storage = None if asked.storage is None else collected(lambda: address.asked(str(asked.storage)), problems)
     collected(lambda: address.check_cluster(asked.limits.address), problems)
     # Reading is cheap; preparing comes only when everything else is right.
@@ -197,7 +209,7 @@ def looked(asked: Asked, read: Callable[..., Source], problems: list[str]) -> Ca
             for space, fixed in filter(None, searches)
             for bits in dict.fromkeys(asked.bits)
         ]
-        return found if asked.warm_start is None else [_warm(study, asked.warm_start) for study in found]
+        return found if warm is None else [starts.warm(study, warm) for study in found]
 
     return studies
 
@@ -235,10 +247,12 @@ def _space(name: str, file: Path, values: Mapping[str, Value], asked: Asked) -> 
         fixed.update({key: value for key, value in point.items() if key not in searched})
         space = spaces.load(file, method=name, fixed=fixed, epochs=asked.epochs)
         inside = all(item.holds(point[item.name]) for item in space.ranges if item.active(point))
-        starts = (*space.start_from, *([("from", tuple(point.items()))] if inside else []))
-        return dataclasses.replace(space, start_from=starts)
+        around = (*space.start_from, *([("from", tuple(point.items()))] if inside else []))
+        return dataclasses.replace(space, start_from=around)
 
     space = collected(load, problems)
+    if space is not None:
+        space = starts.with_options(space, {**config.defaults(module.Config), **fixed}, asked, problems)
     if space is None or problems:
         raise ConfigError(*problems)
     return space, fixed
@@ -254,6 +268,7 @@ def _study(
 ) -> StudyRequest:
     without = (re.sub(r"[^\w.=+-]", "_", pair) for pair in asked.without)
     place = asked.out / "-".join([f"{space.method}-{dataset.name}-{bits}", *without])
+    space = starts.as_begun(space, place, {**config.defaults(methods.get(space.method).Config), **fixed})
     # What is fixed for all holds for the paper's point, too.
     paper = {
         key: value for key, value in config.paper(training.Run).items() if key in AS_IN_PAPER and key not in inputs
@@ -277,19 +292,10 @@ def _study(
             **inputs,
         },
         fixed=fixed,
-        limit=asked.trials or space.trials,
+        limit=space.trials - finals.runs(space.finalists),
         dataset=dataset,
         notes={} if asked.base is None else {"from": files.portable(asked.base, place)},
         label=", ".join(asked.without),
         url=folder.storage_for(place, asked.storage),
         keep=asked.keep or (folder.read_study(place).keep if (place / "study.yml").is_file() else "winner"),
     )
-
-
-def _warm(study: StudyRequest, source: Path) -> StudyRequest:
-    """The study with the best points of another among its first trials."""
-    points = folder.warm_start(study.folder, source, study.space, study.base)
-    named = tuple((f"warm {number}", tuple(point.items())) for number, point in enumerate(points, start=1))
-    space = dataclasses.replace(study.space, start_from=study.space.start_from + named)
-    notes = {"warm_start": {"study": files.portable(source, study.folder), "points": points}}
-    return dataclasses.replace(study, space=space, notes={**study.notes, **notes})

@@ -111,6 +111,7 @@ class Runner:
             search=self.target.cost,
             opened=opened,
             label=self.target.label,
+            prior=self.target.prior,
             dataset=self.dataset,
         )
         for line in confirm.audit_lines(record):

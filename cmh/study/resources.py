@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import secrets
 from collections.abc import Sequence
 
@@ -13,7 +14,10 @@ from cmh.cluster import all_resources, ray
 from cmh.config import Value
 from cmh.errors import StudyError
 from cmh.study import node
-from cmh.study.session import Work
+from cmh.study.request import Limits
+from cmh.study.work import Work
+
+log = logging.getLogger(__name__)
 
 CONTEXT_BYTES = 600 * 2**20  # of GPU memory, that a process takes without allocating anything
 MOST_ON_A_GPU = 8
@@ -28,6 +32,15 @@ class Resources:
     concurrent: int
     most: int | None = None
     joined: bool = False  # a cluster whose nodes come and go
+
+
+def of_a_trial(works: Sequence[Work], limits: Limits) -> Resources:
+    """What a trial gets, and how many run at once; measured where `auto` was asked for."""
+    joined, gpus = limits.address is not None, limits.gpus_per_trial
+    if gpus == "auto":
+        gpus, why = measured_gpus(works, limits.cpus_per_trial, joined)
+        log.info("--gpus-per-trial auto: %s", why)
+    return share(limits.max_concurrent, limits.cpus_per_trial, gpus, joined)
 
 
 def share(concurrent: int | None, cpus_per_trial: float, gpus_per_trial: float | None, joined: bool) -> Resources:

@@ -4,103 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, SupportsFloat
 
-from cmh.config import Value
 from cmh.errors import StudyError
-from cmh.interfaces import Dataset
+from cmh.study import aside
+from cmh.study.aside import Aside
 from cmh.study.confirm import Confirmed
 from cmh.study.rungs import Rungs
-from cmh.study.storage import DEATHS, Proposal, Store
-from cmh.study.weights import Keeper
-
-HUGE, GROWN = 1e9, 1e3  # a loss at the last epoch that is so large, or so many times its smallest, has diverged
-RESULT_KEYS = ("best_epoch", "best_i2t", "best_t2i", "seconds", "passes", "device_seconds", "device")
-
-
-class View(Protocol):
-    """Who watches a search."""
-
-    def started(self, proposal: Proposal) -> None:
-        """A trial was handed to a worker."""
-
-    def reported(self, number: int, epoch: int, value: float) -> None:
-        """An epoch's validation MAP was stored."""
-
-    def ended(self, number: int) -> None:
-        """A trial is complete, pruned or failed."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """What a study's search may spend, over all its starts; None is no limit."""
-
-    seconds: float | None = None  # by the clock
-    passes: float | None = None  # of all trials over the training items
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """A study that is to be searched, and what follows.
-
-    `run` holds the settings that all its trials share (dataset, features, bits, epochs, seed); each trial writes to
-    `folder/trials/<number>`, from where the `keeper` takes weights that nobody needs any more. When the search has
-    ended, `ended` says which runs are to be confirmed, as flat mappings, and `tested` is given each that is done.
-    """
-
-    store: Store
-    limit: int
-    folder: Path
-    run: Mapping[str, Value]
-    dataset: Dataset
-    view: View
-    ended: Callable[[], list[dict[str, Value]]] = lambda: []
-    tested: Callable[[Confirmed], None] = lambda _: None
-    keeper: Keeper | None = None  # None keeps all weights
-
-
-@dataclasses.dataclass
-class RunningTrial:
-    """A trial of the search that a worker has."""
-
-    proposal: Proposal
-    newest: Mapping[str, object] = dataclasses.field(default_factory=dict)  # what it reported last
-    lowest: dict[str, float] = dataclasses.field(default_factory=dict)  # size of each loss since the worker began
-
-    @property
-    def number(self) -> int:
-        """Of the trial in its study."""
-        return self.proposal.number
-
-    def note(self, result: Mapping[str, object]) -> None:
-        """Take in what it reported."""
-        self.newest = result
-        for name in result:
-            if name == "loss" or name.endswith("_loss"):
-                size = abs(_number(result, name))
-                self.lowest[name] = min(size, self.lowest.get(name, size))
-
-    def diverged(self) -> str:
-        """Which loss has become huge, in words; empty where none has."""
-        sizes = {name: abs(_number(self.newest, name)) for name in self.lowest if name in self.newest}
-        return ", ".join(
-            f"{name} ended at {sizes[name]:.2g}"
-            for name in sizes
-            if sizes[name] >= HUGE or sizes[name] >= GROWN * max(1.0, self.lowest[name])
-        )
-
-    def summary(self) -> dict[str, object]:
-        """What of the newest report the storage keeps."""
-        return {key: self.newest[key] for key in RESULT_KEYS if key in self.newest}
-
-
-@dataclasses.dataclass
-class RunningConfirmation:
-    """A confirmation run that a worker has: a flat mapping of hyperparameters and run settings."""
-
-    values: dict[str, Value]
+from cmh.study.storage import DEATHS, Proposal
+from cmh.study.work import Budget, RunningConfirmation, RunningTrial, RunningValidation, Work, number_of
 
 
 class Session:
@@ -111,9 +24,14 @@ class Session:
         asha, self.epochs = work.store.space.asha, int(work.run["epochs"])
         self.rungs = None if asha is None else Rungs(asha, self.epochs, work.store.history())
         self.running: dict[int, RunningTrial] = {}  # by number
-        self.confirmations: list[dict[str, Value]] = []  # runs that wait for a worker
-        self.deaths: dict[str, int] = {}  # of workers, by the confirmation's folder
-        self.passes = {row.number: row.passes for row in work.store.rows()}  # by trial
+        # Runs that wait for a worker: those of the finals and confirmations first, those beside the search last.
+        self.waiting: list[RunningConfirmation | RunningValidation] = [*work.control]
+        self.finals: set[str] = set()  # folders of the round that runs
+        self.deaths: dict[str, int] = {}  # of workers, by the folder of such a run
+        further = aside.of_seeds(aside.kept(work.store.kept()).values()).values()
+        self.passes: dict[int | str, float] = {row.number: row.passes for row in work.store.rows()}  # by trial
+        self.passes |= {one.name: one.passes for one in further}
+        self.trials_ended = False  # the winner may have to be found among the best
         self.search_ended = False
         self.deadline: float | None = None
         self.now = 0.0  # seconds that have passed for it: all, or its share of them where other studies ran beside it
@@ -124,25 +42,26 @@ class Session:
     @property
     def over(self) -> bool:
         """Whether there will be no more work to hand out, unless a confirmation's worker dies."""
-        return self.broken or (self.search_ended and not self.confirmations)
+        return self.broken or (self.trials_ended and not self.waiting)
 
-    def take(self) -> RunningTrial | RunningConfirmation | None:
+    def take(self) -> RunningTrial | RunningConfirmation | RunningValidation | None:
         """The next piece of work that can start now; None where there is none."""
-        if not self.search_ended:
+        if not self.trials_ended:
             self._start_clock()
             if self.store.exhausted(self.work.limit) or self.budget_is_spent():
-                self._end_search()
+                self._end_trials()
             elif proposal := self._propose():
                 trial = self.running[proposal.number] = RunningTrial(proposal)
                 return trial
-        return RunningConfirmation(self.confirmations.pop(0)) if self.confirmations else None
+        return self.waiting.pop(0) if self.waiting else None
 
     def _start_clock(self) -> None:
         """The search's time runs from here; what earlier starts took is part of its budget."""
         if self.clock is None:
             self.clock = self.now
             if self.budget.seconds is not None:
-                self.deadline = self.clock + self.budget.seconds - self.store.seconds()
+                left = self.budget.seconds * (1 - self.work.share) - self.store.seconds()
+                self.deadline = self.clock + left
 
     def _propose(self) -> Proposal | None:
         proposal = self.store.propose(self.work.limit)
@@ -152,22 +71,34 @@ class Session:
         if proposal is not None:
             self.work.view.started(proposal)
         elif self.store.exhausted(self.work.limit):
-            self._end_search()
+            self._end_trials()
         return proposal
 
     def budget_is_spent(self) -> bool:
-        """Whether the search has spent its time or its passes."""
-        spent = self.budget.passes is not None and sum(self.passes.values()) >= self.budget.passes
+        """Whether the trials have spent their time or their passes; what is kept for further seeds is not theirs."""
+        passes = self.budget.passes
+        spent = passes is not None and sum(self.passes.values()) >= passes * (1 - self.work.share)
         return spent or (self.deadline is not None and self.now >= self.deadline)
 
-    def _end_search(self) -> None:
-        """Once nothing of the search runs any more: on to the confirmation."""
-        if self.running or self.search_ended:
-            return
-        self.search_ended = True
+    def _end_trials(self) -> None:
+        """Once no trial runs any more: on to the finals."""
+        if not self.running and not self.trials_ended:
+            self.trials_ended = True
+            self._next_round()
+
+    def _next_round(self) -> None:
+        """Further seeds for the best trials, a round at a time while the budget lasts; then the confirmation."""
         self.count_seconds()
+        spent = self.budget.passes is not None and sum(self.passes.values()) >= self.budget.passes
+        spent = spent or (self.budget.seconds is not None and self.store.seconds() >= self.budget.seconds)
+        runs = [] if spent else self.work.finals()
+        if runs:
+            self.finals = {str(run.values["folder"]) for run in runs}
+            self.waiting[:0] = runs
+            return
+        self.search_ended, self.clock = True, None
         try:
-            self.confirmations = self.work.ended()
+            self.waiting[:0] = [RunningConfirmation(values) for values in self.work.ended()]
         except StudyError as error:
             self.problems.extend(error.problems)
 
@@ -193,7 +124,7 @@ class Session:
         if "failed" in result:
             self.failed(trial, str(result["failed"]), str(result["reason"]))
             return False
-        number, epoch, value = trial.number, int(_number(result, "epoch")), _number(result, "val_map")
+        number, epoch, value = trial.number, int(number_of(result, "epoch")), number_of(result, "val_map")
         trial.note(result)
         stored = self.store.curve(number).get(epoch, value)
         if stored != value:
@@ -205,12 +136,12 @@ class Session:
             )
             self.note_end(trial)
             return True
-        passes = _number(result, "passes", 0.0)
+        passes = number_of(result, "passes", 0.0)
         self.passes[number] = max(passes, self.passes.get(number, 0.0))
         if self.store.report(number, epoch, value, passes):
             self.work.view.reported(number, epoch, value)
         # A closed-form method may need fewer epochs than asked for.
-        if epoch >= int(_number(result, "epochs", self.epochs)):
+        if epoch >= int(number_of(result, "epochs", self.epochs)):
             self.store.complete(number, {**trial.summary(), "diverged": trial.diverged()})
             self.note_end(trial)
             return False
@@ -250,6 +181,30 @@ class Session:
         self.store.put_back(trial.number)
         del self.running[trial.number]
 
+    def validated(self, run: RunningValidation, result: Mapping[str, object]) -> None:
+        """A run beside the search reported: what came out is kept. Out of memory it is tried again.
+
+        Raises StudyError where its disk is full.
+        """
+        name = Path(str(run.values["folder"])).name
+        if "failed" not in result:
+            found = result["validated"]
+            assert isinstance(found, Aside)
+            self._keep(dataclasses.replace(found, name=name, trial=run.trial))
+        elif result["failed"] == "disk":
+            raise StudyError(f"{name}: {result['reason']}; make room, then the same command goes on")
+        elif result["failed"] != "oom" or not self._again(run):
+            self._keep(aside.failed(name, run.trial, int(run.values["seed"]), str(result["reason"])))
+
+    def _keep(self, one: Aside) -> None:
+        aside.keep(self.store.study, one)
+        if one.trial is not None:
+            self.passes[one.name] = one.passes
+            self.finals = {folder for folder in self.finals if Path(folder).name != one.name}
+        self.work.validated(one)
+        if one.trial is not None and not self.finals:
+            self._next_round()
+
     def confirmed(self, result: Mapping[str, object]) -> None:
         """A confirmation run reported: it is done, or it failed."""
         if "failed" in result:
@@ -259,26 +214,28 @@ class Session:
             assert isinstance(tested, Confirmed)
             self.work.tested(tested)
 
-    def has_died(self, confirmation: Mapping[str, Value]) -> bool:
-        """Whether a worker of this confirmation run has died."""
-        return str(confirmation["folder"]) in self.deaths
+    def has_died(self, run: RunningConfirmation | RunningValidation) -> bool:
+        """Whether a worker of this run has died, or it ran out of memory."""
+        return str(run.values["folder"]) in self.deaths
 
     def retry_waits(self) -> bool:
-        """Whether something that ran out of memory, or a confirmation whose worker died, waits for its next try."""
-        return self.store.memory_retry_waits() or any(map(self.has_died, self.confirmations))
+        """Whether something that ran out of memory, or whose worker died, waits for its next try."""
+        return self.store.memory_retry_waits() or any(map(self.has_died, self.waiting))
 
-    def confirmation_died(self, confirmation: RunningConfirmation) -> None:
-        """The worker of a confirmation run is gone: it is to be run again, unless that was the third time."""
-        folder = str(confirmation.values["folder"])
+    def _again(self, run: RunningConfirmation | RunningValidation) -> bool:
+        """Have it run once more, unless that was the third time."""
+        folder = str(run.values["folder"])
         self.deaths[folder] = self.deaths.get(folder, 0) + 1
         if self.deaths[folder] < DEATHS:
-            self.confirmations.append(confirmation.values)
+            self.waiting.append(run)
+        return self.deaths[folder] < DEATHS
+
+    def run_died(self, run: RunningConfirmation | RunningValidation) -> None:
+        """The worker of a run that is no trial is gone: it is to be run again, unless that was the third time."""
+        if self._again(run):
+            return
+        if isinstance(run, RunningValidation):
+            name, seed = Path(str(run.values["folder"])).name, int(run.values["seed"])
+            self._keep(aside.failed(name, run.trial, seed, "its worker died three times"))
         else:
             self.problems.append("the confirmation failed: its worker died three times; the same command goes on")
-
-
-def _number(result: Mapping[str, object], key: str, default: float | None = None) -> float:
-    """A number of a report; the default where it is absent."""
-    value = result[key] if default is None else result.get(key, default)
-    assert isinstance(value, SupportsFloat)
-    return float(value)

@@ -13,7 +13,7 @@ from cmh.interfaces import Config
 from cmh.study.ranges import Asha, Range, Space
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "grid", "qmc")
-KEYS = ("method", "params", "start_from", "search", "schedule", "objective", "trials")
+KEYS = ("method", "params", "start_from", "search", "schedule", "objective", "trials", "finalists")
 VALIDATION = ("validate_every", "validation_database")  # settings of all trials
 
 
@@ -87,7 +87,8 @@ class _Reader:
                 if item.kind == "float"
             ]
         starts = self._starts(ranges)
-        rest = (sampler, asha, epochs, trials, every, database, notes)
+        finalists = self._whole("finalists", self.document.get("finalists", 0), 0)
+        rest = (sampler, asha, epochs, trials, every, database, finalists, notes)
         return None if self.problems else Space(method, ranges, starts, *rest)
 
     def _ranges(self) -> tuple[Range, ...]:
@@ -193,7 +194,7 @@ class _Reader:
         return str(search["sampler"])
 
     def _starts(self, ranges: Iterable[Range]) -> tuple[tuple[str, tuple[tuple[str, Value], ...]], ...]:
-        spec = self.document.get("start_from", ["paper", "default"])
+        spec = self.document.get("start_from", ["paper"])
         if not isinstance(spec, list):
             self.problems.append(f"start_from is {shown(spec)}, but must be a list of paper, default or mappings")
             return ()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -261,9 +262,13 @@ class Store:
         """Count wall-clock time spent on the search."""
         self.study.set_user_attr("seconds", self.seconds() + seconds)
 
+    def kept(self) -> dict[str, Any]:
+        """What is kept of the study beside its trials, by name."""
+        return self.study.user_attrs
+
     def seconds(self) -> float:
         """Wall-clock time spent on the search so far, over all its starts."""
-        return float(self.study.user_attrs.get("seconds", 0.0))
+        return float(self.kept().get("seconds", 0.0))
 
     def history(self) -> list[tuple[int, dict[int, float], bool]]:
         """(number, curve, finished) of every trial that has reported, for the rungs."""

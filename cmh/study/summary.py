@@ -11,9 +11,9 @@ from pathlib import Path
 from cmh import files, records
 from cmh.config import load_yaml
 from cmh.errors import CmhError, ConfigError
-from cmh.study import trial_row, weights
+from cmh.study import aside, trial_row
 from cmh.study.database import open_study
-from cmh.study.folder import points_of, storage_of
+from cmh.study.folder import points_of, read_study, storage_of
 from cmh.study.trial_row import TrialRow
 
 
@@ -27,17 +27,14 @@ class Summary:
     asked: int | None = None  # trials; None where an older cmh did not note it
     confirmed: int = 0  # seeds of the winner that have a record
     changed: datetime.datetime | None = None
+    winner: TrialRow | None = None  # as it stands
+    finalists: int = 0  # how many of the best trials get further seeds
     problem: str = ""
 
     @property
     def finished(self) -> int:
         """Trials that have ended and count."""
         return sum(row.state != "interrupted" and row.failure != "moved" for row in self.rows)
-
-    @property
-    def winner(self) -> TrialRow | None:
-        """The best trial so far."""
-        return weights.winner(self.rows)
 
 
 def find(roots: list[Path]) -> list[Path]:
@@ -63,7 +60,7 @@ def read(folder: Path) -> Summary:
     try:
         study = open_study(*storage_of(folder))
         trials = study.get_trials(deepcopy=False)
-        asked = study.user_attrs.get("asked")
+        kept = study.user_attrs
         known, _ = records.read(folder)
     except CmhError as error:
         return Summary(folder, problem=" ".join(str(error).split()))
@@ -72,7 +69,15 @@ def read(folder: Path) -> Summary:
         for trial in trials
         if trial.state.name != "WAITING"
     )
-    found = Summary(folder, "", rows, asked if isinstance(asked, int) else None)
+    asked, standing = kept.get("asked"), aside.standing(rows, kept, read_study(folder).seed or 0)
+    found = Summary(
+        folder,
+        "",
+        rows,
+        asked if isinstance(asked, int) else None,
+        winner=standing.winner,
+        finalists=aside.finalists_of(kept),
+    )
     confirmed = len({record.identity.seed for record in known if record.identity.config == _winning(folder)})
     state = "running" if files.is_locked(folder / ".lock") else _state(found, confirmed)
     return dataclasses.replace(found, state=state, confirmed=confirmed, changed=_changed(folder))

@@ -13,7 +13,7 @@ from cmh import config, datasets, files, methods, records, training, typed_json
 from cmh.config import Value
 from cmh.errors import ConfigError, RecordError, collected
 from cmh.identity import BEFORE, Identity
-from cmh.records import SELECTIONS, Cost, PerQuery, Record
+from cmh.records import NOT_NOTED, SELECTIONS, Cost, PerQuery, Record
 from cmh.study.folder import read_study
 
 SETTINGS = (
@@ -57,6 +57,12 @@ class Target:
     study: Path | None = None
     trial: int | None = None
     notes: tuple[str, ...] = ()  # what of its records cannot be read
+
+    @property
+    def prior(self) -> str:
+        """What its search was given beside the paper's point, as its file says."""
+        unknown = NOT_NOTED if self.selection == "validation" else ""
+        return str(self.search.get("prior", unknown))
 
 
 def read(text: str, *, method: str | None = None, dataset: str | None = None) -> Target:

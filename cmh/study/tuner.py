@@ -24,7 +24,7 @@ from cmh.study.database import readable_errors
 from cmh.study.dispatcher import Dispatcher
 from cmh.study.resources import Resources
 from cmh.study.rungs import METRIC
-from cmh.study.session import Budget, Work
+from cmh.study.work import Budget, Work
 
 
 def search(

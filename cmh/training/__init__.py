@@ -11,7 +11,7 @@ from cmh.training.evaluation import Tested, chance, score
 from cmh.training.fitting import Epoch, Fitted, Report, build, fit, test, trained_on
 from cmh.training.identify import identify
 from cmh.training.run import NOT_SETTINGS, ONLY_FINETUNE, Run, load, n_epochs, parse, settings_of
-from cmh.training.trainable import train
+from cmh.training.trainable import failure, train
 
 __all__ = [
     "NOT_SETTINGS",
@@ -26,6 +26,7 @@ __all__ = [
     "build",
     "chance",
     "describe",
+    "failure",
     "fit",
     "identify",
     "load",

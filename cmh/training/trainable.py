@@ -76,7 +76,7 @@ def _as_trial(
         fit(module, run, config, fetch(), report=report, folder=folder)
     except Exception as error:
         # Whatever a trial dies of stays its own: the reason goes to the study, the traceback to its folder.
-        kind, reason = _failure(error)
+        kind, reason = failure(error)
         trace = traceback.format_exc()
         with contextlib.suppress(OSError):  # the disk may be what failed
             run_folder.note(folder, f"failed ({kind}): {reason}\n{trace}")
@@ -88,7 +88,7 @@ def _as_trial(
             torch.cuda.empty_cache()
 
 
-def _failure(error: Exception) -> tuple[str, str]:
+def failure(error: Exception) -> tuple[str, str]:
     """(kind, one line) of what a trial died of; kinds: nan, oom, error, and disk, which is not the trial's fault."""
     text = str(error) if isinstance(error, CmhError) else f"{type(error).__name__}: {error}"
     line = " ".join(text.split())[:500]

@@ -56,7 +56,7 @@ def clean(folder: Path, *, delete: bool) -> dict[Path, int]:
         found = summary.read(folder)
         if found.problem:
             raise StudyError(f"{folder}: {found.problem}")
-        sizes = {path: path.lstat().st_size for path in weights.superfluous(folder, found.rows)}
+        sizes = {path: path.lstat().st_size for path in weights.superfluous(folder, found.rows, found.finalists)}
         if delete:
             weights.remove(sizes)
     return {path: size for path, size in sizes.items() if not (delete and path.exists())}

@@ -8,15 +8,16 @@ from statistics import mean
 
 import numpy as np
 
-from cmh import files, ledger, records
+from cmh import files, ledger, methods, records
 from cmh.board.statistics import intervals, levels
 from cmh.records import Record
-from cmh.study import weights
+from cmh.study import aside, weights
 from cmh.study.outcome import Outcome, Scores
 from cmh.training import checkpoint
 
 # Origin of a trial, and its name in the table.
 KNOWN_GOOD = {"paper": "paper setting", "default": "library default", "from": "winner of --from"}
+DEFAULTS_SET_ON = "clipart"  # whose validation split the library's defaults were set by hand on
 
 
 def table(outcome: Outcome) -> str:
@@ -38,6 +39,7 @@ def table(outcome: Outcome) -> str:
         numbers, about = _test(outcome)
         lines[-1] += numbers
         lines.append(about)
+    lines += [*_optimism(outcome), *about_default(study.dataset.name, study.space.method, study.prior)]
     lines += [
         "",
         f"every trial           {where}/trials.csv",
@@ -63,13 +65,48 @@ def _validation(outcome: Outcome) -> Iterator[tuple[str, Scores]]:
     """Names and validation MAPs, the winner's last."""
     yield from outcome.controls.items()
     by_origin = {row.origin: row for row in outcome.rows}
+    control = outcome.asides.get(aside.CONTROL)
     for origin, name in KNOWN_GOOD.items():
-        if origin in by_origin:
+        if origin == aside.CONTROL and control is not None:
+            yield name + " (failed)" * bool(control.error), (control.val_map_i2t, control.val_map_t2i, control.val_map)
+        elif origin in by_origin:
             row = by_origin[origin]
             note = "" if row.state == "complete" else f" ({row.state})"
             yield name + note, (row.val_map_i2t, row.val_map_t2i, row.val_map_best)
     best = outcome.best
     yield f"tuned (trial {best.number})", (best.val_map_i2t, best.val_map_t2i, best.val_map_best)
+
+
+def about_default(dataset: str, method: str, prior: str) -> list[str]:
+    """What one should know of the library's default beside a search: what it was set on, and whether it began there."""
+    lines = []
+    if method in methods.names():
+        here = ", of an earlier version: no fresh value here" if dataset == DEFAULTS_SET_ON else ""
+        lines.append(f"library default: set by hand on the validation split of {DEFAULTS_SET_ON}{here}")
+    if "defaults" in prior:
+        lines.append("the search started from it (a prior): tuned is not the search's merit alone")
+    return lines
+
+
+def _optimism(outcome: Outcome) -> list[str]:
+    """The winner's value where it was selected, and what fresh seeds have on the same queries."""
+    best = outcome.best
+    if best.val_map_best is None:
+        return []
+    further = [one for one in outcome.asides.values() if one.trial == best.number and one.val_map is not None]
+    parts = [f"{best.val_map_best:.4f} where it was selected"]
+    if further:
+        named = mean(one.val_map for one in further if one.val_map is not None)
+        parts.append(f"{named:.4f} with {_seeds(len(further), 'further')}, which named it")
+    if outcome.records:
+        fresh = mean(record.validation["map"] for record in outcome.records)
+        seeds = _seeds(len(outcome.records), "fresh")
+        parts.append(f"{fresh:.4f} with {seeds} (optimism {best.val_map_best - fresh:+.4f})")
+    return [f"validation of trial {best.number}: {', '.join(parts)}"] if len(parts) > 1 else []
+
+
+def _seeds(count: int, kind: str) -> str:
+    return f"{count} {kind} seed{'s' * (count > 1)}"
 
 
 def _test(outcome: Outcome) -> tuple[str, str]:

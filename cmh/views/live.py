@@ -23,6 +23,7 @@ from cmh.study.storage import Proposal, Store
 from cmh.study.trial_row import TrialRow
 from cmh.training import Epoch
 from cmh.views import event_files, story, windows
+from cmh.views.curve_file import read_curve
 from cmh.views.progress import Progress
 from cmh.views.story import Confirmation, Trial
 
@@ -217,7 +218,7 @@ def bars_beside(bar: Bar, view: Background, place: Path) -> Bar:
         path = place / name.replace(" ", "-") / "curve.csv"
 
         def job() -> None:
-            curve = {**story.read_curve(path, []), **dict(seen)}
+            curve = {**read_curve(path, []), **dict(seen)}
             view.sink.confirmation(Confirmation(name, 0, {}, dict(sorted(curve.items()))))
 
         with bar(name, epochs) as show:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from cmh import methods, training
 from cmh.config import Value
-from cmh.study import preflight
+from cmh.study import finals, preflight
 from cmh.study.request import StudyRequest
 from cmh.study.space import Space
 from cmh.study.storage import Store
@@ -28,6 +28,7 @@ def text(study: StudyRequest) -> str:
         f"rungs: {', '.join(map(str, study.rungs)) or 'none'}; sampler: {space.sampler}",
         "first points:",
         *_first_points(study),
+        *_beside(study),
         *preflight.warnings(study),
         _estimate(study),
     ]
@@ -46,6 +47,15 @@ def _first_points(study: StudyRequest) -> list[str]:
     return lines
 
 
+def _beside(study: StudyRequest) -> list[str]:
+    """What is trained beside the search."""
+    known = study.space.starts_from("default")
+    lines = [] if known else ["beside it: the library's default, a control that the search does not know"]
+    if further := finals.runs(study.finalists):
+        lines.append(f"then: the best {study.finalists} with further seeds, {further} trainings")
+    return lines
+
+
 def _short(value: Value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
@@ -55,9 +65,10 @@ def _estimate(study: StudyRequest) -> str:
     run, config = training.parse(module, {**study.base, **study.run, "epochs": 2, "threads": 1})
     epochs = training.n_epochs(module, dataclasses.replace(run, epochs=space.epochs))
     seconds = _warm_seconds(lambda: training.fit(module, run, config, study.dataset.search()))
-    likely = likely_epochs(space, study.limit) * epochs / space.epochs
+    more = finals.runs(study.finalists) + (not space.starts_from("default"))  # to their ends
+    likely = likely_epochs(space, study.limit) * epochs / space.epochs + more * epochs
     return (
-        f"estimate: about {likely:.0f} epochs (at most {study.limit * epochs}); one epoch of the default point"
+        f"estimate: about {likely:.0f} epochs (at most {(study.limit + more) * epochs}); one epoch of the default point"
         f" took {seconds:.2f} s here on one thread, so about {likely * seconds / 60:.1f} CPU minutes"
     )
 

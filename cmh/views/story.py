@@ -20,11 +20,12 @@ from cmh import identity, records
 from cmh.config import Value
 from cmh.errors import ConfigError, StudyError, collected
 from cmh.records import Record
-from cmh.study import controls, database, folder, trial_row
+from cmh.study import aside, controls, database, folder, trial_row
 from cmh.study.outcome import Scores
 from cmh.study.storage import MOVED
 from cmh.study.trial_row import TrialRow
 from cmh.views.closing import KNOWN_GOOD
+from cmh.views.curve_file import read_curve
 
 Curve = Mapping[int, Mapping[str, float]]  # by epoch: val_map, and where they are known the loss terms, seconds, …
 Settings = Mapping[str, Value]
@@ -88,13 +89,15 @@ class Story:
     confirmations: Sequence[Confirmation]  # by seed
     controls: Mapping[str, Scores]  # chance, ridge (control), paper setting, library default: validation MAPs
     seconds: float  # of the search, over all its starts
+    winner: int | None  # its trial's number
+    kept: Mapping[str, object]  # what its storage keeps beside the trials
     problems: Sequence[str]  # one line each: what could not be read
 
     @property
     def best(self) -> Trial | None:
-        """The winner so far: of those that were trained to the end the one with the highest validation MAP."""
-        done = [trial for trial in self.trials if trial.completed and trial.best_val_map is not None]
-        return max(done, key=lambda trial: (trial.best_val_map or 0.0, -trial.number), default=None)
+        """The winner so far: of those that were trained to the end the one with the highest validation MAP, unless
+        further seeds have said otherwise."""
+        return next((trial for trial in self.trials if trial.number == self.winner), None)
 
 
 def read_study(place: Path) -> Story:
@@ -106,6 +109,7 @@ def read_study(place: Path) -> Story:
     document = collected(lambda: configs.load_yaml(place / "study.yml"), []) if about is not None else None
     identity = dict(about.identity) if about is not None else {}
     rows, kept = _stored(place, problems)
+    winner = aside.standing(rows, kept, (about.seed if about is not None else None) or 0).winner
     trials = _trials(place, rows, identity.get("params"), problems)
     first: Mapping[str, object] = next((_json(path) for path in sorted(place.glob("*/*/config.json"))), {})
     known = {**first, **identity}
@@ -122,34 +126,10 @@ def read_study(place: Path) -> Story:
         confirmations=confirmations(place, problems),
         controls=_controls(kept, trials),
         seconds=float(cast(float, kept.get("seconds", 0.0))),
+        winner=None if winner is None else winner.number,
+        kept=kept,
         problems=problems,
     )
-
-
-def read_curve(path: Path, problems: list[str]) -> dict[int, dict[str, float]]:
-    """The rows of a `curve.csv` by epoch; a last line that is still being written is left out, and so are damaged ones,
-    which are a problem."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        problems.append(f"{path}: cannot be read ({error.strerror})")
-        return {}
-    lines = text[: text.rfind("\n") + 1].replace("\0", "").splitlines()
-    header, *rows = csv.reader(lines) if lines else [[]]
-    found, damaged = dict[int, dict[str, float]](), 0
-    for cells in rows:
-        try:
-            row = dict(zip(header, map(float, cells), strict=True))
-            epoch = row.pop("epoch")
-            row["val_map"] += 0.0  # it has one
-            found[int(epoch)] = row
-        except (ValueError, KeyError, OverflowError):
-            damaged += 1
-    if damaged:
-        problems.append(f"{path}: {damaged} of {len(rows)} lines are damaged and left out")
-    return dict(sorted(found.items()))
 
 
 def trial_of(row: TrialRow) -> Trial:
@@ -278,10 +258,13 @@ def _tested(run: Confirmation, record: Record) -> Confirmation:
 def _controls(kept: Mapping[str, object], trials: Sequence[Trial]) -> dict[str, Scores]:
     """Those that the storage keeps, and the known-good points."""
     found = controls.kept(kept)
+    run = aside.kept(kept).get(aside.CONTROL)
     for origin, name in KNOWN_GOOD.items():
         for trial in trials:
             if trial.origin == origin and trial.best_val_map is not None and trial.failure != MOVED:
                 found[name] = trial.best_i2t, trial.best_t2i, trial.best_val_map
+        if origin == aside.CONTROL and run is not None and run.val_map is not None:
+            found[name] = run.val_map_i2t, run.val_map_t2i, run.val_map
     return found
 
 

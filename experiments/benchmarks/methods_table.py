@@ -10,13 +10,12 @@ latest winner alone. Studies that are not confirmed yet are left out; ROOT shoul
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
 from cmh import methods
 from cmh.board import current, find, rows
-from cmh.study.folder import read_study
+from cmh.views import story
 
 HEAD = ("method", "year", "kind", "paper", "default", "tuned", "test i→t", "test t→i", "test mean", "trials")
 
@@ -41,18 +40,17 @@ def main() -> None:
 
 def cells(study: Path, row: rows.Row) -> list[str]:
     """The cells of a study."""
-    name = read_study(study).method
+    told = story.read_study(study)
+    name = told.method
     module = methods.get(name)
-    with (study / "trials.csv").open(newline="") as file:
-        trials = [trial for trial in csv.DictReader(file) if trial["val_map_best"]]
-    best = {trial["origin"]: float(trial["val_map_best"]) for trial in trials if trial["origin"] != "search"}
-    tuned = max(float(trial["val_map_best"]) for trial in trials if trial["state"] == "complete")
+    values = [told.controls.get(known, (None,) * 3)[2] for known in ("paper setting", "library default")]
+    values.append(None if told.best is None else told.best.best_val_map)
     mean = f"{row.map_mean:.3f}"
     if row.map_mean_ci95_high is not None:
         mean += f" ± {row.map_mean_ci95_high - row.map_mean:.3f}"
     line = [f"`{name}`", str(module.YEAR), module.KIND]
-    line += [f"{best[origin]:.3f}" if origin in best else "–" for origin in ("paper", "default")]
-    return [*line, f"{tuned:.3f}", f"{row.map_i2t:.3f}", f"{row.map_t2i:.3f}", mean, str(row.trials)]
+    line += ["–" if value is None else f"{value:.3f}" for value in values]
+    return [*line, f"{row.map_i2t:.3f}", f"{row.map_t2i:.3f}", mean, str(row.trials)]
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from cmh import cluster, commands, config, datasets
 from cmh.methods import ridge
 from cmh.study import space as spaces
 from cmh.study.resources import Resources
-from cmh.study.session import Work
 from cmh.study.storage import Store
 from cmh.study.tuner import search
+from cmh.study.work import Work
 
 
 class Clock:

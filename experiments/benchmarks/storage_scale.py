@@ -27,8 +27,9 @@ import optuna
 from cmh import config, methods
 from cmh.study import space as spaces
 from cmh.study.samplers import distribution
-from cmh.study.session import Budget, RunningTrial, Session, Work
+from cmh.study.session import Session
 from cmh.study.storage import Store
+from cmh.study.work import Budget, RunningTrial, Work
 from cmh.views.progress import Progress
 
 SPACE = spaces.load(spaces.find("dcmh"), method="dcmh")

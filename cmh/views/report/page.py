@@ -12,9 +12,10 @@ import jinja2
 
 from cmh import __version__, files, protocols, scores
 from cmh.codes import Codes
-from cmh.errors import CmhError, collected
+from cmh.errors import collected
 from cmh.records import Record
-from cmh.study import database, figures, folder
+from cmh.study import figures
+from cmh.views import verdict, worth
 from cmh.views.report import retrieval, sheets, trials
 from cmh.views.report.parts import Chart, Table, chart
 from cmh.views.story import Story
@@ -33,7 +34,8 @@ def html(story: Story) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    search_charts, about_importance = _search(story, problems)
+    search_charts, about_importance = _search(story)
+    known = worth.read(story)
     test_charts, tables = _retrieval(codes)
     return environment.get_template("page.html").render(
         story=story,
@@ -47,6 +49,10 @@ def html(story: Story) -> str:
         ),
         search=search_charts,
         about_importance=about_importance,
+        findings=verdict.findings(known),
+        worth=[table for table in (worth.slices_table(known), worth.expected_table(known)) if table is not None],
+        limits=getattr(worth.importance_table(known), "caption", ""),
+        silent=worth.silent(known),
         hyperparameters=trials.hyperparameters(story, found),
         optimism=trials.optimism(story, found),
         retrieval=test_charts,
@@ -76,7 +82,7 @@ def _occurs(word: str, table: Table) -> bool:
     return word in " ".join([*table.head, *(row[0] for row in table.rows)])
 
 
-def _search(story: Story, problems: list[str]) -> tuple[list[Chart], str]:
+def _search(story: Story) -> tuple[list[Chart], str]:
     """Charts of the trials, and what is said about importance."""
     rows = trials.as_rows(story)
     states = [row.state for row in rows]
@@ -98,12 +104,7 @@ def _search(story: Story, problems: list[str]) -> tuple[list[Chart], str]:
             440,
         ),
     ]
-    try:
-        where = folder.storage_of(story.folder)
-        with database.readable_errors(where[0]):
-            stored: figures.Trials = database.open_study(*where).get_trials(deepcopy=False)
-    except CmhError:  # the story names it already
-        stored = []
+    stored = worth.stored_trials(story.folder)
     rung = figures.first_rung(story.identity)
     compared, complete = figures.n_valued(stored, rung), figures.n_valued(stored, None)
     at = "at their best epoch" if rung is None else f"at the first rung, epoch {rung}"

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from cmh import identity, records
+from cmh import config as configs
+from cmh import identity, methods, records
 from cmh.config import Value
-from cmh.errors import CmhError
+from cmh.errors import CmhError, collected
 from cmh.records import Record
+from cmh.study import aside
 from cmh.study.figures import plain
 from cmh.study.trial_row import TrialRow
 from cmh.views import closing
@@ -30,8 +32,11 @@ WORDS = {
     " earned its network",
     "cca_itq (control)": "a linear map without labels, the control of methods that see none",
     "paper setting": "the published configuration, in the same number of epochs",
-    "library default": "the library's own configuration",
-    "tuned": "the trial with the highest validation MAP of those that were trained to the end",
+    "library default": "the library's own configuration, trained beside the search as a control that the search does"
+    " not know (an older study, or one with --warm-start defaults, starts from it); it was set by hand on the"
+    " validation split of the built-in clip art",
+    "tuned": "the trial with the highest validation MAP of those that were trained to the end; where the best ones got"
+    " further seeds, the one that these name",
 }
 
 
@@ -97,6 +102,9 @@ def hyperparameters(story: Story, found: Sequence[Record]) -> Table:
     for trial in story.trials:
         if (name := closing.KNOWN_GOOD.get(trial.origin)) and name not in columns:
             columns[name] = trial.settings
+    if aside.CONTROL in aside.kept(story.kept) and (module := collected(lambda: methods.get(story.method), [])):
+        fixed = story.identity.get("fixed")
+        columns["library default"] = {**configs.defaults(module.Config), **(fixed if isinstance(fixed, dict) else {})}
     if story.best is not None:
         columns[f"tuned (trial {story.best.number})"] = story.best.settings
     elif found:
@@ -117,6 +125,8 @@ def optimism(story: Story, found: Sequence[Record]) -> Table | None:
         return None
     best = story.best.best_val_map
     rows = [["at selection, the search's seed", number(best), ""]]
+    named = [one for one in aside.kept(story.kept).values() if one.trial == story.best.number]
+    rows += [[f"seed {one.seed}, which named it", number(one.val_map), ""] for one in named]
     rows += [
         [f"seed {record.identity.seed}", number(record.validation["map"]), number(record.test["map"])]
         for record in found
