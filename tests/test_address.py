@@ -12,7 +12,7 @@ import yaml
 import cmh.study
 from cmh.errors import ConfigError, StudyError
 from cmh.study import address, folder, request
-from cmh.study.life import begun
+from cmh.study.opening import begun
 from cmh.study.space import Range, Space
 from cmh.study.storage import Store
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cmh import config, methods, records, tune
 from cmh.errors import ConfigError, StudyError
-from cmh.study import aside, beside, finals, folder, life, node, outcome, request, weights
+from cmh.study import aside, beside, finals, folder, life, node, opening, outcome, request, weights
 from cmh.study.aside import Aside
 from cmh.study.session import Session
 from cmh.study.storage import Store
@@ -268,7 +268,7 @@ def test_a_study_with_a_control_and_finalists_to_its_closing_table(
     reports: list[Any] = []
     monkeypatch.setattr(node.cluster, "report", reports.append)
     monkeypatch.setattr(node.cluster, "trial_gpus", lambda: 0)
-    with life.begun(study):
+    with opening.begun(study):
         about = folder.read_study(study.folder)
         store = Store(study.url, about.name, study.space, study.base, study.seed, about.id)
         store.study.set_user_attr(aside.FINALISTS, study.finalists)
@@ -313,7 +313,7 @@ def test_the_default_is_a_start_point_where_it_is_asked_for(caplog: pytest.LogCa
     first = store.propose(4)
     assert first is not None
     assert (first.origin, first.config) == ("default", study.base)
-    with life.begun(study):
+    with opening.begun(study):
         pass
     written = yaml.safe_load((study.folder / "study.yml").read_text())
     assert written["identity"]["start_from"] == ["default"]
@@ -321,15 +321,15 @@ def test_the_default_is_a_start_point_where_it_is_asked_for(caplog: pytest.LogCa
     caplog.set_level(logging.INFO)
     again = wanted()
     assert "goes on as it began, with the library's default among its start points (a prior" in caplog.text
-    with life.begun(again):
+    with opening.begun(again):
         pass
     assert (again.space, again.prior) == (study.space, "defaults")
     # One that began from scratch does not take it up.
-    with life.begun(wanted("scratch")):
+    with opening.begun(wanted("scratch")):
         pass
     with (
         pytest.raises(StudyError, match=r"start_from: \[\] there, \['default'\] here"),
-        life.begun(wanted("scratch", warm_start=("defaults",))),
+        opening.begun(wanted("scratch", warm_start=("defaults",))),
     ):
         pass
 

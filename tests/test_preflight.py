@@ -107,7 +107,7 @@ def test_a_method_that_fails_is_shown_with_its_traceback_before_anything_starts(
     kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken(kind)
-    monkeypatch.setattr("cmh.study.life.begun", lambda _: pytest.fail("the search has started"))
+    monkeypatch.setattr("cmh.study.opening.begun", lambda _: pytest.fail("the search has started"))
     arguments = ["--method", "mine.py", "--dataset", "data", "--bits", "8", "--epochs", "2"]
     for more in [], ["--plan"]:
         capsys.readouterr()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmh.study import aside, finals
+from cmh.study import aside, finals, folder
 from cmh.study.aside import Aside
 from cmh.study.request import StudyRequest
 from cmh.study.storage import Store
@@ -16,8 +16,9 @@ CONTROLS, FINALS = "controls", "finals"  # folders in the study's
 
 
 def control(study: StudyRequest, store: Store) -> list[RunningValidation]:
-    """The library's default, trained as a trial is, where it has not been yet; none where the search starts from it."""
-    if study.space.starts_from("default") or aside.CONTROL in aside.kept(store.kept()):
+    """The library's default, trained as a trial is, where it has not been yet; none where the search starts from it, or
+    where nothing is searched (`points`)."""
+    if study.space.starts_from("default") or folder.POINTS in study.notes or aside.CONTROL in aside.kept(store.kept()):
         return []
     place = (study.folder / CONTROLS / aside.CONTROL).resolve()
     return [RunningValidation({**study.base, **study.noted_run, "folder": str(place)})]

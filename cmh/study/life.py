@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from cmh import config, files, ledger, methods, records
@@ -18,7 +17,7 @@ from cmh.config import Value
 from cmh.errors import StudyError, collected
 from cmh.records import Record
 from cmh.signals import Interrupts
-from cmh.study import address, aside, beside, confirm, folder, preflight, resources, tuner, weights
+from cmh.study import aside, beside, confirm, folder, resources, tuner, weights
 from cmh.study.aside import Aside
 from cmh.study.confirm import Confirmed
 from cmh.study.opening import opened
@@ -40,45 +39,6 @@ class Screen(View, Protocol):
 
 Watch = Callable[[Store, StudyRequest, str], Screen]  # of a study and its store; named, where there are several
 Show = Callable[[Outcome], None]
-
-
-@contextlib.contextmanager
-def begun(study: StudyRequest) -> Iterator[None]:
-    """Within the block the study's folder is ours, and holds this study: a new one, or the one that was there.
-
-    Raises StudyError where the folder cannot be used, is in use, or holds a study of another request.
-    """
-    with folder.locked_folder(study.folder):
-        own = address.file_of(study.url) == study.folder.resolve() / "study.db"
-        number = uuid.uuid4().hex
-        about = folder.identity(study.space, study.identity(study.base), study.fixed)
-        if folder.POINTS in study.notes:  # it may be given more of them
-            del about["start_from"]
-        notes = {
-            "id": number,
-            # In a storage of many studies one that no other has: those of a job array differ in their seed alone.
-            "name": study.folder.name if own else f"{study.folder.name}-{number[:8]}",
-            **study.places(),
-            "versions": confirm.versions(),
-            "storage": address.kept(study.url, study.folder),
-            **study.notes,
-        }
-        where = files.short(study.folder)
-        if folder.write_or_check(study.folder, about, notes):
-            log.info("%s: going on with the study that is there", where)
-        else:
-            for line in preflight.warnings(study):
-                log.warning("%s", line)
-        split = study.dataset.name, study.dataset.split_sha256
-        if past := ledger.openings(study.folder / ledger.OWN, split):
-            log.info(
-                "%s: its test split has been opened %d× already, last on %s; a further opening is counted, and its"
-                " records say so",
-                where,
-                len(past),
-                past[-1].get("date", "an unknown day")[:10],
-            )
-        yield
 
 
 def search(

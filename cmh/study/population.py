@@ -19,7 +19,7 @@ from cmh import datasets, files, training
 from cmh.datasets import Source
 from cmh.errors import ConfigError, StudyError, collected
 from cmh.interfaces import Dataset
-from cmh.study import life, preflight, request
+from cmh.study import opening, preflight, request
 from cmh.study.request import Asked, Request, StudyRequest
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def begun(wanted: Request, problems: list[str], stack: contextlib.ExitStack) -> 
 
     Raises StudyError where none is left.
     """
-    return _those_that(lambda study: stack.enter_context(life.begun(study)), wanted, problems)
+    return _those_that(lambda study: stack.enter_context(opening.begun(study)), wanted, problems)
 
 
 def _those_that(does: Callable[[StudyRequest], object], wanted: Request, problems: list[str]) -> Request:

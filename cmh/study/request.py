@@ -270,9 +270,7 @@ def _study(
     place = asked.out / "-".join([f"{space.method}-{dataset.name}-{bits}", *without])
     space = starts.as_begun(space, place, {**config.defaults(methods.get(space.method).Config), **fixed})
     # What is fixed for all holds for the paper's point, too.
-    paper = {
-        key: value for key, value in config.paper(training.Run).items() if key in AS_IN_PAPER and key not in inputs
-    }
+    paper = {key: v for key, v in config.paper(training.Run).items() if key in AS_IN_PAPER and key not in inputs}
     return StudyRequest(
         space=dataclasses.replace(space, runs=(("paper", tuple(paper.items())),)),
         folder=place,
