@@ -192,7 +192,9 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
         for bits in dict.fromkeys(asked.bits)
     ]
     if warm is not None:
-        studies = [starts.warm(study, warm) for study in studies]
+        for at, study in enumerate(studies):
+            space_, notes = starts.warm(study.space, study.folder, warm, study.base)
+            studies[at] = dataclasses.replace(study, space=space_, notes={**study.notes, **notes})
     seeds = tuple(asked.seed + number for number in range(1, asked.seeds + 1))
     return Request(tuple(studies), seeds, asked.limits)
 
@@ -250,7 +252,9 @@ def _space(name: str, file: Path, values: Mapping[str, Value], asked: Asked) -> 
 
     space = collected(load, problems)
     if space is not None:
-        space = starts.with_options(space, {**config.defaults(module.Config), **fixed}, asked, problems)
+        base = {**config.defaults(module.Config), **fixed}
+        more, warm = asked.finalists, asked.warm_start
+        space = starts.with_options(space, base, problems, trials=asked.trials, finalists=more, warm_start=warm)
     if space is None or problems:
         raise ConfigError(*problems)
     for note in space.notes:
