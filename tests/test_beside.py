@@ -261,7 +261,7 @@ def test_a_study_with_a_control_and_finalists_to_its_closing_table(
 ) -> None:
     caplog.set_level(logging.INFO)
     study = wanted(finalists=2)
-    assert (study.limit, study.finalists, study.prior) == (2, 2, "")
+    assert (study.limit, study.space.finalists, study.prior) == (2, 2, "")
     assert beside.share(study) == 0.5
     shown: list[outcome.Outcome] = []
     view = Quiet()
@@ -272,7 +272,7 @@ def test_a_study_with_a_control_and_finalists_to_its_closing_table(
     with life.begun(study):
         about = folder.read_study(study.folder)
         store = Store(study.url, about.name, study.space, study.base, study.seed, about.id)
-        store.study.set_user_attr(aside.FINALISTS, study.finalists)
+        store.study.set_user_attr(aside.FINALISTS, study.space.finalists)
         asked_for = request.Request((study,), (), asked(Path()).limits)
         chance: Any = {"chance": (0.0, 0.0, 0.0)}
         one = life.Life(study, store, asked_for, chance, "", view, shown.append)  # type: ignore[arg-type]
@@ -348,7 +348,7 @@ def test_bad_starts_and_finalists(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="finalists is -1, but must be an integer >= 0"):
         wanted(spaces=("narrow.yml",))
     Path("narrow.yml").write_text(text + "finalists: 2\n")
-    assert wanted(spaces=("narrow.yml",)).finalists == 2
+    assert wanted(spaces=("narrow.yml",)).space.finalists == 2
     assert wanted(spaces=("narrow.yml",), finalists=0).limit == 4
     assert tune.main(["--method", "ridge", "--dataset", "data", "--bits", "8", "--finalists", "9"]) == 2
     assert "9 finalists take" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def place(study: StudyRequest, one: Aside) -> Path:
 
 def share(study: StudyRequest) -> float:
     """The last part of the study's budget, that is kept for further seeds."""
-    kept = finals.runs(study.finalists)
+    kept = finals.runs(study.space.finalists)
     return kept / (kept + study.limit)
 
 

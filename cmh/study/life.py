@@ -100,7 +100,7 @@ def search(
             with readable_errors(study.url):
                 about, begun = folder.read_study(study.folder), any(study.folder.glob("trials/*"))
                 store = Store(study.url, about.name, study.space, study.base, study.seed, about.id, begun=begun)
-                for key, number in (("asked", study.limit), (aside.FINALISTS, study.finalists)):
+                for key, number in (("asked", study.limit), (aside.FINALISTS, study.space.finalists)):
                     if store.kept().get(key) != number:
                         store.study.set_user_attr(key, number)  # for whoever lists or reads the study
                 keep(store, values)
@@ -167,7 +167,9 @@ class Life:
             view=self.screen,
             ended=self.ended,
             tested=self.tested,
-            keeper=weights.Keeper(study.folder, self.store.rows(), study.finalists) if study.keep == "winner" else None,
+            keeper=weights.Keeper(study.folder, self.store.rows(), study.space.finalists)
+            if study.keep == "winner"
+            else None,
             control=beside.control(study, self.store),
             finals=self.finals,
             share=beside.share(study),
@@ -186,7 +188,7 @@ class Life:
     def tidy(self) -> None:
         """Remove the weights that nobody needs, also where a kill or a worker in its last epoch left them."""
         if self.study.keep == "winner":
-            weights.remove(weights.superfluous(self.study.folder, self.rows, self.study.finalists))
+            weights.remove(weights.superfluous(self.study.folder, self.rows, self.study.space.finalists))
 
     def ended(self) -> list[dict[str, Value]]:
         """The search has ended: write its files; the winner with each seed that is still to be confirmed.

@@ -85,11 +85,6 @@ class StudyRequest:
     keep: str = "winner"  # whose weights stay on disk, one of weights.KEEP
 
     @property
-    def finalists(self) -> int:
-        """How many of its best trials get further seeds."""
-        return self.space.finalists
-
-    @property
     def prior(self) -> str:
         """What beside the paper's point the search was given, for the board; empty: nothing."""
         return self.space.prior or ("from" if "from" in self.notes else "")
@@ -192,9 +187,9 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
         for bits in dict.fromkeys(asked.bits)
     ]
     if warm is not None:
-        for at, study in enumerate(studies):
-            space_, notes = starts.warm(study.space, study.folder, warm, study.base)
-            studies[at] = dataclasses.replace(study, space=space_, notes={**study.notes, **notes})
+        for at, one in enumerate(studies):
+            warmed, notes = starts.warm(one.space, one.folder, warm, one.base)
+            studies[at] = dataclasses.replace(one, space=warmed, notes={**one.notes, **notes})
     seeds = tuple(asked.seed + number for number in range(1, asked.seeds + 1))
     return Request(tuple(studies), seeds, asked.limits)
 
@@ -252,9 +247,8 @@ def _space(name: str, file: Path, values: Mapping[str, Value], asked: Asked) -> 
 
     space = collected(load, problems)
     if space is not None:
-        base = {**config.defaults(module.Config), **fixed}
-        more, warm = asked.finalists, asked.warm_start
-        space = starts.with_options(space, base, problems, trials=asked.trials, finalists=more, warm_start=warm)
+        base, given = {**config.defaults(module.Config), **fixed}, (asked.trials, asked.finalists, asked.warm_start)
+        space = starts.with_options(space, base, problems, *given)
     if space is None or problems:
         raise ConfigError(*problems)
     for note in space.notes:

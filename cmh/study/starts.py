@@ -23,7 +23,6 @@ def with_options(
     space: Space,
     default: Mapping[str, Value],
     problems: list[str],
-    *,
     trials: int | None,
     finalists: int | None,
     warm_start: Sequence[str],
@@ -73,8 +72,8 @@ def warm_study(asked: Sequence[str]) -> Path | None:
 
 
 def warm(space: Space, place: Path, source: Path, base: Mapping[str, Value]) -> tuple[Space, dict[str, object]]:
-    """The space with the best points of another study among its first trials, and what `study.yml` is to say of them."""
+    """The space with the best points of another study among its starts, and what `study.yml` is to say of them."""
     points = folder.warm_start(place, source, space, base)
     named = tuple((f"warm {number}", tuple(point.items())) for number, point in enumerate(points, start=1))
-    notes = {"warm_start": {"study": files.portable(source, place), "points": points}}
+    notes: dict[str, object] = {"warm_start": {"study": files.portable(source, place), "points": points}}
     return dataclasses.replace(space, start_from=space.start_from + named), notes
