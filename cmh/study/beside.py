@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmh.study import aside, finals
+from cmh.study import aside, finals, weights
 from cmh.study.aside import Aside
 from cmh.study.request import StudyRequest
 from cmh.study.storage import Store
@@ -33,6 +33,11 @@ def seed(study: StudyRequest, row: TrialRow, number: int) -> RunningValidation:
 def place(study: StudyRequest, one: Aside) -> Path:
     """The folder of a run."""
     return study.folder / (CONTROLS if one.trial is None else FINALS) / one.name
+
+
+def keeper(study: StudyRequest, store: Store) -> weights.Keeper | None:
+    """Who removes weights while the search runs; None where all stay."""
+    return weights.Keeper(study.folder, store.rows(), study.space.finalists) if study.keep == "winner" else None
 
 
 def share(study: StudyRequest) -> float:

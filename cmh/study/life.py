@@ -167,9 +167,7 @@ class Life:
             view=self.screen,
             ended=self.ended,
             tested=self.tested,
-            keeper=weights.Keeper(study.folder, self.store.rows(), study.space.finalists)
-            if study.keep == "winner"
-            else None,
+            keeper=beside.keeper(study, self.store),
             control=beside.control(study, self.store),
             finals=self.finals,
             share=beside.share(study),
