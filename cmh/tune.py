@@ -10,14 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from cmh import commands, files
-from cmh.config import INPUTS
+from cmh import commands, files, tune_options
 from cmh.errors import CmhError, StudyError, collected
 from cmh.signals import Interrupts
-from cmh.study.weights import KEEP
 from cmh.views import changes, visdom
 
 if TYPE_CHECKING:
@@ -25,41 +22,17 @@ if TYPE_CHECKING:
 
     from cmh.study.life import Watch
     from cmh.study.outcome import Outcome, Scores
-    from cmh.study.request import Asked, Request, StudyRequest
+    from cmh.study.request import Request, StudyRequest
     from cmh.study.storage import Store
     from cmh.views.overview import Overview
 
 log = logging.getLogger("cmh.tune")  # this module's own name is __main__
 
-EPILOG = """\
-examples:
-  python -m cmh.tune --method dcmh --space spaces/dcmh.yml             the main job, on the built-in clip art
-  python -m cmh.tune --method dcmh ridge --bits 16 32 64               six studies, one after the other, no idle worker
-  python -m cmh.tune --method ridge own/mine.py                        a method of one's own; its space is own/mine.yml
-  python -m cmh.tune --method dcmh --space dcmh --trials 100           the same study again, with more trials
-  python -m cmh.tune --method dcmh --space two.yml --from STUDY        search two.yml around the winner of a study
-  python -m cmh.tune --method all --bits 16 32 64 --dataset clipart mine   every method, and one board at the end
-  python -m cmh.tune --method dcmh --ablate gamma hidden_image=0       what each component is worth, searched alike
-  python -m cmh.tune --method dcmh --sweep gamma=0.01:10:7 --from STUDY    the sensitivity curve around a winner
-  python -m cmh.tune --method dcmh --space dcmh --plan                 check everything, start nothing
-
-The same command again goes on where it stopped (after a kill, too). A study lives in OUT/METHOD-DATASET-BITS:
-study.yml (the request), study.db (Optuna), trials.csv, trials/NUMBER/, best.yml (the winner, for cmh.reproduce),
-records.jsonl (test results, for cmh.leaderboard). The search sees training and validation items only; the test
-split is opened by the confirmation, and every opening is counted.
-
-Several studies share one session: none idles a worker, each has its share of them, one that fails leaves the others
-alone, and OUT/board.csv is the board at the end. An ablation searches METHOD-DATASET-BITS, then the same with KEY=VALUE
-for each component (METHOD-DATASET-BITS-KEY=VALUE), and trains each winner with fresh seeds: ablation.csv in the first.
-A curve is METHOD-DATASET-BITS-sweep-KEY with sweep.csv and, with the extra [report], sweep.pdf and .png; more values
-or seeds are added to it. Both stay on the validation split unless --test asks.
-"""
-
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     commands.any_terminal()
-    arguments = _parser().parse_args(argv)
+    arguments = tune_options.parser().parse_args(argv)
     return commands.guarded(lambda: _run(arguments))
 
 
@@ -71,7 +44,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
         if arguments.visdom is not None:
             visdom.check()
-        todo = changes.Plan([_asked(arguments, dataset) for dataset in dict.fromkeys(arguments.dataset)], arguments)
+        todo = changes.Plan(
+            [tune_options.asked(arguments, dataset) for dataset in dict.fromkeys(arguments.dataset)], arguments
+        )
         request = todo.first(population.check(todo.asked, todo.problems, progress=sys.stderr.isatty()))
         if arguments.plan:
             from cmh.views import plan
@@ -115,41 +90,6 @@ def _run(arguments: argparse.Namespace) -> int:
             raise StudyError(*problems)
     log.info("done in %.0f s", time.monotonic() - started)
     return 0
-
-
-def _asked(arguments: argparse.Namespace, dataset: str) -> Asked:
-    from cmh.study.request import Asked, Limits
-
-    return Asked(
-        methods=tuple(arguments.method),
-        spaces=tuple(arguments.space),
-        dataset=dataset,
-        skip_bad=arguments.skip_bad,
-        split=arguments.split,
-        features=arguments.features,
-        weights=arguments.weights,
-        bits=tuple(arguments.bits),
-        settings=tuple(arguments.set),
-        trials=arguments.trials,
-        epochs=arguments.epochs,
-        seed=arguments.seed,
-        seeds=0 if arguments.no_confirm else arguments.seeds,
-        warm_start=tuple(arguments.warm_start),
-        finalists=arguments.finalists,
-        base=arguments.base,
-        out=arguments.out,
-        storage=arguments.storage,
-        keep=arguments.keep,
-        limits=Limits(
-            cpus_per_trial=arguments.cpus_per_trial,
-            gpus_per_trial=arguments.gpus_per_trial,
-            max_concurrent=arguments.max_concurrent,
-            address=arguments.address,
-            time_budget=arguments.time_budget,
-            budget_passes=arguments.budget_passes,
-            trial_timeout=arguments.trial_timeout,
-        ),
-    )
 
 
 def _views(arguments: argparse.Namespace, whole: Overview | None) -> AbstractContextManager[Watch]:
@@ -199,116 +139,6 @@ def _write_reports(
         for outcome in ended:
             if not points.is_one(outcome.study):
                 report.write_softly(outcome.study.folder)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m cmh.tune",
-        description="Search a method's hyperparameters with Ray Tune, Optuna and ASHA, then test the winner once.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    about = "methods (`python -m cmh.methods`), or files; all, supervised, unsupervised, shallow: those of cmh"
-    add("--method", required=True, nargs="+", metavar="NAME|FILE", help=about)
-    add(
-        "--space",
-        nargs="+",
-        default=[],
-        metavar="FILE|DIR",
-        help="search spaces: files, a folder of them, built-in names (default: beside the method's file, or built in)",
-    )
-    add("--dataset", nargs="+", default=["clipart"], metavar="NAME|DIR", help="default: clipart, which comes with cmh")
-    add("--skip-bad", action="store_true", help="go on without the dataset's bad items, and say how many")
-    add(
-        "--split",
-        default="torchcmh",
-        metavar="ORDER",
-        help="split of a benchmark: torchcmh (its seed; default) or file (the order of the files)",
-    )
-    add(
-        *("--features", "--backbone"),
-        default="efficientnet-lite0",
-        metavar="NETWORK",
-        help="image network, frozen unless finetune is set (default: %(default)s); --backbone is the same",
-    )
-    add("--weights", type=Path, metavar="FILE", help="weights for it (default: its own)")
-    add("--bits", nargs="+", type=commands.whole(1), default=[32], metavar="N", help="code lengths (default: 32)")
-    add(
-        "--trials",
-        type=commands.whole(1),
-        metavar="N",
-        help="trials in all, earlier ones included (default: the space's)",
-    )
-    add("--epochs", type=commands.whole(1), metavar="N", help="epochs of a full trial (default: the space's)")
-    add(
-        "--time-budget",
-        type=commands.duration,
-        metavar="TIME",
-        help="end a study's search after 45s, 30m, 1.5h … of its share of the time, all its starts together",
-    )
-    add(
-        "--budget-passes",
-        type=commands.number,
-        metavar="N",
-        help="end a study's search after N passes of its trials over the training items (an epoch may be several)",
-    )
-    add("--trial-timeout", type=commands.duration, metavar="TIME", help="fail a trial that reports nothing for so long")
-    add("--seed", type=commands.whole(0), default=0, metavar="N", help="seed of sampler and training (default: 0)")
-    add(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help=f"fix hyperparameters, or how items are taken: {', '.join(INPUTS)}",
-    )
-    add(
-        "--warm-start",
-        nargs="+",
-        default=[],
-        metavar="STUDY|defaults",
-        help="start with the best points of another study of the method, or with the library's default, which else is a"
-        " control that the search does not know; the board names either as the search's prior",
-    )
-    add(
-        "--from",
-        dest="base",
-        type=Path,
-        metavar="STUDY",
-        help="what is not searched has the values of another study's winner, which is a point to start from",
-    )
-    add("--seeds", type=commands.whole(1), default=3, metavar="N", help="seeds of the confirmation (default: 3)")
-    add(
-        "--finalists",
-        type=commands.whole(0),
-        metavar="N",
-        help="the best N trials get further seeds on validation before the winner is named, the better half of them"
-        " twice as many, and so on; these trainings are the last of --trials (default: the space's, else none: one seed"
-        " decides)",
-    )
-    add("--no-confirm", action="store_true", help="leave the test split closed")
-    add("--out", type=Path, default=Path("studies"), metavar="DIR", help="where studies go (default: studies)")
-    add("--storage", metavar="URL", help="Optuna storage (default: SQLite in the study's folder)")
-    add(
-        "--keep",
-        choices=KEEP,
-        help="whose weights stay on disk: the winner's and the confirmed runs' (default), or those of all trials, too",
-    )
-    add("--address", metavar="HOST:PORT", help="join a running Ray cluster (auto: the one of this machine)")
-    add("--cpus-per-trial", type=commands.number, default=1.0, metavar="N", help="default: 1")
-    add(
-        "--gpus-per-trial",
-        type=lambda text: text if text == "auto" else commands.number(text),
-        metavar="N",
-        help="may be a fraction; auto: as much as an epoch was measured to need (default: 1 where there are GPUs)",
-    )
-    add("--max-concurrent", type=commands.whole(1), metavar="N", help="trials at once (default: as many as fit)")
-    add("--no-tensorboard", action="store_true", help="leave out the files for TensorBoard (STUDY/tensorboard)")
-    visdom.add_option(parser)
-    changes.add_options(parser)
-    add("--plan", action="store_true", help="check everything, print the first points and an estimate, and stop")
-    return parser
 
 
 if __name__ == "__main__":

@@ -255,7 +255,7 @@ def test_trials_are_compared_where_they_met(curves: list[dict[int, float]], rung
                     expected[number] = best
                 break
     trials = [frozen(number, curve) for number, curve in enumerate(curves)]
-    assert {row.number: value for row, value in figures._valued(trials, rung)} == expected
+    assert {row.number: value for row, value in figures.valued(trials, rung)} == expected
 
 
 def test_sheets_and_figures_agree_with_slow_loops(finished: Path) -> None:

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from cmh import files, studies, tune
+from cmh import files, studies, tune, tune_options
 from cmh.study.storage import Store
 from cmh.views import event_files, live
 from tests.made_study import BITS, MadeStudy, whole
@@ -212,7 +212,7 @@ def test_tune_writes_them_unless_told_otherwise(words: list[str], n_runs: int, t
     store = opened(request)
     proposal = store.propose(4)
     assert proposal is not None
-    with tune._views(tune._parser().parse_args(["--method", "ridge", *words])) as watch:
+    with tune._views(tune_options.parser().parse_args(["--method", "ridge", *words])) as watch:
         screen = watch(store, request, "")
         screen.started(proposal)
         store.report(proposal.number, 1, 0.5)

@@ -189,7 +189,7 @@ def test_a_range_whose_end_the_best_lie_at() -> None:
 
 def test_the_false_alarms_at_the_ends_of_ranges_are_rare() -> None:
     """Trials whose values hang on nothing."""
-    rng, alarms, told = random.Random(1), 0, 300
+    rng, alarms, told = random.Random(1), 0, 100
     for _ in range(told):
         found = []
         for number in range(24):

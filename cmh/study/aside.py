@@ -18,7 +18,7 @@ from cmh.study import finals
 from cmh.study.trial_row import TrialRow
 
 if TYPE_CHECKING:
-    import optuna
+    from cmh.study.database import Study
 
 KEPT = "aside"  # the storage's name for them
 FINALISTS = "finalists"  # … for how many trials get further seeds
@@ -88,7 +88,7 @@ def failed(name: str, trial: int | None, seed: int, error: str) -> Aside:
     return Aside(name, trial, seed, None, None, None, 0, 0, 0.0, 0.0, 0.0, "", error)
 
 
-def keep(study: optuna.Study, one: Aside) -> None:
+def keep(study: Study, one: Aside) -> None:
     """Keep a run with its study, in one write."""
     found = study.user_attrs.get(KEPT)
     study.set_user_attr(KEPT, {**(found if isinstance(found, dict) else {}), one.name: dataclasses.asdict(one)})

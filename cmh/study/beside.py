@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmh.study import aside, finals, folder
+from cmh.study import aside, finals, folder, weights
 from cmh.study.aside import Aside
 from cmh.study.request import StudyRequest
 from cmh.study.storage import Store
@@ -36,9 +36,14 @@ def place(study: StudyRequest, one: Aside) -> Path:
     return study.folder / (CONTROLS if one.trial is None else FINALS) / one.name
 
 
+def keeper(study: StudyRequest, store: Store) -> weights.Keeper | None:
+    """Who removes weights while the search runs; None where all stay."""
+    return weights.Keeper(study.folder, store.rows(), study.space.finalists) if study.keep == "winner" else None
+
+
 def share(study: StudyRequest) -> float:
     """The last part of the study's budget, that is kept for further seeds."""
-    kept = finals.runs(study.finalists)
+    kept = finals.runs(study.space.finalists)
     return kept / (kept + study.limit)
 
 

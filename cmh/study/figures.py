@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 Trials = Sequence[FrozenTrial]  # as Optuna has them
+BaseDistribution = optuna.distributions.BaseDistribution
+CategoricalDistribution = optuna.distributions.CategoricalDistribution
+FloatDistribution = optuna.distributions.FloatDistribution
+IntDistribution = optuna.distributions.IntDistribution
 
 EXTRA = ("plotly", "pandas", "jinja2")  # what the extra [report] brings
 MAP = "validation MAP"

@@ -132,7 +132,7 @@ class Life:
             view=self.screen,
             ended=self.ended,
             tested=self.tested,
-            keeper=weights.Keeper(study.folder, self.store.rows(), study.finalists) if study.keep == "winner" else None,
+            keeper=beside.keeper(study, self.store),
             control=beside.control(study, self.store),
             finals=self.finals,
             share=beside.share(study),
@@ -151,7 +151,7 @@ class Life:
     def tidy(self) -> None:
         """Remove the weights that nobody needs, also where a kill or a worker in its last epoch left them."""
         if self.study.keep == "winner":
-            weights.remove(weights.superfluous(self.study.folder, self.rows, self.study.finalists))
+            weights.remove(weights.superfluous(self.study.folder, self.rows, self.study.space.finalists))
 
     def ended(self) -> list[dict[str, Value]]:
         """The search has ended: write its files; the winner with each seed that is still to be confirmed.

@@ -65,7 +65,7 @@ def opened(study: StudyRequest, controls: Mapping[str, Scores]) -> Store:
     with readable_errors(study.url):
         about, begun = folder.read_study(study.folder), any(study.folder.glob("trials/*"))
         store = Store(study.url, about.name, study.space, study.base, study.seed, about.id, begun=begun)
-        for key, number in (("asked", study.limit), (aside.FINALISTS, study.finalists)):
+        for key, number in (("asked", study.limit), (aside.FINALISTS, study.space.finalists)):
             if store.kept().get(key) != number:
                 store.study.set_user_attr(key, number)  # for whoever lists or reads the study
         keep(store, controls)

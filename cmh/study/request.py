@@ -89,11 +89,6 @@ class StudyRequest:
     label: str = ""  # what of the method is changed, for boards: KEY=VALUE of an ablation
 
     @property
-    def finalists(self) -> int:
-        """How many of its best trials get further seeds."""
-        return self.space.finalists
-
-    @property
     def prior(self) -> str:
         """What beside the paper's point the search was given, for the board; empty: nothing."""
         return self.space.prior or ("from" if "from" in self.notes else "")
@@ -209,9 +204,14 @@ def looked(asked: Asked, read: Callable[..., Source], problems: list[str]) -> Ca
             for space, fixed in filter(None, searches)
             for bits in dict.fromkeys(asked.bits)
         ]
-        return found if warm is None else [starts.warm(study, warm) for study in found]
+        return found if warm is None else [_warm(study, warm) for study in found]
 
     return studies
+
+
+def _warm(study: StudyRequest, source: Path) -> StudyRequest:
+    space, notes = starts.warm(study.space, study.folder, source, study.base)
+    return dataclasses.replace(study, space=space, notes={**study.notes, **notes})
 
 
 def _modules(wanted: Sequence[str], problems: list[str]) -> list[MethodModule]:
@@ -252,7 +252,8 @@ def _space(name: str, file: Path, values: Mapping[str, Value], asked: Asked) -> 
 
     space = collected(load, problems)
     if space is not None:
-        space = starts.with_options(space, {**config.defaults(module.Config), **fixed}, asked, problems)
+        base, given = {**config.defaults(module.Config), **fixed}, (asked.trials, asked.finalists, asked.warm_start)
+        space = starts.with_options(space, base, problems, *given)
     if space is None or problems:
         raise ConfigError(*problems)
     return space, fixed

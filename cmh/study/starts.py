@@ -7,7 +7,6 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cmh import files
 from cmh.config import Value
@@ -15,20 +14,24 @@ from cmh.errors import ConfigError
 from cmh.study import finals, folder
 from cmh.study.space import Space
 
-if TYPE_CHECKING:
-    from cmh.study.request import Asked, StudyRequest
-
 log = logging.getLogger(__name__)
 
 DEFAULTS = "defaults"  # of --warm-start, in place of a study: the library's default, as a point to start from
 
 
-def with_options(space: Space, default: Mapping[str, Value], asked: Asked, problems: list[str]) -> Space:
+def with_options(
+    space: Space,
+    default: Mapping[str, Value],
+    problems: list[str],
+    trials: int | None,
+    finalists: int | None,
+    warm_start: Sequence[str],
+) -> Space:
     """The space with what the command line says in place of its file."""
     space = dataclasses.replace(
         space,
-        trials=asked.trials or space.trials,
-        finalists=space.finalists if asked.finalists is None else asked.finalists,
+        trials=trials or space.trials,
+        finalists=space.finalists if finalists is None else finalists,
     )
     least = finals.runs(space.finalists) + max(space.finalists, 1)
     if space.trials < least:
@@ -37,7 +40,7 @@ def with_options(space: Space, default: Mapping[str, Value], asked: Asked, probl
             f" trials and need {space.finalists} to be chosen from: give it --trials {least} or more, or fewer"
             " --finalists"
         )
-    if DEFAULTS in asked.warm_start and not space.starts_from("default"):
+    if DEFAULTS in warm_start and not space.starts_from("default"):
         try:
             return space.with_default(default)
         except ValueError as error:
@@ -68,10 +71,9 @@ def warm_study(asked: Sequence[str]) -> Path | None:
     return Path(named[0]) if named else None
 
 
-def warm(study: StudyRequest, source: Path) -> StudyRequest:
-    """The study with the best points of another among its first trials."""
-    points = folder.warm_start(study.folder, source, study.space, study.base)
+def warm(space: Space, place: Path, source: Path, base: Mapping[str, Value]) -> tuple[Space, dict[str, object]]:
+    """The space with the best points of another study among its starts, and what `study.yml` is to say of them."""
+    points = folder.warm_start(place, source, space, base)
     named = tuple((f"warm {number}", tuple(point.items())) for number, point in enumerate(points, start=1))
-    space = dataclasses.replace(study.space, start_from=study.space.start_from + named)
-    notes = {"warm_start": {"study": files.portable(source, study.folder), "points": points}}
-    return dataclasses.replace(study, space=space, notes={**study.notes, **notes})
+    notes: dict[str, object] = {"warm_start": {"study": files.portable(source, place), "points": points}}
+    return dataclasses.replace(space, start_from=space.start_from + named), notes

@@ -51,8 +51,8 @@ def _beside(study: StudyRequest) -> list[str]:
     """What is trained beside the search."""
     known = study.space.starts_from("default")
     lines = [] if known else ["beside it: the library's default, a control that the search does not know"]
-    if further := finals.runs(study.finalists):
-        lines.append(f"then: the best {study.finalists} with further seeds, {further} trainings")
+    if further := finals.runs(study.space.finalists):
+        lines.append(f"then: the best {study.space.finalists} with further seeds, {further} trainings")
     return lines
 
 
@@ -65,7 +65,7 @@ def _estimate(study: StudyRequest) -> str:
     run, config = training.parse(module, {**study.base, **study.run, "epochs": 2, "threads": 1})
     epochs = training.n_epochs(module, dataclasses.replace(run, epochs=space.epochs))
     seconds = _warm_seconds(lambda: training.fit(module, run, config, study.dataset.search()))
-    more = finals.runs(study.finalists) + (not space.starts_from("default"))  # to their ends
+    more = finals.runs(study.space.finalists) + (not space.starts_from("default"))  # to their ends
     likely = likely_epochs(space, study.limit) * epochs / space.epochs + more * epochs
     return (
         f"estimate: about {likely:.0f} epochs (at most {(study.limit + more) * epochs}); one epoch of the default point"

@@ -13,14 +13,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from statistics import stdev
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-
 from cmh import config as configs
 from cmh import files, methods
 from cmh.config import Value
 from cmh.errors import collected
 from cmh.study import aside, finals
-from cmh.study.figures import FEWEST
+from cmh.study.figures import FEWEST, BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from cmh.study.trial_row import TrialRow
 from cmh.views import worth as worths
 from cmh.views.again import command

@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-
 from cmh.config import Value
 from cmh.errors import CmhError
 from cmh.study import database, figures, folder
 from cmh.study.expected import expected_best
+from cmh.study.figures import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from cmh.study.trial_row import TrialRow
 from cmh.views.report import trials
 from cmh.views.report.parts import Table
