@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from cmh import config, methods, tune
 from cmh.config import param
 from cmh.errors import ConfigError
-from cmh.study import ablation, confirm, life, points, population
+from cmh.study import ablation, confirm, life, opening, points, population
 from cmh.study.opening import opened
 from cmh.study.request import Asked
 from cmh.study.trial_row import from_stored
@@ -257,7 +257,7 @@ def test_further_points_are_noted_where_the_study_is(tmp_path: Path) -> None:
     of_it = request.studies[0]
     for seeds in ([1], [2]):
         one = points.study(of_it, tmp_path / "s", dict(of_it.base), [{"gamma": 2.0}], seeds)
-        with life.begun(one):
+        with opening.begun(one):
             store = opened(one, {})
         assert [row.origin for row in store.rows()] == []
     document = yaml.safe_load((tmp_path / "s" / "study.yml").read_text())
@@ -270,7 +270,7 @@ def test_further_points_are_noted_where_the_study_is(tmp_path: Path) -> None:
 def test_the_records_of_an_ablation_say_what_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = dataclasses.replace(asked(tmp_path), dataset="data", methods=("dcmh",), without=("gamma=0",), seeds=2)
     request = population.check([one])
-    store: Any = SimpleNamespace(seconds=lambda: 1.0)
+    store: Any = SimpleNamespace(seconds=lambda: 1.0, kept=dict)
     screen: Any = SimpleNamespace()
     said: dict[str, Any] = {}
     scores = dict.fromkeys(("map", "map_i2t", "map_t2i"), 0.5)

@@ -24,7 +24,12 @@ from tests.test_training import tiny
 
 NAMES = methods.names()
 CHANCE = ("random",)  # what is not meant to learn
-COSTLY = ("mith", "ssah")  # whose paper point takes minutes an epoch, so that a search does not start from it
+COSTLY = (
+    "gcdh",
+    "mith",
+    "nrch",
+    "ssah",
+)  # whose paper point takes minutes an epoch, so that no search starts from it
 
 
 def test_the_folder_holds_what_it_should() -> None:

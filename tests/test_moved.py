@@ -13,7 +13,7 @@ import yaml
 from cmh import files, ledger, methods, reproduce, study, training, tune
 from cmh.errors import ConfigError
 from cmh.methods.__main__ import main as methods_main
-from cmh.study import folder, life, outcome, request
+from cmh.study import folder, opening, outcome, request
 from cmh.study.storage import Store
 from cmh.study.trial_row import TrialRow
 from tests.test_address import asked
@@ -34,7 +34,7 @@ def searched(out: str = "studies", method: str = "mine.py") -> Path:
         trials=2,
     )
     (wanted,) = request.check(about).studies
-    with life.begun(wanted):
+    with opening.begun(wanted):
         about_study = folder.read_study(wanted.folder)
         store = Store(wanted.url, about_study.name, wanted.space, wanted.base, wanted.seed, about_study.id)
         module = methods.get(wanted.space.method)
@@ -251,7 +251,7 @@ def test_a_search_around_the_winner_of_another(capsys: pytest.CaptureFixture[str
     starts = dict(study_.space.starts())
     assert list(starts) == ["default", "from"]
     assert starts["from"] == {**best, "lr_text": 0.005}
-    with life.begun(study_):
+    with opening.begun(study_):
         written = yaml.safe_load((study_.folder / "study.yml").read_text())
     assert written["from"] == "../../studies/mine-made-8"
     assert written["identity"]["fixed"] == study_.fixed

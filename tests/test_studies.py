@@ -14,7 +14,8 @@ import yaml
 
 from cmh import files, studies
 from cmh.study import address, folder, request, summary, weights
-from cmh.study.life import Life, begun
+from cmh.study.life import Life
+from cmh.study.opening import begun
 from cmh.study.outcome import Outcome
 from cmh.study.storage import Store
 from cmh.study.trial_row import TrialRow, from_stored
