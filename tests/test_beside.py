@@ -61,7 +61,7 @@ def second_way(values: list[float], finalists: int, fresh: Callable[[int, int], 
             for seed in range(seeds):
                 used.add((number, seed))
                 one = fresh(number, seed)
-                seen.append(-1e9 if one is None else one)
+                seen.append(float("-inf") if one is None else one)
             scores[number] = sum(seen) / len(seen)
         keep = len(alive) - len(alive) // 2
         while len(alive) > keep:

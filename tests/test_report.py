@@ -438,7 +438,7 @@ def test_without_the_extra_a_search_ends_normally(
         StudyError, match=r"the extra \[report\] is not installed \(plotly\): pip install 'cmh\[report\]'"
     ):
         report.write(plain)
-    outcome: Any = SimpleNamespace(study=SimpleNamespace(folder=plain))
+    outcome: Any = SimpleNamespace(study=SimpleNamespace(folder=plain, notes={}))
     (plain / report.NAME).unlink(missing_ok=True)
     caplog.set_level(logging.INFO)
     tune._write_reports([outcome], None, None, None)
