@@ -54,7 +54,8 @@ class Trial:
             if self.from_pixels:
                 assert self.items.pixels is not None  # training.build has read them
                 images = torch.from_numpy(self.items.pixels).to(self.device)
-            texts = self._features(self.items.text)
+            tokens = self.items.tokens
+            texts = self._features(self.items.text) if tokens is None else torch.from_numpy(tokens).to(self.device)
             return self.method.encode_image(images).clone(), self.method.encode_text(texts).clone()
 
     def _features(self, features: Floats | csr_array) -> Tensor:
@@ -70,8 +71,7 @@ def few(items: Arrays, n: int) -> Arrays:
         chosen.update(dict.fromkeys(np.flatnonzero(column)[:each].tolist()))
     chosen.update(dict.fromkeys(range(min(len(labels), 2 * n))))
     rows = np.sort(np.array(list(chosen)[:n]))
-    pixels = None if items.pixels is None else items.pixels[rows]
-    return Arrays(items.image[rows], items.text[rows], labels[rows], pixels)
+    return items.rows(rows)
 
 
 def trainable(method: Method) -> dict[str, Tensor]:

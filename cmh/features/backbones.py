@@ -78,6 +78,15 @@ def about(name: str) -> Backbone:
     return dataclasses.replace(backbone, shorter=0) if name.removesuffix(BF16).endswith(SQUASH) else backbone
 
 
+def reads_texts(name: str) -> bool:
+    """Whether a network has a text tower, which is trained along with it.
+
+    >>> reads_texts("clip-vit-b-16-squash"), reads_texts("resnet18")
+    (True, False)
+    """
+    return plain(name).startswith("clip-")
+
+
 def check(name: str, weights: str = "") -> str:
     """How features are called in records and cache keys: the network's name, with a hash where weights are given.
 
@@ -123,6 +132,14 @@ def build(name: str, weights: str = "") -> nn.Module:
 
     network = backbones.build(plain(name), Path(weights) if weights else None)
     return backbones.Standardised(network, about(name).mean, about(name).std).eval()
+
+
+def build_text(name: str, weights: str, context_length: int) -> nn.Module:
+    """The text tower that belongs to a network, in evaluation mode, in float32; tokens `(n, context_length)` to vectors
+    `(n, dim)`. Raises what `build` raises."""
+    from cmh.nets import clip
+
+    return clip.text_tower(plain(name), Path(weights) if weights else None, context_length).eval()
 
 
 def ready(name: str, weights: str = "") -> nn.Module:
@@ -228,6 +245,14 @@ def _imagenet(name: str, dim: int) -> Backbone:
     return Backbone(dim, 224, 256, *_IMAGENET, f"torchvision {name}, IMAGENET1K_V1")
 
 
+def _clip(name: str, weights: str, dim: int = 512, side: int = 224) -> Backbone:
+    """The middle of the picture, as CLIP's image tower wants it."""
+    mean = 255 * 0.48145466, 255 * 0.4578275, 255 * 0.40821073
+    std = 255 * 0.26862954, 255 * 0.26130258, 255 * 0.27577711
+    source = f"open_clip {name}, {weights}" if name else weights
+    return Backbone(dim, side, side, mean, std, source, bicubic=True)
+
+
 REGISTRY = {
     # Made for 224; 128 keeps one pass over the clip art under a minute on two cores.
     "efficientnet-lite0": Backbone(
@@ -242,15 +267,11 @@ REGISTRY = {
     "resnet50": _imagenet("resnet50", 2048),
     "vit_b_16": _imagenet("vit_b_16", 768),
     "cnn-f": Backbone(4096, 224, 0, (0.0,) * 3, (1.0,) * 3, "MatConvNet imagenet-vgg-f.mat", bicubic=True),
-    "clip-vit-b-32": Backbone(
-        512,
-        224,
-        224,
-        (255 * 0.48145466, 255 * 0.4578275, 255 * 0.40821073),
-        (255 * 0.26862954, 255 * 0.26130258, 255 * 0.27577711),
-        "open_clip ViT-B-32-quickgelu, OpenAI's weights",
-        bicubic=True,
-    ),
+    "clip-vit-b-32": _clip("ViT-B-32", "OpenAI's weights"),
+    "clip-vit-b-16": _clip("ViT-B-16", "OpenAI's weights"),
+    "clip-vit-b-32-gelu": _clip("ViT-B-32", "weights trained with GELU"),
+    "clip-vit-b-16-gelu": _clip("ViT-B-16", "weights trained with GELU"),
+    "clip-tiny": _clip("", "none: drawn with seed 0, to be trained along", dim=32, side=32),
     "conv4": Backbone(
         512, 64, 0, (127.5,) * 3, (127.5,) * 3, "none: drawn with seed 0, to be trained along", bicubic=True
     ),

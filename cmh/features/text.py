@@ -175,16 +175,13 @@ def _clip_encoder(weights: str) -> tuple[Callable[[list[str]], NDArray[np.float3
     """What turns n texts into vectors `(n, 512)`, and that dimension."""
     import torch
 
-    from cmh.nets.backbones import clip
+    from cmh.nets import clip
 
-    model = clip(Path(weights) if weights else None).eval()
-    import open_clip
-
-    tokenize = open_clip.get_tokenizer("ViT-B-32-quickgelu")
+    tower = clip.text_tower("clip-vit-b-32", Path(weights) if weights else None, clip.PLACES).eval()
 
     def encode(some: list[str]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            parts = [model.encode_text(tokens).cpu().numpy() for tokens in torch.split(tokenize(some), 64)]
+            parts = [tower(rows).cpu().numpy() for rows in torch.split(clip.tokens(some, clip.PLACES), 64)]
         vectors: NDArray[np.float32] = np.concatenate(parts)
         return vectors
 

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
 
 from cmh import datasets
 from cmh.datasets import labelled
 from cmh.errors import ConfigError, NotFiniteError
-from cmh.features import backbones
 from cmh.identity import Identity
 from cmh.interfaces import Config, Method, MethodModule, SearchData, Setup, TestData
 from cmh.nets import bags
 from cmh.nets import state as states
-from cmh.nets.towers import OnBackbone
+from cmh.nets.bertadam import Clock
 from cmh.seeding import derive
-from cmh.training import checkpoint, run_folder, scaling
+from cmh.training import along, checkpoint, run_folder, scaling
 from cmh.training.batches import Augmentation, Items, Passes
 from cmh.training.checkpoint import Checkpoint
 from cmh.training.device import cores, moved, prepare
@@ -103,12 +101,18 @@ def trained_on(module: MethodModule, data: SearchData) -> SearchData:
     return dataclasses.replace(data, train=train)
 
 
+class Begin(Protocol):
+    """What seeds the n-th epoch and gives its `batches`, after so many `passes` over the items in those before it."""
+
+    def __call__(self, number: int, /, passes: float = 0) -> Passes: ...
+
+
 def build(
     module: MethodModule, run: Run, config: Config, data: SearchData, device: torch.device
-) -> tuple[Method, Callable[[int], Passes]]:
-    """A method with its first weights, and what seeds its n-th epoch and gives that epoch's `batches`.
+) -> tuple[Method, Begin]:
+    """A method with its first weights, and what begins its epochs.
 
-    Raises ConfigError where the backbone is to be trained along, but cannot be.
+    Raises ConfigError where backbones are to be trained along, but cannot be.
     """
     torch.manual_seed(derive(run.seed, "weights"))
     # On a GPU copies, on the CPU views of the memory map, which all trials of a machine share.
@@ -118,10 +122,11 @@ def build(
     if scalings is not None:
         image, text = scalings[0](image), scalings[1](text)
     augmentation = Augmentation(run.seed, run.rotate, run.hflip, run.vflip, run.erase)
-    items = Items(image, text, device, _pixels(module, data) if run.finetune else None, augmentation)
+    pixels, tokens = along.inputs(module, run, data) if run.finetune else (None, None)
+    items, clock, epochs = Items(image, text, device, pixels, augmentation, tokens), Clock(), n_epochs(module, run)
     setup = Setup(
         bits=run.bits,
-        epochs=n_epochs(module, run),
+        epochs=epochs,
         seed=run.seed,
         device=device,
         n_train=len(labels),
@@ -130,31 +135,22 @@ def build(
         labels=labels.to(device, torch.float32) if module.LABELS else None,
         image=image,
         text=text,
-        image_net=functools.partial(_on_backbone, run) if run.finetune else lambda head: head,
+        **along.nets(run, clock),
     )
     batch_size = getattr(config, "batch_size", CLOSED_FORM_ROWS)
 
-    def begin(number: int) -> Passes:
+    def begin(number: int, passes: float = 0) -> Passes:
         torch.manual_seed(derive(run.seed, "noise", number))
-        return Passes(items, batch_size, run.seed, number)
+        # How many passes an epoch makes is known from those before; the first one is taken to make one.
+        whole = len(labels) * (passes / (number - 1) if passes else 1)
+
+        def at(n_seen: int) -> None:
+            clock.share = (number - 1 + min(n_seen / whole, 1)) / epochs
+
+        return Passes(items, batch_size, run.seed, number, at)
 
     method = module.Method(config, setup)
     return (method if scalings is None else scaling.Scaled(method, *scalings)), begin
-
-
-def _pixels(module: MethodModule, data: SearchData) -> Tensor:
-    """The training pictures; they stay on the CPU, and batches of them go to the device as bytes."""
-    if module.KIND == "shallow":
-        name = module.__name__.rpartition(".")[2]
-        raise ConfigError(f"finetune is true, but {name} has a closed form on frozen features: nothing to train along")
-    if data.train.pixels is None:
-        raise ConfigError("finetune is true, but the dataset was loaded without pixels")
-    return torch.from_numpy(data.train.pixels)
-
-
-def _on_backbone(run: Run, head: nn.Module) -> nn.Module:
-    network = backbones.build(run.features, run.weights)
-    return OnBackbone(network, head, lr_share=run.lr_backbone, amp=run.amp, checkpointing=run.checkpointing)
 
 
 @datasets.locked()
@@ -248,7 +244,7 @@ class _Fitting:
         before, passes = (self.curve[-1].seconds, self.curve[-1].passes) if self.curve else (0.0, 0.0)
         started = time.monotonic()
         for number in range(self.done + 1, self.n_epochs + 1):
-            terms, more = self._train(number)
+            terms, more = self._train(number, passes)
             passes += more
             if number % self._every and number < self.n_epochs:
                 continue
@@ -271,9 +267,9 @@ class _Fitting:
             )
             yield self.curve[-1]
 
-    def _train(self, number: int) -> tuple[dict[str, float], float]:
-        """The loss terms of the n-th epoch, and its passes over the training items."""
-        passes = self._begin(number)
+    def _train(self, number: int, before: float) -> tuple[dict[str, float], float]:
+        """The loss terms of the n-th epoch, and its passes over the training items; `before` it there were so many."""
+        passes = self._begin(number, before)
         terms = self.method.epoch(passes)
         if bad := [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]:
             raise NotFiniteError(f"epoch {number}: {', '.join(bad)}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cmh import config, methods
 from cmh.errors import CmhError, EncoderError
@@ -15,7 +16,7 @@ from cmh.interfaces import Method, Setup, State
 from cmh.nets import state as states
 from cmh.nets.bags import Bags
 from cmh.nets.towers import OnBackbone
-from cmh.training import scaling
+from cmh.training import along, scaling
 from cmh.use import probe
 from cmh.use.description import Description, placed
 
@@ -54,7 +55,13 @@ def rebuilt(about: Description, state: Mapping[str, object], folder: Path, devic
     if about.probe:
         side = backbones.about(about.network).side if about.finetuned else 0
         here = probe.of(
-            method, device, image_dim=about.image_dim, side=side, text_dim=about.text_dim, sparse=about.sparse
+            method,
+            device,
+            image_dim=about.image_dim,
+            side=side,
+            text_dim=about.text_dim,
+            sparse=about.sparse,
+            context_length=about.context_length,
         )
         share = probe.difference(here, about.probe)
         if share > probe.MOST:
@@ -88,13 +95,14 @@ def _setup(about: Description, folder: Path, device: torch.device) -> Setup:
         labels=labels.to(device) if module.LABELS else None,
         image=torch.randn(ITEMS, about.image_dim, generator=draw).to(device),
         text=text.to(device),
-        image_net=lambda head: _on_backbone(about, folder, head) if about.finetuned else head,
+        **along.under_heads(
+            about.finetuned,
+            about.network,
+            placed(about.weights, folder),
+            about.context_length,
+            functools.partial(OnBackbone, lr_share=about.lr_backbone, amp=about.amp),
+        ),
     )
-
-
-def _on_backbone(about: Description, folder: Path, head: nn.Module) -> nn.Module:
-    network = backbones.build(about.network, placed(about.weights, folder))
-    return OnBackbone(network, head, lr_share=about.lr_backbone, amp=about.amp)
 
 
 def _take_shapes(parts: State, saved: object) -> None:
