@@ -15,7 +15,11 @@ BETAS, EPS, CLIP = (0.9, 0.98), 1e-6, 1.0
 
 @dataclasses.dataclass
 class Clock:
-    """How far a run is, for rates that change with every step. The trainer sets it before each batch."""
+    """How far a run is, for rates that change with every step. The trainer sets it before each batch.
+
+    Of an epoch it is as much as of the pass: a net that is trained in one pass of several an epoch has the rates of its
+    own steps.
+    """
 
     share: float = 0.0  # of the run that is behind it, 0 to 1
 

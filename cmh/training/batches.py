@@ -87,10 +87,10 @@ class Batch:
 class Passes:
     """The passes of one epoch: each call is one, every item once, in an order of (seed, epoch, pass); the last batch
     may be short. `n_seen` counts the items that were given, which is how much of the data the epoch has seen; before
-    each batch `at` is told of it."""
+    each batch `at` is told which share of its pass is over."""
 
     def __init__(
-        self, items: Items, batch_size: int, seed: int, epoch: int, at: Callable[[int], object] = lambda n_seen: None
+        self, items: Items, batch_size: int, seed: int, epoch: int, at: Callable[[float], object] = lambda share: None
     ) -> None:
         self._items, self._batch_size, self._seed, self._epoch, self._at = items, batch_size, seed, epoch, at
         self._n_passes = self.n_seen = 0
@@ -106,6 +106,6 @@ class Passes:
         there = to_device(order, self._items.device)
         both = zip(*(torch.split(rows, self._batch_size) for rows in (order, there)), strict=True)
         for number, (rows, index) in enumerate(both):
-            self._at(self.n_seen)
+            self._at(number * self._batch_size / len(order))
             self.n_seen += len(rows)
             yield Batch(rows, self._items, self._epoch, count, number, index=index)

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -101,16 +100,10 @@ def trained_on(module: MethodModule, data: SearchData) -> SearchData:
     return dataclasses.replace(data, train=train)
 
 
-class Begin(Protocol):
-    """What seeds the n-th epoch and gives its `batches`, after so many `passes` over the items in those before it."""
-
-    def __call__(self, number: int, /, passes: float = 0) -> Passes: ...
-
-
 def build(
     module: MethodModule, run: Run, config: Config, data: SearchData, device: torch.device
-) -> tuple[Method, Begin]:
-    """A method with its first weights, and what begins its epochs.
+) -> tuple[Method, Callable[[int], Passes]]:
+    """A method with its first weights, and what seeds its n-th epoch and gives that epoch's `batches`.
 
     Raises ConfigError where backbones are to be trained along, but cannot be.
     """
@@ -139,13 +132,11 @@ def build(
     )
     batch_size = getattr(config, "batch_size", CLOSED_FORM_ROWS)
 
-    def begin(number: int, passes: float = 0) -> Passes:
+    def begin(number: int) -> Passes:
         torch.manual_seed(derive(run.seed, "noise", number))
-        # How many passes an epoch makes is known from those before; the first one is taken to make one.
-        whole = len(labels) * (passes / (number - 1) if passes else 1)
 
-        def at(n_seen: int) -> None:
-            clock.share = (number - 1 + min(n_seen / whole, 1)) / epochs
+        def at(share: float) -> None:
+            clock.share = (number - 1 + share) / epochs
 
         return Passes(items, batch_size, run.seed, number, at)
 
@@ -244,7 +235,7 @@ class _Fitting:
         before, passes = (self.curve[-1].seconds, self.curve[-1].passes) if self.curve else (0.0, 0.0)
         started = time.monotonic()
         for number in range(self.done + 1, self.n_epochs + 1):
-            terms, more = self._train(number, passes)
+            terms, more = self._train(number)
             passes += more
             if number % self._every and number < self.n_epochs:
                 continue
@@ -267,9 +258,9 @@ class _Fitting:
             )
             yield self.curve[-1]
 
-    def _train(self, number: int, before: float) -> tuple[dict[str, float], float]:
-        """The loss terms of the n-th epoch, and its passes over the training items; `before` it there were so many."""
-        passes = self._begin(number, before)
+    def _train(self, number: int) -> tuple[dict[str, float], float]:
+        """The loss terms of the n-th epoch, and its passes over the training items."""
+        passes = self._begin(number)
         terms = self.method.epoch(passes)
         if bad := [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]:
             raise NotFiniteError(f"epoch {number}: {', '.join(bad)}")
