@@ -186,6 +186,19 @@ def test_how_many_tokens_there_may_be(folder: Path) -> None:
         parsed(context_length=78)
 
 
+def test_what_is_filled_from_elsewhere_needs_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a model that was trained along is used without the file that it began with."""
+    import open_clip
+
+    monkeypatch.setitem(clip.FORMS, "clip-vit-b-32", dataclasses.replace(clip.FORMS[NAME], name="ViT-tiny"))
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: clip._TINY)
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("weights were asked for"))
+    for weights in ("", "nowhere.pt"):
+        assert backbones.build("clip-vit-b-32", weights, drawn=True)(torch.zeros(1, 3, 32, 32)).shape == (1, 32)
+        tower = backbones.build_text("clip-vit-b-32", weights, 5, drawn=True)
+        assert tower(clip.tokens(["a"], 5)).shape == (1, 32)
+
+
 # Training
 
 

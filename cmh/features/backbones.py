@@ -123,23 +123,25 @@ def provenance(name: str, weights: str = "") -> dict[str, str]:
     return {"network": name, "weights_sha256": files.sha256(file) if file is not None else "", **versions()}
 
 
-def build(name: str, weights: str = "") -> nn.Module:
-    """The network in evaluation mode, in float32; pixels `(n, 3, side, side)`, 0 to 255, to vectors `(n, dim)`.
+def build(name: str, weights: str = "", *, drawn: bool = False) -> nn.Module:
+    """The network in evaluation mode, in float32; pixels `(n, 3, side, side)`, 0 to 255, to vectors `(n, dim)`. CLIP's
+    needs no weights where it is to be filled from elsewhere (`drawn`).
 
     Raises DatasetError when its weights cannot be had or are another network's.
     """
     from cmh.nets import backbones
 
-    network = backbones.build(plain(name), Path(weights) if weights else None)
+    network = backbones.build(plain(name), Path(weights) if weights else None, drawn=drawn)
     return backbones.Standardised(network, about(name).mean, about(name).std).eval()
 
 
-def build_text(name: str, weights: str, context_length: int) -> nn.Module:
+def build_text(name: str, weights: str, context_length: int, *, drawn: bool = False) -> nn.Module:
     """The text tower that belongs to a network, in evaluation mode, in float32; tokens `(n, context_length)` to vectors
     `(n, dim)`. Raises what `build` raises."""
     from cmh.nets import clip
 
-    return clip.text_tower(plain(name), Path(weights) if weights else None, context_length).eval()
+    path = Path(weights) if weights else None
+    return clip.text_tower(plain(name), path, context_length, drawn=drawn).eval()
 
 
 def ready(name: str, weights: str = "") -> nn.Module:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from efficientnet_lite_pytorch import EfficientNet
 
 
-def build(name: str, weights: Path | None) -> nn.Module:
-    """A network by name; `weights` None takes its own source.
+def build(name: str, weights: Path | None, *, drawn: bool = False) -> nn.Module:
+    """A network by name; `weights` None takes its own source. One of CLIP needs none where it is to be filled from
+    elsewhere (`drawn`).
 
     Raises DatasetError when the weights cannot be had or are another network's.
     """
@@ -28,7 +29,7 @@ def build(name: str, weights: Path | None) -> nn.Module:
     if name == "conv4":
         return _conv4(weights)
     if name in clip.FORMS:
-        visual: nn.Module = clip.build(name, weights).visual
+        visual: nn.Module = clip.build(name, weights, drawn=drawn).visual
         return visual
     return _cnn_f(weights) if name == "cnn-f" else _torchvision(name, weights)
 

@@ -76,15 +76,16 @@ class TextTower(nn.Module):
         return vectors
 
 
-def text_tower(name: str, path: Path | None, context_length: int) -> TextTower:
+def text_tower(name: str, path: Path | None, context_length: int, *, drawn: bool = False) -> TextTower:
     """The text side of a network, in float32. Raises what `build` raises."""
-    return TextTower(build(name, path), context_length)
+    return TextTower(build(name, path, drawn=drawn), context_length)
 
 
-def build(name: str, path: Path | None) -> open_clip.CLIP:
+def build(name: str, path: Path | None, *, drawn: bool = False) -> open_clip.CLIP:
     """CLIP by one of the names of FORMS: `.visual(pixels)` and `.encode_text(tokens)`.
 
-    Weights: those of a file, else OpenAI's, which open_clip downloads; of `clip-tiny` drawn with seed 0. Raises
+    Weights: those of a file, else OpenAI's, which open_clip downloads; of `clip-tiny`, and of any that is to be filled
+    from elsewhere (`drawn`), drawn with seed 0. Raises
     DatasetError where open_clip is not installed, and where weights cannot be had or are another network's.
     """
     form = FORMS[name]
@@ -93,11 +94,11 @@ def build(name: str, path: Path | None) -> open_clip.CLIP:
         import open_clip
     except ImportError as error:
         raise DatasetError(f"{name} needs the package open_clip_torch: pip install 'cmh[clip]'") from error
-    if path is not None or not form.name:
+    if path is not None or drawn or not form.name:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = form.build()
-        if path is not None:
+        if path is not None and not drawn:
             _fill(model, name, path)
         return model
     if not form.quick:

@@ -65,13 +65,24 @@ def nets(run: Run, clock: Clock) -> Nets:
 
 
 def under_heads(
-    finetuned: bool, network: str, weights: str, length: int, under: Callable[[nn.Module, nn.Module], nn.Module]
+    finetuned: bool,
+    network: str,
+    weights: str,
+    length: int,
+    under: Callable[[nn.Module, nn.Module], nn.Module],
+    *,
+    drawn: bool = False,
 ) -> Nets:
-    """`under(backbone, head)` for images, and for texts of `length` tokens, where these are trained along."""
-    return {
-        "image_net": (lambda head: under(backbones.build(network, weights), head)) if finetuned else _alone,
-        "text_net": (lambda head: under(backbones.build_text(network, weights, length), head)) if length else _alone,
-    }
+    """`under(backbone, head)` for images, and for texts of `length` tokens, where these are trained along. `drawn`:
+    what they were trained to is still to come, so that CLIP's first weights need not be there."""
+
+    def image_net(head: nn.Module) -> nn.Module:
+        return under(backbones.build(network, weights, drawn=drawn), head)
+
+    def text_net(head: nn.Module) -> nn.Module:
+        return under(backbones.build_text(network, weights, length, drawn=drawn), head)
+
+    return {"image_net": image_net if finetuned else _alone, "text_net": text_net if length else _alone}
 
 
 def _alone(head: nn.Module) -> nn.Module:

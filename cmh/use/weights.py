@@ -101,6 +101,7 @@ def _setup(about: Description, folder: Path, device: torch.device) -> Setup:
             placed(about.weights, folder),
             about.context_length,
             functools.partial(OnBackbone, lr_share=about.lr_backbone, amp=about.amp),
+            drawn=True,
         ),
     )
 
