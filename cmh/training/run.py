@@ -132,8 +132,7 @@ def n_epochs(module: MethodModule, run: Run) -> int:
 def settings_of(run: Run) -> dict[str, configs.Value]:
     """The run settings that change a number, where nothing else in an identity says them."""
     left_out = {*NOT_SETTINGS, *(() if run.finetune else ONLY_FINETUNE)}
-    if not context_length(run):
-        left_out.add("context_length")
     if run.optimizer_backbone != "bertadam":
         left_out |= {"warmup_backbone", "decay_backbone"}
-    return {key: value for key, value in dataclasses.asdict(run).items() if key not in left_out}
+    values = {**dataclasses.asdict(run), "context_length": context_length(run)}
+    return {key: value for key, value in values.items() if key not in left_out}
