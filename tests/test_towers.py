@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from cmh.nets import bertadam, clip
 from cmh.nets.bertadam import BertAdam, Clock, Descent
 from cmh.nets.optimizers import Falling, optimizer
 from cmh.nets.towers import OnBackbone
+from cmh.study import preflight
 from tests.test_finetune import DEEP, _modules, numbers
 
 pytest.importorskip("open_clip")
@@ -272,6 +274,18 @@ def test_codes_of_trained_towers_hang_on_nothing_else(data: SearchData) -> None:
     fitted = fit(data)
     assert audits.leak(fitted.method, data.train, CPU, from_pixels=True) == []
     assert audits.dead(*parsed(), data) == []
+
+
+def test_a_search_tries_one_batch_of_tokens_first(data: SearchData) -> None:
+    _, run, config = parsed()
+    taken = {key: getattr(run, key) for key in ("features", "finetune", "context_length", "bits", "threads")}
+    study = SimpleNamespace(
+        space=SimpleNamespace(method="dsph"),
+        dataset=SimpleNamespace(name="photos", search=lambda: data),
+        base=dataclasses.asdict(config),
+        run=taken,
+    )
+    preflight.try_one_batch(study)  # type: ignore[arg-type]
 
 
 @pytest.mark.cuda

@@ -136,7 +136,13 @@ def _fill(model: open_clip.CLIP, name: str, path: Path) -> None:
         other = name.removesuffix(GELU) + GELU * form.quick
         why = "are no numbers of 16 bits, as OpenAI's are" if form.quick else "are numbers of 16 bits, as OpenAI's are"
         hint = f"; if that is wrong, take --features {other}" if other in FORMS else ""
-        log.warning("%s: does not say its activation, and its weights %s; taken as %s%s", path, why, said, hint)
+        _say_once(f"{path}: does not say its activation, and its weights {why}; taken as {said}{hint}")
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    """Both towers are read from one file."""
+    log.warning("%s", line)
 
 
 def _notes(model: open_clip.CLIP, state: weights.State) -> list[str]:
