@@ -105,7 +105,7 @@ class Scaled:
 
     def encode_image(self, features: Tensor, /) -> Tensor:
         """Outputs `(n, bits)` of features, or of pixels."""
-        return self.method.encode_image(self.image(features) if features.is_floating_point() else features)
+        return self.method.encode_image(features if features.ndim > 2 else self.image(features))
 
     def encode_text(self, features: Tensor, /) -> Tensor:
         """Outputs `(n, bits)` of features, or of tokens."""
