@@ -21,6 +21,7 @@ Typed = typing.TypeVar("Typed", bool, int, float, str)
 # Run settings that say how pictures and texts are taken: --set and experiment files may fix them like hyperparameters.
 INPUTS = (
     *("scale", "finetune", "lr_backbone", "rotate", "hflip", "vflip", "erase", "amp", "checkpointing"),
+    *("context_length", "optimizer_backbone", "warmup_backbone", "decay_backbone", "micro_batch"),
     *("validate_every", "validation_database"),
 )
 

@@ -78,9 +78,9 @@ class CachedDataset:
     def _arrays(self, part: str) -> Arrays:
         folder = self.folder / part
         pixels = None if self.pixel_folder is None else _map(self.pixel_folder / f"{part}.npy", np.uint8)
-        return Arrays(
-            _map(folder / "image.npy", np.float32), _texts(folder), _map(folder / "labels.npy", np.uint8), pixels
-        )
+        tokens = _map(folder / "tokens.npy", np.int32) if (folder / "tokens.npy").exists() else None
+        image, labels = _map(folder / "image.npy", np.float32), _map(folder / "labels.npy", np.uint8)
+        return Arrays(image, _texts(folder), labels, pixels, tokens)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from cmh.datasets.catalogue import NAMES, ORDERS, is_folder
 from cmh.datasets.facts import FACTS
 from cmh.datasets.source import Source
 from cmh.errors import DatasetError
-from cmh.features import backbones, extraction, extras, wording
+from cmh.features import backbones, extraction, extras, tokens, wording
 
 if TYPE_CHECKING:
     from cmh.datasets.scan import Signature
@@ -38,6 +38,7 @@ def load(
     features: str = DEFAULT_FEATURES,
     weights: str = "",
     pixels: bool = False,
+    context_length: int = 0,
     progress: bool = True,
     skip_bad: bool = False,
     order: str = "torchcmh",
@@ -50,6 +51,8 @@ def load(
     name: a built-in dataset, or the path of a folder with `dataset.yml`.
     features, weights: the image network, and a file of weights where it needs one.
     pixels: the pictures are there too, decoded once, as the network wants them: for training it along.
+    context_length: the texts are there too, as so many tokens, for training the network's text tower along, and their
+    vectors are that tower's as it comes; 0: no tokens, and vectors as the dataset says.
     skip_bad: go on without bad items; `skipped.json` beside the arrays says which.
     order: split of a benchmark: torchcmh's seed, or the order of its files as in the DCMH release.
     source: what `read` gave for this name, `skip_bad` and `order`, where the caller has read it already.
@@ -57,6 +60,9 @@ def load(
     Raises DatasetError when it is unknown, missing or broken.
     """
     called = backbones.check(features, weights)
+    if context_length and not tokens.SHORTEST <= context_length <= tokens.PLACES:
+        rule = f"0 (no text tower) or {tokens.SHORTEST} to {tokens.PLACES}"
+        raise DatasetError(f"context_length is {context_length}, but must be {rule}")
     progress = progress and sys.stderr.isatty()  # a bar fills the log of a batch system
     if source is None:
         source = read(name, skip_bad=skip_bad, order=order, progress=progress)
@@ -66,25 +72,31 @@ def load(
         called = source.features
     split = source.split
     split_sha256 = split.sha256()
-    entry = f"{source.name}/{cache.key(source.sha256, split_sha256, called, backbones.VERSION, ARRAYS_VERSION)}"
+    read_as = (tokens.VERSION, context_length) if context_length else ()
+    made_of = (source.sha256, split_sha256, called, backbones.VERSION, ARRAYS_VERSION, *read_as)
+    entry = f"{source.name}/{cache.key(*made_of)}"
     rows = {"search": np.concatenate([split.train, split.other, split.validation]), "test": split.query}
 
     def arrays() -> cache.Contents:
         extras.check(source.text_kind, "" if source.image is not None else features)
         image: cache.RowArray
-        text = source.text()  # first: what is wrong with it is known within seconds
+        # The text first: what is wrong with it is known within seconds.
+        read = tokens.of(source, context_length) if context_length else None
+        text = source.text() if read is None else tokens.vectors(read, features, weights, source.name, progress)
         if source.image is not None:
             image, made = source.image(), {"given": source.sha256}
         else:
             extracted = extraction.features(source, features, weights, progress)
             image, made = np.load(extracted / "image.npy", mmap_mode="r"), extraction.provenance(extracted)
         whole: dict[str, cache.RowArray] = {"image": image, "labels": source.labels}
+        rule = wording.rule_of(text, source.text_kind, source.text_weights)
+        if read is not None:
+            whole["tokens"], rule = read, wording.TextRule(wording.TOKENS)
         parts: dict[str, cache.Content] = {
             f"{part}/{key}": cache.Rows(array, rows[part]) for part in rows for key, array in whole.items()
         }
         parts |= sparse.contents(text, rows)
-        rule = cache.Note(dataclasses.asdict(wording.rule_of(text, source.text_kind, source.text_weights)))
-        notes = {extraction.PROVENANCE: cache.Note(made), wording.NOTE: rule}
+        notes = {extraction.PROVENANCE: cache.Note(made), wording.NOTE: cache.Note(dataclasses.asdict(rule))}
         return {**parts, "test/group": source.query_groups(), **notes}
 
     folder, pixel_folder = cache.entry(f"prepared/{entry}", arrays), None
@@ -96,7 +108,7 @@ def load(
         name=source.name,
         sha256=source.sha256,
         split_sha256=split_sha256,
-        features=f"{called}, fine-tuned" if pixels else called,
+        features=f"{called}, {'both towers ' * bool(context_length)}fine-tuned" if pixels else called,
         label_names=source.label_names,
         sizes={part: len(getattr(split, part)) for part in ("query", "validation", "train", "other")},
         folder=folder,

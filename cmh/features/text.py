@@ -178,25 +178,19 @@ def _clip_encoder(
     """What turns n texts into vectors `(n, 512)`, or `tokens` `(n, 32, 512)`, and the shape of one."""
     import torch
 
-    from cmh.nets.backbones import clip
-    from cmh.nets.clip_tokens import WORDS, text_tokens
+    from cmh.nets import clip
+    from cmh.nets.clip_tokens import TOKENS, WORDS
 
-    model = clip(Path(weights) if weights else None).eval()
-    import open_clip
-
-    tokenize = open_clip.get_tokenizer("ViT-B-32-quickgelu")
+    name, places = ("clip-vit-b-32" + TOKENS, WORDS) if tokens else ("clip-vit-b-32", clip.PLACES)
+    tower = clip.text_tower(name, Path(weights) if weights else None, places).eval()
 
     def encode(some: list[str]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            numbers = torch.split(tokenize(some, WORDS) if tokens else tokenize(some), 64)
-            parts = [
-                (text_tokens(model, some) if tokens else model.encode_text(some)).cpu().numpy() for some in numbers
-            ]
+            parts = [tower(rows).cpu().numpy() for rows in torch.split(clip.tokens(some, places), 64)]
         vectors: NDArray[np.float32] = np.concatenate(parts)
         return vectors
 
-    dim = int(model.text_projection.shape[1])
-    return encode, (WORDS, dim) if tokens else (dim,)
+    return encode, (WORDS, tower.dim) if tokens else (tower.dim,)
 
 
 def _encoder() -> tuple[Callable[[list[str]], NDArray[np.float32]], tuple[int, ...]]:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 BAGS = ("words", "tags")
 EMBEDDINGS = ("sentences", "clip", "clip-tokens")
 NOTE = "text"  # of a dataset's cache entry: its `TextRule`
-KINDS = (*BAGS, *EMBEDDINGS, "matrix")
+TOKENS = "tokens"  # for a text tower that was trained along
+KINDS = (*BAGS, *EMBEDDINGS, TOKENS, "matrix")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,8 @@ class TextRule:
     """How texts become vectors.
 
     `words` are words of a text (`cmh.features.text.tokens`), `tags` what white space separates; `sentences` and `clip`
-    are embeddings of the whole text; of a `matrix` (vectors that were given) nothing can be said.
+    are embeddings of the whole text, `tokens` are for a text tower that was trained along; of a `matrix` (vectors that
+    were given) nothing can be said.
     """
 
     kind: str = "matrix"

@@ -84,7 +84,8 @@ class Method:
         first = {m: nn.Identity() if dims[m] == width else nn.Linear(dims[m], width) for m in MODALITIES}
         self.concepts = Concepts(width, setup.bits, config.residual_layers)
         self.gathered = {m: Gathered(width, setup.bits, config.transformer_layers, config.most) for m in MODALITIES}
-        nets = {**first, "image": setup.image_net(first["image"]), "concepts": self.concepts}
+        towers = {"image": setup.image_net(first["image"]), "text": setup.text_net(first["text"])}
+        nets = {**towers, "concepts": self.concepts}
         self.team = Team(setup, {**nets, **{f"{m} parts": net for m, net in self.gathered.items()}})
         self.team.add("all", optimizer("adam", *self.team.nets.values(), lr=config.lr), Falling("linear", end=0.01))
         first_codes = normals(setup, "buffers", *4 * [(setup.n_train, setup.bits)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -39,14 +39,15 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """All training items: features `(n, image_dim)`, texts `(n, text_dim)` and, for training the backbone, pixels
-    `(n, 3, side, side)` on the CPU; where batches go, and how they are changed."""
+    """All training items: features `(n, image_dim)`, texts `(n, text_dim)` and, for training backbones, pixels
+    `(n, 3, side, side)` and tokens `(n, context_length)` on the CPU; where batches go, and how they are changed."""
 
     image: Tensor
     text: Tensor
     device: torch.device
     pixels: Tensor | None = None
     augmentation: Augmentation = Augmentation()
+    tokens: Tensor | None = None
 
 
 class Batch:
@@ -72,6 +73,12 @@ class Batch:
 
     @functools.cached_property
     def text(self) -> Tensor:
+        """What the text net takes, on the device: `text_features`, or tokens where a text tower is trained along."""
+        items = self._items
+        return self.text_features if items.tokens is None else to_device(items.tokens[self._rows], items.device)
+
+    @functools.cached_property
+    def text_features(self) -> Tensor:
         """Text features `(b, text_dim)` on the device."""
         text = self._items.text[self.index].to(self._items.device, torch.float32)
         return self._items.augmentation.texts(text, *self._names)
@@ -79,10 +86,13 @@ class Batch:
 
 class Passes:
     """The passes of one epoch: each call is one, every item once, in an order of (seed, epoch, pass); the last batch
-    may be short. `n_seen` counts the items that were given, which is how much of the data the epoch has seen."""
+    may be short. `n_seen` counts the items that were given, which is how much of the data the epoch has seen; before
+    each batch `at` is told which share of its pass is over."""
 
-    def __init__(self, items: Items, batch_size: int, seed: int, epoch: int) -> None:
-        self._items, self._batch_size, self._seed, self._epoch = items, batch_size, seed, epoch
+    def __init__(
+        self, items: Items, batch_size: int, seed: int, epoch: int, at: Callable[[float], object] = lambda share: None
+    ) -> None:
+        self._items, self._batch_size, self._seed, self._epoch, self._at = items, batch_size, seed, epoch, at
         self._n_passes = self.n_seen = 0
 
     def __call__(self) -> Iterator[Batch]:
@@ -96,5 +106,6 @@ class Passes:
         there = to_device(order, self._items.device)
         both = zip(*(torch.split(rows, self._batch_size) for rows in (order, there)), strict=True)
         for number, (rows, index) in enumerate(both):
+            self._at(number * self._batch_size / len(order))
             self.n_seen += len(rows)
             yield Batch(rows, self._items, self._epoch, count, number, index=index)

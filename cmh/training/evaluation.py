@@ -19,11 +19,11 @@ from cmh.metrics import counted
 from cmh.metrics.counted import Counts
 from cmh.metrics.ranked import Ranked
 from cmh.nets import bags
-from cmh.nets.transfer import on_gpu, to_device
+from cmh.nets.transfer import as_net_input, on_gpu, to_device
 from cmh.seeding import derive
 
 ENCODE_ROWS = 1024  # items encoded at once: bounds memory, changes no code
-ENCODE_PICTURES = 64  # the same where pictures go through a whole network, or an item is many vectors
+ENCODE_PICTURES = 64  # the same where pixels or tokens go through a whole network, or an item is many vectors
 KEPT_BYTES = 2**30  # of features of one side and modality: as much stays on a GPU
 
 Codes = NDArray[np.int8]  # ±1 (n, bits)
@@ -125,22 +125,25 @@ class Ranking:
         }
 
     def _placed(self, modality: str, items: Arrays) -> Tensor:
-        """Features `(n, d)` or pixels: on a GPU if they are small enough, else where they lie."""
+        """Features `(n, d)`, pixels or tokens: on a GPU if they are small enough, else where they lie."""
         if modality == "image" and self._from_pixels:
             assert items.pixels is not None  # the dataset was loaded with them, or training had not begun
             return torch.from_numpy(items.pixels)
+        if modality == "text" and items.tokens is not None:
+            return torch.from_numpy(items.tokens)
         features = bags.tensor(items.image if modality == "image" else items.text)
         keep = on_gpu(self._device) and 4 * math.prod(features.shape) <= KEPT_BYTES
         return features.to(self._device) if keep else features
 
     def _encoded(self, modality: str, method: Method, inputs: Tensor) -> Tensor:
         encode = method.encode_image if modality == "image" else method.encode_text
-        at_once = ENCODE_PICTURES if inputs.ndim > 2 else ENCODE_ROWS
+        many = inputs.ndim > 2 or not inputs.is_floating_point()
+        at_once = ENCODE_PICTURES if many else ENCODE_ROWS
         codes, finite = [], torch.ones((), dtype=torch.bool, device=self._device)
         with torch.inference_mode():
             for start in range(0, len(inputs), at_once):
                 moved = to_device(inputs[start : start + at_once], self._device)
-                outputs = encode(moved if moved.dtype == torch.uint8 else moved.to(torch.float32))
+                outputs = encode(as_net_input(moved))
                 finite = finite & torch.isfinite(outputs).all()  # asked once, so that no block waits for the device
                 codes.append(sign(outputs).to(torch.int8))
             if not bool(finite):

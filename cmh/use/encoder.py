@@ -18,7 +18,9 @@ from cmh.errors import DatasetError, EncoderError, NotFiniteError
 from cmh.features import backbones
 from cmh.features.wording import BAGS, Reading
 from cmh.losses import sign
+from cmh.nets import clip
 from cmh.nets.bags import Bags
+from cmh.nets.transfer import as_net_input
 from cmh.training.device import usable
 from cmh.use import pictures as seen
 from cmh.use import weights
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROWS = 1024  # encoded at once; changes no code
-PIXEL_ROWS = 64
+PIXEL_ROWS = 64  # the same of pixels and tokens
 
 
 class Encoder:
@@ -133,14 +135,17 @@ class Encoder:
             raise EncoderError("the features of a picture are not finite")
         return features
 
-    def text_vectors(self, texts: Sequence[str]) -> NDArray[np.float32] | csr_array:
-        """Vectors of texts `(n, text_dim)`, as those that the model was trained on: sparse where texts are few words.
+    def text_vectors(self, texts: Sequence[str]) -> NDArray[np.generic] | csr_array:
+        """Vectors of texts `(n, text_dim)`, as those that the model was trained on: sparse where texts are few words,
+        and tokens `(n, context_length)` where a text tower was trained along.
 
         Raises DatasetError where an extra is missing or the dataset's texts were given as vectors.
         """
         from scipy.sparse import csr_array
 
         rule = self.description.text
+        if self.description.context_length:
+            return clip.tokens(texts, self.description.context_length).numpy()
         rows = type(rule)(**{**vars(rule), "weights": placed(rule.weights, self.folder)}).vectors(list(texts))
         vectors = np.asarray(rows[:], np.float32)
         return csr_array(vectors) if self.description.sparse else vectors
@@ -150,9 +155,10 @@ class Encoder:
         return self._codes("image", torch.from_numpy(np.ascontiguousarray(features)), ROWS)
 
     def hash_texts(self, vectors: NDArray[np.generic] | csr_array) -> NDArray[np.int8]:
-        """Codes ±1 `(n, bits)` of text vectors `(n, text_dim)`. Raises NotFiniteError."""
+        """Codes ±1 `(n, bits)` of what `text_vectors` gives. Raises NotFiniteError."""
         if isinstance(vectors, np.ndarray):
-            return self._codes("text", torch.from_numpy(np.ascontiguousarray(vectors)), ROWS)
+            at_once = PIXEL_ROWS if self.description.context_length else ROWS
+            return self._codes("text", torch.from_numpy(np.ascontiguousarray(vectors)), at_once)
         return self._codes("text", Bags.of(vectors), ROWS)
 
     @functools.cached_property
@@ -173,8 +179,7 @@ class Encoder:
         found = [torch.zeros(0, self.bits, dtype=torch.int8)]
         with torch.inference_mode():
             for start in range(0, len(inputs), at_once):
-                some = inputs[start : start + at_once].to(self._device)
-                outputs = encode(some if some.dtype == torch.uint8 else some.to(torch.float32))
+                outputs = encode(as_net_input(inputs[start : start + at_once].to(self._device)))
                 if not bool(torch.isfinite(outputs).all()):
                     raise NotFiniteError(f"the {modality} codes hold NaN or infinite values")
                 found.append(sign(outputs).to(torch.int8).cpu())

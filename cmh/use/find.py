@@ -197,12 +197,14 @@ def dataset_of(folder: Path, identity: Identity) -> tuple[CachedDataset, Source]
     if (source.sha256, source.split.sha256()) != (identity.dataset_sha256, identity.split_sha256):
         raise EncoderError(f"{folder}: its dataset {name} is no longer as it was in training")
     pixels = identity.settings.get("finetune") is True
+    length = identity.settings.get("context_length", 0)
     given = source.image is not None
     dataset = datasets.load(
         name,
         features=datasets.DEFAULT_FEATURES if given else features,
         weights="" if given else weights,
         pixels=pixels,
+        context_length=length if isinstance(length, int) else 0,
         skip_bad=skip_bad,
         order=order,
         source=source,
