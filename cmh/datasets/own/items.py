@@ -127,6 +127,7 @@ def _digest(
         "text": [dataclasses.asdict(options), sorted(wanted.stop_words)],
         "matrix": scan.sha256(folder / options.file) if options.kind == "matrix" else "",
         "weights": scan.sha256(Path(options.weights)) if options.weights else "",
+        **({"embedded": text.EMBEDDED} if options.kind in wording.EMBEDDINGS else {}),
     }
     digest = hashlib.sha256(json.dumps(about).encode())
     for item in chosen:
@@ -157,7 +158,7 @@ def _vectors(
 ) -> RowArray:
     """Vectors of the texts `(n, d_text)`, as the `text:` part of dataset.yml asks for."""
     options = wanted.text
-    if options.kind in ("sentences", "clip"):
+    if options.kind in wording.EMBEDDINGS:
         whole = [". ".join((*item.text, *item.tags)) for item in chosen]
         return text.embeddings(whole, wanted.name, progress, kind=options.kind, weights=options.weights)
     some, dropped = words()
