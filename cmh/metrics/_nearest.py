@@ -81,8 +81,8 @@ def _nearest_of_few(
         for start in range(part * n // parts, stop, _TILE):
             size = min(_TILE, stop - start)
             if width > 8 and last - first <= _SO_FEW:
-                for i in range(first, last):
-                    _meet_rows(query[i], flat, start, size, width, k, held[i - first], n_held, limits, i - first, counts)
+                for i in range(last - first):
+                    _meet_rows(query[first + i], flat, start, size, width, k, held[i], n_held, limits, i, counts)
                 continue
             direct = words.size > 0 and size == _TILE
             if not direct:
