@@ -2,8 +2,8 @@
 
     python experiments/benchmarks/encoding_speed.py studies/dcmh-clipart-32 [--pictures 3586] [--threads 1]
 
-Both take the same encoded pictures in batches of one size with as many threads. They run in turn in one process, a chunk
-of pictures each, so that whatever else runs on the machine meets both; pictures a second of all chunks, by the clock and
+Both take the same encoded pictures in batches of one size with as many threads. They run in turn in one process, a
+chunk of pictures each, so that whatever else runs on the machine meets both; pictures a second, by the clock and
 by the processor's time, and the ratios.
 """
 
