@@ -189,13 +189,13 @@ def _meet_rows(
 
 
 @njit(cache=True, nogil=True)
-def _hold(apart: int, place: int, k: int, held: Keys, n_held: Keys, limits: Keys, i: int, counts: Keys) -> None:
+def _hold(apart: np.int64, place: int, k: int, held: Keys, n_held: Keys, limits: Keys, i: int, counts: Keys) -> None:
     """Hold an item for query i, which is nearer than its limit was; where there is no room, it is thinned out first."""
     if n_held[i] == held.size:
         _thin(held, n_held, limits, i, k, counts)
         if apart >= limits[i]:
             return
-    held[n_held[i]] = (np.int64(apart) << 48) + place
+    held[n_held[i]] = (apart << 48) + place
     n_held[i] += 1
 
 
