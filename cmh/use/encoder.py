@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import logging
@@ -16,7 +17,8 @@ from torch import Tensor
 from cmh import codes, files
 from cmh.errors import DatasetError, EncoderError, NotFiniteError
 from cmh.features import backbones
-from cmh.features.wording import BAGS, Reading
+from cmh.features.text import Network
+from cmh.features.wording import BAGS, EMBEDDINGS, Reading, TextRule
 from cmh.losses import sign
 from cmh.nets import clip
 from cmh.nets.bags import Bags
@@ -143,10 +145,10 @@ class Encoder:
         """
         from scipy.sparse import csr_array
 
-        rule = self.description.text
         if self.description.context_length:
             return clip.tokens(texts, self.description.context_length).numpy()
-        rows = type(rule)(**{**vars(rule), "weights": placed(rule.weights, self.folder)}).vectors(list(texts))
+        network = self._text_network if self._rule.kind in EMBEDDINGS else None
+        rows = self._rule.vectors(list(texts), network)
         vectors = np.asarray(rows[:], np.float32)
         return csr_array(vectors) if self.description.sparse else vectors
 
@@ -165,6 +167,15 @@ class Encoder:
     def _network(self) -> nn.Module:
         _say_versions(self.description)
         return backbones.ready(self.description.network, placed(self.description.weights, self.folder))
+
+    @property
+    def _rule(self) -> TextRule:
+        rule = self.description.text
+        return dataclasses.replace(rule, weights=placed(rule.weights, self.folder))
+
+    @functools.cached_property
+    def _text_network(self) -> Network:
+        return self._rule.network()
 
     def _from_pixels(self, raw: list[bytes], pictures: list[Picture]) -> Iterator[NDArray[np.int8]]:
         """Codes of encoded pictures by a network that was trained along, in blocks."""

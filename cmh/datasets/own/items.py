@@ -127,6 +127,7 @@ def _digest(
         "text": [dataclasses.asdict(options), sorted(wanted.stop_words)],
         "matrix": scan.sha256(folder / options.file) if options.kind == "matrix" else "",
         "weights": scan.sha256(Path(options.weights)) if options.weights else "",
+        **({"embedded": text.EMBEDDED} if options.kind in wording.EMBEDDINGS else {}),
     }
     digest = hashlib.sha256(json.dumps(about).encode())
     for item in chosen:
