@@ -120,7 +120,7 @@ def test_the_listing_goes_by_kind_and_year(capsys: pytest.CaptureFixture[str]) -
             kind, years = line.split()[0], [0]
             continue
         name, year = line.split()[:2]
-        assert methods.get(name).KIND == kind
+        assert kind == methods.get(name).KIND
         years.append(int(year))
         assert years == sorted(years)
         found.append(name)

@@ -28,8 +28,8 @@ def get(name: str) -> MethodModule:
     """The module of a method: `Config`, `Method`, `trainable`, and what `cmh.methods NAME` prints.
 
     `name` is a method of cmh or the path of a Python file (`mine.py`), which is known by its file's name from then on.
-    Raises ConfigError for a name that is neither, with the reason where the method is known and refused, for a file that
-    is no method, and for fields of a Config that have a run setting's name.
+    Raises ConfigError for a name that is neither (with the reason where the method is known and refused), for a file
+    that is no method, and for fields of a Config that have a run setting's name.
     """
     if name.endswith(".py"):
         return _from_file(Path(name))

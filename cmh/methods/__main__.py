@@ -55,7 +55,7 @@ def _list() -> int:
     modules = {name: methods.get(name) for name in methods.names()}
     width = max(map(len, modules))
     for kind, what in KINDS.items():
-        some = {name: module for name, module in modules.items() if module.KIND == kind}
+        some = {name: module for name, module in modules.items() if kind == module.KIND}
         sys.stdout.write(f"{what} ({len(some)})\n")
         for name, module in sorted(some.items(), key=lambda item: (item[1].YEAR, item[0])):
             sys.stdout.write(f"  {name:<{width}}  {module.YEAR}  {module.TITLE} ({module.SOURCE})\n")

@@ -114,11 +114,14 @@ def build(
     # On a GPU copies, on the CPU views of the memory map, which all trials of a machine share.
     image, labels = (torch.from_numpy(array).to(device) for array in (data.train.image, data.train.labels))
     text = bags.tensor(data.train.text).to(device)
-    scalings = None if run.scale == "none" else (scaling.fitted(run.scale, image), scaling.fitted(run.scale, text))
+    drawn = data.train.captions
+    texts = text if drawn is None else bags.tensor(drawn.text).to(device)  # what batches are of: a row a caption
+    scalings = None if run.scale == "none" else (scaling.fitted(run.scale, image), scaling.fitted(run.scale, texts))
     if scalings is not None:
         image, text = scalings[0](image), scalings[1](text)
+        texts = text if drawn is None else scalings[1](texts)
     augmentation = Augmentation(run.seed, run.rotate, run.hflip, run.vflip, run.erase)
-    items = Items(image, text, device, _pixels(module, data) if run.finetune else None, augmentation)
+    items = Items(image, texts, device, _pixels(module, data) if run.finetune else None, augmentation, drawn)
     setup = Setup(
         bits=run.bits,
         epochs=n_epochs(module, run),
@@ -132,11 +135,10 @@ def build(
         text=text,
         image_net=functools.partial(_on_backbone, run) if run.finetune else lambda head: head,
     )
-    batch_size = getattr(config, "batch_size", CLOSED_FORM_ROWS)
 
     def begin(number: int) -> Passes:
         torch.manual_seed(derive(run.seed, "noise", number))
-        return Passes(items, batch_size, run.seed, number)
+        return Passes(items, getattr(config, "batch_size", CLOSED_FORM_ROWS), run.seed, number)
 
     method = module.Method(config, setup)
     return (method if scalings is None else scaling.Scaled(method, *scalings)), begin

@@ -18,6 +18,7 @@ from cmh.errors import DatasetError, EncoderError, NotFiniteError
 from cmh.features import backbones
 from cmh.features.wording import BAGS, Reading
 from cmh.losses import sign
+from cmh.nets import captions
 from cmh.nets.bags import Bags
 from cmh.training.device import usable
 from cmh.use import pictures as seen
@@ -149,11 +150,14 @@ class Encoder:
         """Codes ±1 `(n, bits)` of image features `(n, image_dim)`. Raises NotFiniteError."""
         return self._codes("image", torch.from_numpy(np.ascontiguousarray(features)), ROWS)
 
-    def hash_texts(self, vectors: NDArray[np.generic] | csr_array) -> NDArray[np.int8]:
-        """Codes ±1 `(n, bits)` of text vectors `(n, text_dim)`. Raises NotFiniteError."""
+    def hash_texts(
+        self, vectors: NDArray[np.generic] | csr_array, starts: captions.Starts | None = None
+    ) -> NDArray[np.int8]:
+        """Codes ±1 `(n, bits)` of text vectors `(n, text_dim)`; with `starts` `(n + 1,)` those of item i are from
+        `starts[i]` to `starts[i + 1]`, and the mean of their outputs counts. Raises NotFiniteError."""
         if isinstance(vectors, np.ndarray):
-            return self._codes("text", torch.from_numpy(np.ascontiguousarray(vectors)), ROWS)
-        return self._codes("text", Bags.of(vectors), ROWS)
+            return self._codes("text", torch.from_numpy(np.ascontiguousarray(vectors)), ROWS, starts)
+        return self._codes("text", Bags.of(vectors), ROWS, starts)
 
     @functools.cached_property
     def _network(self) -> nn.Module:
@@ -168,13 +172,16 @@ class Encoder:
         except DatasetError as error:
             raise _named(error, raw, pictures) from error
 
-    def _codes(self, modality: str, inputs: Tensor, at_once: int) -> NDArray[np.int8]:
+    def _codes(
+        self, modality: str, inputs: Tensor, at_once: int, starts: captions.Starts | None = None
+    ) -> NDArray[np.int8]:
         encode = self._method.encode_image if modality == "image" else self._method.encode_text
         found = [torch.zeros(0, self.bits, dtype=torch.int8)]
         with torch.inference_mode():
-            for start in range(0, len(inputs), at_once):
-                some = inputs[start : start + at_once].to(self._device)
+            for rows, of_items in captions.blocks(len(inputs), at_once, starts):
+                some = inputs[rows].to(self._device)
                 outputs = encode(some if some.dtype == torch.uint8 else some.to(torch.float32))
+                outputs = captions.means(outputs, of_items)
                 if not bool(torch.isfinite(outputs).all()):
                     raise NotFiniteError(f"the {modality} codes hold NaN or infinite values")
                 found.append(sign(outputs).to(torch.int8).cpu())
