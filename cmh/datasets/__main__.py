@@ -52,8 +52,8 @@ def main(argv: list[str] | None = None) -> int:
                 "--split",
                 default="torchcmh",
                 choices=datasets.ORDERS,
-                help="split of a benchmark: torchcmh (its seed; default), file (the order of the files, DCMH release), or a"
-                " release's of the CLIP era, with its items (`show`)",
+                help="split of a benchmark: torchcmh (its seed; default), file (the order of the files, DCMH release),"
+                " or a release's of the CLIP era, with its items (`show`)",
             )
             add(
                 "--captions",

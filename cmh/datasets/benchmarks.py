@@ -112,7 +112,7 @@ def read(
     for line in _against(wanted, parts, official=official):
         problems.add("count", line)
     taken = "all" if captions == GIVEN else captions
-    if taken != "all" and all(len(some) == 1 for some in parts.captions or ()):
+    if taken != "all" and not any(len(some) > 1 for some in parts.captions or ()):
         problems.add("captions", f"captions {taken}: an item of {facts.title} has one text here; leave --captions out")
     problems.stop(f"{facts.title} in {root}")  # before a hundred thousand pictures are looked at
     seen = scan.pictures(root, parts.pictures, called=facts.name, progress=progress, links=True)
