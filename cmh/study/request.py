@@ -40,7 +40,6 @@ class Asked:
     dataset: str  # a name, or a folder of one's own
     skip_bad: bool
     split: str  # the order of a benchmark's split
-    captions: str  # of items with several
     features: str
     weights: Path | None
     bits: tuple[int, ...]
@@ -54,6 +53,7 @@ class Asked:
     out: Path
     storage: str | None  # None: SQLite in the study's folder
     limits: Limits
+    captions: str = datasets.GIVEN  # of items with several
     keep: str | None = None  # whose weights stay, one of weights.KEEP; None: as the study has it, else the winner's
 
 
