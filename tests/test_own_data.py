@@ -1213,7 +1213,7 @@ def test_a_picture_that_vanishes_while_it_is_looked_at(tmp_path: Path, monkeypat
     assert not seen.problem
 
 
-def test_texts_by_clip(tmp_path: Path) -> None:
+def test_texts_by_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CLIP's real text side with seeded random weights."""
     open_clip = pytest.importorskip("open_clip")
     torch.manual_seed(4)
@@ -1225,8 +1225,13 @@ def test_texts_by_clip(tmp_path: Path) -> None:
         expected = model.encode_text(open_clip.get_tokenizer("ViT-B-32-quickgelu")(texts))
     assert found.shape == (3, 512)
     assert np.allclose(found, expected.numpy(), atol=1e-5)
+    asked = []
+    monkeypatch.setattr(  # building the network once more would show nothing else
+        text, "_clip_encoder", lambda weights: (asked.append(weights), (lambda some: np.ones((len(some), 512)), 512))[1]
+    )
     source = datasets.read(str(write(tmp_path / "d", text={"kind": "clip", "weights": str(tmp_path / "clip.pt")})))
     assert source.text().shape == (len(source.labels), 512)
+    assert asked == [str(tmp_path / "clip.pt")]
 
 
 @pytest.mark.parametrize("options", [{"kind": "clip", "weights": "nowhere.pt"}, {"weights": "dataset.yml"}])

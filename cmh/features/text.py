@@ -51,6 +51,12 @@ class Options:
         choices=("words", "sentences", "clip", "clip-tokens", "matrix"),
     )
     file: str = param("", "kind matrix: .npy, .npz or .mat file with a row an item (variable `text`)")
+    captions: str = param(
+        "all",
+        "of an item with several: all as one text, the first, or draw: one in each epoch of training, and to be ranked"
+        " the mean of the net's outputs on all",
+        choices=("all", "first", "draw"),
+    )
     weights: str = param("", "kinds clip and clip-tokens: file of CLIP's weights; empty: downloaded by open_clip")
     size: int = param(MAX_SIZE, "words: at most this many, the most frequent", low=1, high=1_000_000)
     min_count: int = param(MIN_COUNT, "words: in at least this many training items", low=1, high=1_000_000_000)

@@ -23,7 +23,7 @@ from cmh.use import bundle
 
 log = logging.getLogger(__name__)
 
-OWN = ("epochs", "bits", "features", "weights", *INPUTS)  # run settings that `--set` may change
+OWN = ("epochs", "bits", "features", "weights", "captions", *INPUTS)  # run settings that `--set` may change
 OPTIONS = ("method", "dataset", "split", "seeds", "label")
 
 
@@ -125,7 +125,7 @@ def _changed(asked: Asked) -> tuple[Target, bool, Source]:
     run |= {key: getattr(checked, key) for key in (*run, *own)}
     values = dataclasses.asdict(built)
     # A missing dataset is said before anything is written.
-    source = datasets.read(checked.dataset, skip_bad=checked.skip_bad, order=checked.split)
+    source = training.read(checked)
     if held is not None:
         packing.check_data(held, source)
     old, new = base | found.run, values | run

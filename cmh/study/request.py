@@ -55,6 +55,7 @@ class Asked:
     out: Path
     storage: str | None  # None: SQLite in the study's folder
     limits: Limits
+    captions: str = datasets.GIVEN  # of items with several
     keep: str | None = None  # whose weights stay, one of weights.KEEP; None: as the study has it, else the winner's
 
 
@@ -157,23 +158,20 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
     storage = None if asked.storage is None else collected(lambda: address.asked(str(asked.storage)), problems)
     collected(lambda: address.check_cluster(asked.limits.address), problems)
     # Reading is cheap; preparing comes only when everything else is right.
-    source = collected(
-        lambda: datasets.read(asked.dataset, skip_bad=asked.skip_bad, order=asked.split, progress=progress), problems
+    read = dataclasses.replace(
+        run or training.Run(),
+        dataset=asked.dataset,
+        split=asked.split,
+        captions=asked.captions,
+        skip_bad=asked.skip_bad,
+        features=asked.features,
+        weights=str(asked.weights or ""),
     )
+    source = collected(lambda: training.read(read, progress=progress), problems)
     collected(lambda: backbones.check(asked.features, str(asked.weights or "")), problems)
     if problems or run is None or source is None:
         raise ConfigError(*problems, heading="" if len(problems) == 1 else "nothing was started")
-    dataset = training.load(
-        dataclasses.replace(
-            run,
-            dataset=asked.dataset,
-            split=asked.split,
-            skip_bad=asked.skip_bad,
-            features=asked.features,
-            weights=str(asked.weights or ""),
-        ),
-        source,
-    )
+    dataset = training.load(read, source)
     _check_labels(asked.dataset, dataset)
     asked = dataclasses.replace(asked, storage=storage)
     studies = [
@@ -265,6 +263,7 @@ def _study(
         run={
             "dataset": str(Path(asked.dataset).resolve()) if datasets.is_folder(asked.dataset) else dataset.name,
             "split": asked.split,
+            "captions": asked.captions,
             "skip_bad": asked.skip_bad,
             "features": asked.features,
             "weights": str(asked.weights.resolve()) if asked.weights else "",

@@ -17,7 +17,7 @@ from cmh.records import SELECTIONS, Cost, PerQuery, Record
 from cmh.study.folder import read_study
 
 SETTINGS = (
-    *("dataset", "split", "skip_bad", "features", "weights", "bits", "epochs", "threads"),
+    *("dataset", "split", "captions", "skip_bad", "features", "weights", "bits", "epochs", "threads"),
     *config.INPUTS,
 )
 KEYS = ("method", *SETTINGS, "seeds", "selection", "label", "config")

@@ -111,14 +111,17 @@ def build(
     # On a GPU copies, on the CPU views of the memory map, which all trials of a machine share.
     image, labels = (torch.from_numpy(array).to(device) for array in (data.train.image, data.train.labels))
     text = bags.tensor(data.train.text).to(device)
-    several = max(image.ndim, text.ndim) > 2
-    image, text = parts.given(module, run, image, text)
-    scalings = None if run.scale == "none" else (scaling.fitted(run.scale, image), scaling.fitted(run.scale, text))
+    several, drawn = max(image.ndim, text.ndim) > 2, data.train.captions
+    texts = text if drawn is None else bags.tensor(drawn.text).to(device)  # what batches are of: a row a caption
+    image, text, texts = parts.given(module, run, image, text, texts)
+    scalings = None if run.scale == "none" else (scaling.fitted(run.scale, image), scaling.fitted(run.scale, texts))
     if scalings is not None:
         image, text = scalings[0](image), scalings[1](text)
+        texts = text if drawn is None else scalings[1](texts)
     augmentation = Augmentation(run.seed, run.rotate, run.hflip, run.vflip, run.erase)
     pixels, tokens = along.inputs(module, run, data) if run.finetune else (None, None)
-    items, clock, epochs = Items(image, text, device, pixels, augmentation, tokens), Clock(), n_epochs(module, run)
+    items, clock = Items(image, texts, device, pixels, augmentation, tokens, drawn), Clock()
+    epochs = n_epochs(module, run)
     setup = Setup(
         bits=run.bits,
         epochs=epochs,
@@ -132,7 +135,6 @@ def build(
         text=text,
         **along.nets(run, clock),
     )
-    batch_size = getattr(config, "batch_size", CLOSED_FORM_ROWS)
 
     def begin(number: int) -> Passes:
         torch.manual_seed(derive(run.seed, "noise", number))
@@ -140,7 +142,7 @@ def build(
         def at(share: float) -> None:
             clock.share = (number - 1 + share) / epochs
 
-        return Passes(items, batch_size, run.seed, number, at)
+        return Passes(items, getattr(config, "batch_size", CLOSED_FORM_ROWS), run.seed, number, at)
 
     method = module.Method(config, setup)
     method = method if scalings is None else scaling.Scaled(method, *scalings)

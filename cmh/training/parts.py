@@ -20,17 +20,17 @@ def whole(features: Tensor) -> Tensor:
     return features[:, 0] if features.ndim == 3 else features
 
 
-def given(module: MethodModule, run: Run, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+def given(module: MethodModule, run: Run, *features: Tensor) -> tuple[Tensor, ...]:
     """The training items' features as the method takes them: the whole's alone, unless it takes parts.
 
     Raises ConfigError where towers that give parts are to be trained along under a method that takes none.
     """
     if taken(module):
-        return image, text
+        return features
     if run.finetune and backbones.about(run.features).tokens:
         name, plain = module.__name__.rpartition(".")[2], run.features.replace(backbones.TOKENS, "")
         raise ConfigError(f"finetune is true, but {name} takes no tokens, as {run.features} gives them; name {plain}")
-    return whole(image), whole(text)
+    return tuple(map(whole, features))
 
 
 class Whole:

@@ -17,7 +17,9 @@ from cmh.training.scaling import KINDS
 
 # Run settings that an identity does not hold as settings, and why.
 NOT_SETTINGS = {
-    **dict.fromkeys(("dataset", "split", "skip_bad", "features", "weights"), "what they give is there by content"),
+    **dict.fromkeys(
+        ("dataset", "split", "captions", "skip_bad", "features", "weights"), "what they give is there by content"
+    ),
     **dict.fromkeys(("bits", "epochs", "seed", "device", "threads"), "fields of their own"),
     "folder": "where results go changes none",
     "checkpointing": "computing maps twice gives the same numbers, to the last digit",
@@ -34,6 +36,11 @@ class Run:
 
     dataset: str = param("clipart", "built-in dataset, or the folder of your own")
     split: str = param("torchcmh", "split of a benchmark: torchcmh's seed or file order", choices=datasets.ORDERS)
+    captions: str = param(
+        datasets.GIVEN,
+        "of items with several: all as one text, the first, or one drawn in each epoch; given: as dataset.yml says",
+        choices=(datasets.GIVEN, *datasets.CAPTIONS),
+    )
     skip_bad: bool = param(False, "go on without a dataset's bad items")
     features: str = param("efficientnet-lite0", "image network, frozen unless finetune is on")
     weights: str = param("", "file of weights for it; empty: its own")
@@ -102,8 +109,13 @@ def parse(module: MethodModule, values: Mapping[str, object]) -> tuple[Run, Conf
     return run, config
 
 
+def read(run: Run, *, progress: bool = False) -> Source:
+    """The dataset of a run as its reader sees it. Raises DatasetError that names everything that is wrong with it."""
+    return datasets.read(run.dataset, skip_bad=run.skip_bad, order=run.split, captions=run.captions, progress=progress)
+
+
 def load(run: Run, source: Source | None = None) -> CachedDataset:
-    """The dataset of a run, prepared if need be; `source` is what `datasets.read` gave, where it is read already.
+    """The dataset of a run, prepared if need be; `source` is what `read` gave, where it is read already.
 
     Raises DatasetError where the dataset is unknown, missing or broken.
     """
@@ -115,6 +127,7 @@ def load(run: Run, source: Source | None = None) -> CachedDataset:
         context_length=context_length(run),
         skip_bad=run.skip_bad,
         order=run.split,
+        captions=run.captions,
         source=source,
     )
 

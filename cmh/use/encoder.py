@@ -20,7 +20,7 @@ from cmh.features import backbones
 from cmh.features.text import Network
 from cmh.features.wording import BAGS, EMBEDDINGS, Reading, TextRule
 from cmh.losses import sign
-from cmh.nets import clip
+from cmh.nets import captions, clip
 from cmh.nets.bags import Bags
 from cmh.nets.transfer import as_net_input
 from cmh.training.device import usable
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROWS = 1024  # encoded at once; changes no code
-PIXEL_ROWS = 64  # the same of pixels and tokens
+MANY_ROWS = 64  # the same of pixels and tokens, and where an item is many vectors
 
 
 class Encoder:
@@ -154,14 +154,17 @@ class Encoder:
 
     def hash_images(self, features: NDArray[np.generic]) -> NDArray[np.int8]:
         """Codes ±1 `(n, bits)` of image features `(n, image_dim)`. Raises NotFiniteError."""
-        return self._codes("image", torch.from_numpy(np.ascontiguousarray(features)), ROWS)
+        return self._codes("image", torch.from_numpy(np.ascontiguousarray(features)))
 
-    def hash_texts(self, vectors: NDArray[np.generic] | csr_array) -> NDArray[np.int8]:
-        """Codes ±1 `(n, bits)` of what `text_vectors` gives. Raises NotFiniteError."""
-        if isinstance(vectors, np.ndarray):
-            at_once = PIXEL_ROWS if self.description.context_length else ROWS
-            return self._codes("text", torch.from_numpy(np.ascontiguousarray(vectors)), at_once)
-        return self._codes("text", Bags.of(vectors), ROWS)
+    def hash_texts(
+        self, vectors: NDArray[np.generic] | csr_array, starts: captions.Starts | None = None
+    ) -> NDArray[np.int8]:
+        """Codes ±1 `(n, bits)` of what `text_vectors` gives; with `starts` `(n + 1,)` those of item i are from
+        `starts[i]` to `starts[i + 1]`, and the mean of their outputs counts. Raises NotFiniteError."""
+        inputs = (
+            torch.from_numpy(np.ascontiguousarray(vectors)) if isinstance(vectors, np.ndarray) else Bags.of(vectors)
+        )
+        return self._codes("text", inputs, starts)
 
     @functools.cached_property
     def _network(self) -> nn.Module:
@@ -181,16 +184,17 @@ class Encoder:
         """Codes of encoded pictures by a network that was trained along, in blocks."""
         try:
             for pixels in backbones.decoded(raw, backbones.about(self.description.network)):
-                yield self._codes("image", torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), PIXEL_ROWS)
+                yield self._codes("image", torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
         except DatasetError as error:
             raise _named(error, raw, pictures) from error
 
-    def _codes(self, modality: str, inputs: Tensor, at_once: int) -> NDArray[np.int8]:
+    def _codes(self, modality: str, inputs: Tensor, starts: captions.Starts | None = None) -> NDArray[np.int8]:
         encode = self._method.encode_image if modality == "image" else self._method.encode_text
         found = [torch.zeros(0, self.bits, dtype=torch.int8)]
+        at_once = MANY_ROWS if inputs.ndim > 2 or not inputs.is_floating_point() else ROWS
         with torch.inference_mode():
-            for start in range(0, len(inputs), at_once):
-                outputs = encode(as_net_input(inputs[start : start + at_once].to(self._device)))
+            for rows, of_items in captions.blocks(len(inputs), at_once, starts):
+                outputs = captions.means(encode(as_net_input(inputs[rows].to(self._device))), of_items)
                 if not bool(torch.isfinite(outputs).all()):
                     raise NotFiniteError(f"the {modality} codes hold NaN or infinite values")
                 found.append(sign(outputs).to(torch.int8).cpu())
