@@ -1,5 +1,5 @@
-"""TwDH: Tu, Liu, Hao, Hong and Wang, "Two-Step Discrete Hashing for Cross-Modal Retrieval", TMM 2024, DOI
-10.1109/TMM.2024.3381828.
+"""TwDH: Tu, Liu, Hao, Hong and Wang, "Two-Step Discrete Hashing for Cross-Modal Retrieval", TMM 2024,
+DOI 10.1109/TMM.2024.3381828.
 
 Two steps. A net gives each of M bits (M = 512) two probabilities, p = (p₀, p₁) end to end in [0, 1]^2M, and is trained
 towards a fixed long code: with a centre ±1 for each class, y is the bit by bit majority of the centres of an item's
