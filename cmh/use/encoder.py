@@ -161,10 +161,9 @@ class Encoder:
     ) -> NDArray[np.int8]:
         """Codes ±1 `(n, bits)` of what `text_vectors` gives; with `starts` `(n + 1,)` those of item i are from
         `starts[i]` to `starts[i + 1]`, and the mean of their outputs counts. Raises NotFiniteError."""
-        inputs = (
-            torch.from_numpy(np.ascontiguousarray(vectors)) if isinstance(vectors, np.ndarray) else Bags.of(vectors)
-        )
-        return self._codes("text", inputs, starts)
+        if isinstance(vectors, np.ndarray):
+            return self._codes("text", torch.from_numpy(np.ascontiguousarray(vectors)), starts)
+        return self._codes("text", Bags.of(vectors), starts)
 
     @functools.cached_property
     def _network(self) -> nn.Module:
