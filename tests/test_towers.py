@@ -428,3 +428,53 @@ def test_the_rates_of_a_run_rise_and_fall_once(data: SearchData, monkeypatch: py
     stepper.step()
     falling.step()
     assert stepper.param_groups[0]["lr"] == 0.1
+
+
+# Parts: patches and words
+
+
+@pytest.fixture(scope="module")
+def parts(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchData:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CMH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        name = f"{NAME}-tokens"
+        return datasets.load(str(folder), features=name, pixels=True, context_length=LENGTH, progress=False).search()
+
+
+def test_mith_trains_the_towers_of_patches_and_words(parts: SearchData, data: SearchData) -> None:
+    assert parts.train.tokens is not None
+    assert parts.train.image.shape[1:] == (17, 32)
+    assert parts.train.text.shape[1:] == (LENGTH, 32)
+    assert parts.train.text.dtype == np.float16
+    assert np.allclose(parts.train.text[:, 0], data.train.text, atol=1e-3)  # type: ignore[arg-type]
+    more = {"features": f"{NAME}-tokens", "width": 16, "micro_batch": 5, "optimizer_backbone": "bertadam"}
+    fitted = fit(parts, "mith", **more)
+    assert np.isfinite(fitted.best.val_map)
+    nets = towers(fitted.method)
+    assert nets.keys() == {"image", "text"}
+    starts = {
+        "image": backbones.build(f"{NAME}-tokens"),
+        "text": backbones.build_text(f"{NAME}-tokens", "", LENGTH),
+    }
+    for kind, start in starts.items():
+        pairs = zip(start.parameters(), nets[kind].backbone.parameters(), strict=True)
+        assert all(not torch.equal(old, new) for old, new in pairs), kind
+    rows = torch.from_numpy(parts.train.tokens[:3])
+    with torch.inference_mode():
+        assert nets["text"].backbone(rows).shape == (3, LENGTH, 32)
+    assert audits.leak(fitted.method, parts.train, CPU, from_pixels=True) == []
+    with pytest.raises(ConfigError, match=f"dsph takes no tokens, as {NAME}-tokens gives them; name {NAME}$"):
+        fit(parts, "dsph", features=f"{NAME}-tokens")
+
+
+def test_drawn_captions_are_no_texts_of_a_trained_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "photos").mkdir()
+    where = str(written(tmp_path / "photos", text={"kind": "words", "captions": "draw"}))
+    with pytest.raises(DatasetError, match=r"captions of photos are drawn, but a text tower .* reads one text an item"):
+        datasets.load(where, features=NAME, pixels=True, context_length=LENGTH, progress=False)
+    alone = datasets.load(where, features=NAME, pixels=True, progress=False).search()
+    assert alone.features == "clip-tiny, fine-tuned, drawn captions"
+    assert np.isfinite(fit(alone, context_length=0).best.val_map)
+    first = datasets.load(where, features=NAME, pixels=True, context_length=LENGTH, captions="first", progress=False)
+    assert first.features == "clip-tiny, both towers fine-tuned, first captions"
