@@ -21,6 +21,7 @@ Typed = typing.TypeVar("Typed", bool, int, float, str)
 # Run settings that say how pictures and texts are taken: --set and experiment files may fix them like hyperparameters.
 INPUTS = (
     *("scale", "finetune", "lr_backbone", "rotate", "hflip", "vflip", "erase", "amp", "checkpointing"),
+    *("context_length", "optimizer_backbone", "warmup_backbone", "decay_backbone", "micro_batch"),
     *("validate_every", "validation_database"),
 )
 
@@ -159,18 +160,20 @@ def build(cls: type[Config], values: Mapping[str, object], *, where: str = "") -
     return cls(**checked)
 
 
-def from_pairs(pairs: Iterable[str]) -> dict[str, Value]:
+def from_pairs(pairs: Iterable[str], problems: list[str], options: Iterable[str] = ()) -> dict[str, Value]:
     """The `KEY=VALUE` texts of `--set` as a mapping; its values are checked by `build`, with the class they belong to.
 
-    Raises ConfigError that lists every text without `=`.
+    Texts without `=`, and keys that are `options` of the command by themselves, are left out, and said in `problems`.
     """
-    pairs = list(pairs)
-    if bad := [pair for pair in pairs if "=" not in pair or pair.startswith("=")]:
-        raise ConfigError(*(f"--set {pair}: must be KEY=VALUE" for pair in bad))
     values: dict[str, Value] = {}
     for pair in pairs:
-        key, _, text = pair.partition("=")
-        values[key.strip()] = {"true": True, "false": False}.get(text.strip().lower(), text.strip())
+        key, equals, text = (part.strip() for part in pair.partition("="))
+        if not equals or not key:
+            problems.append(f"--set {pair}: must be KEY=VALUE")
+        elif key in options:
+            problems.append(f"--set {pair}: is an option of its own: --{key} {text}")
+        else:
+            values[key] = {"true": True, "false": False}.get(text.lower(), text)
     return values
 
 

@@ -59,6 +59,12 @@ _TRAINER = (("cmh.training.fitting", "fit"), ("cmh.training.fitting", "test"))  
 
 # What stood for a run setting before there was one: what was written by then does not name it.
 BEFORE: Mapping[str, Value] = {"validate_every": 1, "validation_database": 0, "scale": "none"}
+BEFORE_FINETUNE: Mapping[str, Value] = {"context_length": 0, "optimizer_backbone": "method", "micro_batch": 0}
+
+
+def dated(settings: Mapping[str, Value]) -> dict[str, Value]:
+    """Run settings with what stood for those that they do not name, because they came later."""
+    return {**BEFORE, **(BEFORE_FINETUNE if settings.get("finetune") is True else {}), **settings}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Identity:
     torch: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "settings", {**BEFORE, **self.settings})  # of an older run, too
+        object.__setattr__(self, "settings", dated(self.settings))  # of an older run, too
 
     def without(self, *left_out: str) -> dict[str, object]:
         """The fields and values that are not left out."""

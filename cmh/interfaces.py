@@ -32,9 +32,10 @@ class Config(Protocol):
 class Batch(Protocol):
     """Training items: `index` `(b,)` into the training set, and what belongs to them, on the device.
 
-    `image` is what the image net takes: `features`, or pixels where the backbone is trained along. `features`
-    `(b, image_dim)` are always the frozen ones; `text` is `(b, text_dim)`; where texts have few words it is a
-    `cmh.nets.bags.Bags`, a tensor like any other that only stores what is not 0.
+    `image` and `text` are what the image and the text net take: `features` and `text_features`, or pixels and tokens
+    where backbones are trained along. `features` `(b, image_dim)` and `text_features` `(b, text_dim)` are always the
+    frozen ones; where texts have few words the latter is a `cmh.nets.bags.Bags`, a tensor like any other that only
+    stores what is not 0.
     """
 
     @property
@@ -45,6 +46,8 @@ class Batch(Protocol):
     def features(self) -> Tensor: ...
     @property
     def text(self) -> Tensor: ...
+    @property
+    def text_features(self) -> Tensor: ...
 
 
 Batches = Callable[[], Iterator[Batch]]  # each call is one pass: every training item once, in seeded order
@@ -55,9 +58,9 @@ class Setup:
     """What a method is built from, beside its Config.
 
     `image_net(head)` is the image net on top of which `head` (features `(n, image_dim)` in) stands: the head itself on
-    frozen features, a backbone with the head on it where the backbone is trained along. `image` and `text` are the
-    frozen features of all training items, `(n_train, image_dim)` and `(n_train, text_dim)`; they may be a memory map
-    or stored by words (`Bags`), so take rows and move those.
+    frozen features, a backbone with the head on it where the backbone is trained along; `text_net(head)` is the same of
+    texts. `image` and `text` are the frozen features of all training items, `(n_train, image_dim)` and
+    `(n_train, text_dim)`; they may be a memory map or stored by words (`Bags`), so take rows and move those.
     """
 
     bits: int
@@ -71,6 +74,7 @@ class Setup:
     image: Tensor
     text: Tensor
     image_net: Callable[[nn.Module], nn.Module]
+    text_net: Callable[[nn.Module], nn.Module] = lambda head: head
 
     @property
     def known_labels(self) -> Tensor:
@@ -131,24 +135,59 @@ class MethodModule(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Captions:
+    """The texts of items that have several each, read only: `text` `(m, d_text)` has a row a caption, and those of item
+    i stand from `starts[i]` to `starts[i + 1]`, at least one; `starts` is `(n + 1,)`."""
+
+    text: Floats | csr_array
+    starts: NDArray[np.int64]
+
+    def rows(self, some: slice | NDArray[np.int64]) -> Captions:
+        """Those of a part of the items, of a slice without a copy."""
+        import numpy as np
+
+        n = len(self.starts) - 1
+        if isinstance(some, slice) and some.step in (None, 1):
+            first, last, _ = some.indices(n)
+            starts = self.starts[first : max(first, last) + 1]
+            return Captions(self.text[starts[0] : starts[-1]], starts - starts[0])
+        index = np.arange(n)[some]
+        lengths = np.diff(self.starts)[index]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        chosen = np.arange(starts[-1]) + np.repeat(self.starts[index] - starts[:-1], lengths)
+        return Captions(self.text[chosen], starts)
+
+
+@dataclasses.dataclass(frozen=True)
 class Arrays:
     """Items of one role, read only.
 
     `image` `(n, d_image)`, `text` `(n, d_text)`, `labels` `(n, c)` 0/1, and where they were asked for `pixels`
-    `(n, 3, side, side)` uint8. Features are float32, or float16 where they were given so: take rows and convert those.
-    Where they are of the parts of an item, too, they are `(n, 1 + L, d)`: the whole's first, zeros where there is none.
-    Texts of few words are a sparse matrix; `cmh.nets.bags.tensor` makes what a net takes of either.
+    `(n, 3, side, side)` uint8 and `tokens` `(n, context_length)` int32, the numbers that a text tower reads. Features
+    are float32, or float16 where they were given so: take rows and convert those. Where they are of the parts of an
+    item, too, they are `(n, 1 + L, d)`: the whole's first, zeros where there is none. Texts of few words are a sparse
+    matrix; `cmh.nets.bags.tensor` makes what a net takes of either. Where captions are drawn, `captions` has them, and
+    `text` is the mean of each item's.
     """
 
     image: Floats
     text: Floats | csr_array
     labels: NDArray[np.uint8]
     pixels: NDArray[np.uint8] | None = None
+    tokens: NDArray[np.int32] | None = None
+    captions: Captions | None = None
+
+    @property
+    def read(self) -> Floats | csr_array | NDArray[np.int32]:
+        """What the text net takes of one text an item: `text`, or tokens where they are there."""
+        return self.text if self.tokens is None else self.tokens
 
     def rows(self, some: slice | NDArray[np.int64]) -> Arrays:
         """A part of the items, of a slice without a copy."""
         pixels = None if self.pixels is None else self.pixels[some]
-        return Arrays(self.image[some], self.text[some], self.labels[some], pixels)
+        tokens = None if self.tokens is None else self.tokens[some]
+        captions = None if self.captions is None else self.captions.rows(some)
+        return Arrays(self.image[some], self.text[some], self.labels[some], pixels, tokens, captions)
 
     def labelled(self) -> Arrays:
         """The items that have a label: all of them, without a copy, in most datasets."""

@@ -140,6 +140,7 @@ def _write(boards: list[rows.Board], texts: dict[Path | None, _Text], figures: P
         if path is None:
             continue
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             files.write_atomic(path, text(boards))
         except OSError as error:
             problems.append(f"{path}: cannot be written ({error.strerror})")

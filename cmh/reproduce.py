@@ -81,7 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--method", metavar="NAME|FILE", help="where a method of one's own is now")
     add("--dataset", metavar="NAME|DIR", help="another dataset than the target's, or where it is now")
     add("--skip-bad", action="store_true", help="go on without the dataset's bad items, and say how many")
-    add("--split", metavar="ORDER", help="another split of a benchmark: torchcmh (its seed) or file (the files' order)")
+    add(
+        "--split",
+        metavar="ORDER",
+        help="another split of a benchmark: torchcmh, file, dchmt, mith, dsph",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     visdom.add_option(parser)
     add("--out", type=Path, default=Path("runs"), metavar="DIR", help="where results go (default: runs)")

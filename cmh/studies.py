@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import sys
+from pathlib import Path
 
 from cmh import commands
 
@@ -26,6 +28,11 @@ def main(argv: list[str] | None = None) -> int:
     if words and words[0] in ("-h", "--help"):
         sys.stdout.write(_usage())
         return 0
+    if words and words[0] not in COMMANDS and not words[0].startswith("-") and not Path(words[0]).exists():
+        close = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"commands: {', '.join(COMMANDS)}"
+        sys.stderr.write(f"error: {words[0]}: is neither a command of cmh.studies nor a folder; {hint}\n")
+        return 2
     name, rest = (words[0], words[1:]) if words and words[0] in COMMANDS else (DEFAULT, words)
     module = importlib.import_module(COMMANDS[name])
     parser = argparse.ArgumentParser(

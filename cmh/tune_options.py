@@ -63,7 +63,15 @@ def parser() -> argparse.ArgumentParser:
         "--split",
         default="torchcmh",
         metavar="ORDER",
-        help="split of a benchmark: torchcmh (its seed; default) or file (the order of the files)",
+        help="split of a benchmark: torchcmh (its seed; default), file (the order of the files), or a release's of the"
+        " CLIP era: dchmt, mith, dsph (`python -m cmh.datasets show NAME`)",
+    )
+    add(
+        "--captions",
+        default="given",
+        metavar="WHICH",
+        help="of items with several: all (as one text), first, or draw (one in each epoch of training, the mean of the"
+        " outputs on all of them to be ranked); default: as the dataset says, all if it says nothing",
     )
     add(
         *("--features", "--backbone"),
@@ -160,6 +168,7 @@ def asked(arguments: argparse.Namespace, dataset: str) -> Asked:
         dataset=dataset,
         skip_bad=arguments.skip_bad,
         split=arguments.split,
+        captions=arguments.captions,
         features=arguments.features,
         weights=arguments.weights,
         bits=tuple(arguments.bits),

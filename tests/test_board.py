@@ -668,6 +668,9 @@ def test_a_study_that_was_moved_is_the_same_board(tmp_path: Path) -> None:
 
 def test_a_target_that_cannot_be_written_is_one_message(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add(alone / "runs" / "a", record())
+    assert leaderboard.main(["--csv", "new/folder/board.csv"]) == 0
+    assert (alone / "new" / "folder" / "board.csv").is_file()
+    (alone / "none").write_text("a file")
     assert leaderboard.main(["--csv", "none/board.csv", "--markdown", "none/board.md"]) == 2
     said = capsys.readouterr().err
     assert "none/board.csv: cannot be written" in said

@@ -362,11 +362,11 @@ def test_what_cannot_be_written_is_one_line_each(alone: Path, capsys: pytest.Cap
     pytest.importorskip("matplotlib", reason="the extra [report] is not installed")
     add(alone / "runs" / "a", record())
     (alone / "file").write_text("")
-    assert leaderboard.main(["--latex", "none/t.tex", "--html", "none/p.html", "--figures", "file"]) == 2
+    assert leaderboard.main(["--latex", "file/t.tex", "--html", "file/p.html", "--figures", "file"]) == 2
     heard = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: ")]
     assert heard[-3:] == [
-        "  - none/t.tex: cannot be written (No such file or directory)",
-        "  - none/p.html: cannot be written (No such file or directory)",
+        "  - file/t.tex: cannot be written (File exists)",
+        "  - file/p.html: cannot be written (File exists)",
         "  - file: figures cannot be written there (File exists)",
     ]
     assert leaderboard.main(["--latex", "x", "--html", "./x", "--csv", "x"]) == 2

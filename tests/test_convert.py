@@ -95,7 +95,7 @@ def test_clip_era_files_that_do_not_do(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(DatasetError, match=r"the first is '/far/away/more/im0.jpg'; --images FOLDER says where"):
         convert.convert(source, new)
     clip_files(source, names[:9])
-    with pytest.raises(DatasetError, match="index 9, caption 9, category 40"):
+    with pytest.raises(DatasetError, match=r"index.mat: index 9, caption.mat: caption 9, label.mat: category 40"):
         convert.convert(source, new)
     savemat(source / "label.mat", {"label": np.arange(9)[:, None]})
     with pytest.raises(DatasetError, match=r"must be labels .items, labels. of 0 and 1"):

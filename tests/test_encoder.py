@@ -26,7 +26,7 @@ from cmh.errors import ConfigError, DatasetError, EncoderError, NotFiniteError
 from cmh.features import backbones, text, wording
 from cmh.features.wording import TextRule
 from cmh.nets import state as states
-from cmh.use import description, probe, tensors, weights
+from cmh.use import collection, description, probe, tensors, weights
 from cmh.use.description import Description
 from cmh.use.encoder import Encoder
 from tests import test_methods
@@ -348,18 +348,26 @@ def test_weights_of_embeddings_must_be_those_of_then(tmp_path: Path) -> None:
 # Other models
 
 
-def test_a_network_that_was_trained_along(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("network", "length"), [("conv4", 0), ("clip-tiny", 9)])
+def test_networks_that_were_trained_along(network: str, length: int, photos: Path, tmp_path: Path) -> None:
     owned(photos)
     run = train(
         tmp_path,
         dataset=str(photos),
-        features="conv4",
+        features=network,
         finetune=True,
+        context_length=length,
         lr_backbone=1.0,
         config={"hidden_image": 8, "hidden_text": 8},
     )
     encoder = cmh.load(run)
     assert encoder.description.finetuned
+    assert encoder.description.context_length == length
+    said = [json.loads(line)["text"] for line in (photos / "items.jsonl").read_text().splitlines()]
+    assert np.array_equal(encoder.encode_texts(said[16:], packed=True), recorded(run, 1).database_text[:32])
+    assert encoder.text_vectors(said[:2]).shape == (2, length or encoder.description.text_dim)
+    items = collection.of_dataset(encoder)
+    assert np.array_equal(items["texts"].codes[:32], recorded(run, 1).database_text[:32])
     some = [photos / f"{row}.png" for row in range(16, 48)]
     assert np.array_equal(encoder.encode_images(some, packed=True), recorded(run, 1).database_image[:32])
     assert reproduce.main([str(run), "--bundle", str(tmp_path / "whole.zip")]) == 0

@@ -32,7 +32,7 @@ def test_all_sections_run_on_a_cpu_or_say_why_not(tmp_path: Path) -> None:
     for name in set(sections) - skipped:
         assert sections[name]["status"] == "passed", sections[name]
         assert f"{name} " in done.stdout
-    assert sections["determinism"]["figures"]["runs"] == 2
+    assert sections["determinism"]["figures"]["runs"] == 3
     assert sections["finetuning"]["figures"]["cmh pictures/s"] > 0
 
 

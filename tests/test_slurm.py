@@ -121,6 +121,15 @@ class Job:
         until(lambda: self.over, seconds, f"job {self.number} to end")
 
 
+def harmless(folder: Path, trials: int, *more: str, epoch_seconds: float = 0.0) -> Command:
+    """A search whose trials all end well, whatever the sampler proposes."""
+    command, space = Command(folder, [1], trials, *more, epoch_seconds=epoch_seconds), folder / "space.yml"
+    with_faults = "lambda_text: {choice: [1, 2, 3, 4, 5, 6, 7]}"
+    assert with_faults in space.read_text()
+    space.write_text(space.read_text().replace(with_faults, "lambda_text: {float: [0.5, 1.5]}"))
+    return command
+
+
 def test_two_jobs_on_one_node_and_in_one_storage(slurm: Callable[..., str], tmp_path: Path) -> None:
     """An array over seeds, which people write first."""
     url, jobs = f"sqlite:///{tmp_path}/shared.db", []
@@ -128,7 +137,7 @@ def test_two_jobs_on_one_node_and_in_one_storage(slurm: Callable[..., str], tmp_
     for seed in "12":
         folder = tmp_path / seed
         folder.mkdir()
-        command = Command(folder, [1], 2, "--seed", seed, "--no-confirm", "--storage", url)
+        command = harmless(folder, 2, "--seed", seed, "--no-confirm", "--storage", url)
         jobs.append(Job(slurm, command, folder))
     until(lambda: [job.state for job in jobs] == ["RUNNING"] * 2, 60, "both to run")
     for job in jobs:
@@ -142,7 +151,7 @@ def test_two_jobs_on_one_node_and_in_one_storage(slurm: Callable[..., str], tmp_
 
 def test_time_that_runs_out_and_scancel(slurm: Callable[..., str], tmp_path: Path) -> None:
     """The second also ends the job's Ray, servers first, so that nobody is left to say goodbye to."""
-    command = Command(tmp_path, [1], 40, "--no-confirm", epoch_seconds=0.5)
+    command = harmless(tmp_path, 40, "--no-confirm", epoch_seconds=0.5)
 
     def curves() -> int:
         return len(list(command.study.glob("trials/*/curve.csv")))

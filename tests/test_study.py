@@ -289,8 +289,12 @@ def test_bad_requests_are_refused(
 
 def test_all_problems_of_a_request_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "s.yml").write_text(SPACE.replace("[1e-4, 5e-2]", "[5e-2, 1e-4]").replace("trials: 5", "trials: 0"))
-    assert tune.main(["--method", "dcmh", "--space", str(tmp_path / "s.yml"), "--dataset", "nope"]) == 2
+    wrong = [f"--set={one}" for one in ("gammma=1", "hidden_text=-3", "finetune=maybe", "nope", "method=ridge")]
+    assert tune.main(["--method", "dcmh", "--space", str(tmp_path / "s.yml"), "--dataset", "nope", *wrong]) == 2
     error = capsys.readouterr().err
+    for part in ("did you mean 'gamma'", "hidden_text is '-3'", "finetune is 'maybe'", "--set nope: must be KEY=VALUE"):
+        assert part in error
+    assert "--set method=ridge: is an option of its own: --method ridge" in error
     for part in ("params.lr_image", "params.lr_text", "low must be < high", "trials is 0", "'nope' is not known"):
         assert part in error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,15 @@ from cmh import codes, datasets, methods, records, reproduce, training
 from cmh.datasets import Arrays, SearchData
 from cmh.errors import ConfigError, DatasetError
 from cmh.features import backbones, text
-from cmh.nets import backbones as networks
+from cmh.nets import clip as clips
 from cmh.nets.clip_tokens import WORDS, PictureTokens, text_tokens
+from cmh.training.evaluation import score
 from tests.test_own_data import records as records_of_items
 from tests.test_own_data import write, write_arrays
 from tests.test_training import tiny
 
 open_clip = pytest.importorskip("open_clip", reason="needs the extra [clip]")
-NAME = "clip-vit-b-32-tokens"
+NAME, CPU = "clip-vit-b-32-tokens", torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def clip() -> nn.Module:
 @pytest.fixture
 def small(clip: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """The small network in the place of the real one."""
-    monkeypatch.setattr(networks, "clip", lambda _weights: clip)
+    monkeypatch.setattr(clips, "build", lambda *_, **__: copy.deepcopy(clip))
     about = dataclasses.replace(backbones.REGISTRY[NAME], dim=8, side=32, shorter=32, tokens=5)
     monkeypatch.setitem(backbones.REGISTRY, NAME, about)
 
@@ -86,7 +88,7 @@ def test_from_pictures_and_texts_to_codes_and_back(tmp_path: Path, monkeypatch: 
         assert array.dtype == np.float16
         assert array.shape == (len(data.train.labels), *shape)
     with monkeypatch.context() as patched:
-        patched.setattr(networks, "clip", None)  # nothing is computed again
+        patched.setattr(clips, "build", None)  # nothing is computed again
         assert np.array_equal(datasets.load(str(folder), features=NAME).search().train.image, data.train.image)
     source = datasets.read(str(folder))
     rows = np.concatenate([source.split.train, source.split.other, source.split.validation])
@@ -173,20 +175,8 @@ def test_given_features_may_have_parts(tmp_path: Path, monkeypatch: pytest.Monke
         datasets.load(str(write_arrays(tmp_path / "e", image=image)))
 
 
-def test_a_network_of_parts_is_trained_along_only_by_who_takes_them(clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    tower = PictureTokens(clip.visual)
-    monkeypatch.setattr(backbones, "build", lambda *_: networks.Standardised(tower, (0.0,) * 3, (255.0,) * 3))
-    pixels = torch.randint(0, 256, (120, 3, 32, 32), dtype=torch.uint8).numpy()
-    data, query = several(), tiny().validation_query
-    train = dataclasses.replace(data.train, image=data.train.image[:, :, :8], pixels=pixels)
-    query = dataclasses.replace(data.validation_query, image=data.validation_query.image[:, :, :8], pixels=pixels[:30])
-    data = dataclasses.replace(data, train=train, validation_query=query, validation_database=train)
-    try:
-        fitted = fit("mith", data, features=NAME, finetune=True, width=8, epochs=1)
-    finally:
-        clip.visual.output_tokens = False
-    assert fitted.finetuned
-    assert np.isfinite(fitted.curve[0].terms["loss"])
+def test_a_network_of_parts_is_trained_along_only_by_who_takes_them() -> None:
+    data = several()
     with pytest.raises(ConfigError, match=r"dcmh takes no tokens, as .*-tokens gives them; name clip-vit-b-32$"):
         fit("dcmh", data, features=NAME, finetune=True)
 
@@ -195,3 +185,47 @@ def test_embeddings_of_words(small: None) -> None:
     found = text.embeddings(["a cat", "two dogs run"], "x", kind="clip-tokens")
     assert found.shape == (2, WORDS, 8)
     assert found.dtype == np.float16
+
+
+def test_every_network_of_clip_is_there_with_its_parts() -> None:
+    found = {name: backbones.about(name) for name in backbones.names() if name.endswith(backbones.TOKENS)}
+    assert set(found) == {name + backbones.TOKENS for name in clips.FORMS}
+    model = clips.build("clip-tiny", None)
+    assert PictureTokens(model.visual)(torch.zeros(1, 3, 32, 32)).shape == (1, *found["clip-tiny-tokens"].shape)
+    assert {name: about.tokens for name, about in found.items() if "vit" in name} == {
+        "clip-vit-b-32-tokens": 50,
+        "clip-vit-b-32-gelu-tokens": 50,
+        "clip-vit-b-16-tokens": 197,
+        "clip-vit-b-16-gelu-tokens": 197,
+    }
+
+
+@pytest.mark.usefixtures("small")
+def test_a_texts_tokens_do_not_depend_on_the_texts_beside_it() -> None:
+    texts = ["a cat", "two dogs run on the beach", "", "word " * 40, "a red bus"]
+    whole = text.embeddings(texts, "x", kind="clip-tokens")
+    for row in range(5):
+        assert np.array_equal(text.embeddings([texts[row]], "x", kind="clip-tokens"), whole[row : row + 1])
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("method", ["mith", "dcmh"])
+def test_captions_are_drawn_of_frozen_tokens(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMH_CACHE", str(tmp_path / "cache"))
+    some = [{key: value for key, value in one.items() if key != "tags"} for one in records_of_items()]
+    for one in some:
+        one["text"] = [f"{one['text']}", f"again {one['text']}", "a picture"]
+    folder = write(tmp_path / "d", some, text={"kind": "clip-tokens", "captions": "draw"})
+    data = datasets.load(str(folder), features=NAME).search()
+    drawn = data.train.captions
+    assert drawn is not None
+    assert drawn.text.shape == (3 * len(data.train.labels), WORDS, 8)
+    means = np.asarray(drawn.text, np.float32).reshape(-1, 3, WORDS, 8).mean(1)
+    assert np.allclose(data.train.text, means, atol=1e-5)
+    small: dict[str, Any] = {"width": 8} if method == "mith" else {"hidden_image": 4, "hidden_text": 4}
+    fitted = fit(method, data, **{"batch_size": 4, **small})
+    assert np.isfinite(fitted.best.val_map)
+    with torch.inference_mode():
+        of_all = fitted.method.encode_text(torch.from_numpy(np.asarray(drawn.text[:6], np.float32)))
+    tested = score(fitted.method, datasets.load(str(folder), features=NAME).noted_test(), CPU, False)
+    assert np.array_equal(tested.codes["database_text"][0], np.where(of_all[:3].mean(0) >= 0, 1, -1))

@@ -13,6 +13,7 @@ from torch import Tensor
 from cmh.interfaces import Arrays, Method
 from cmh.nets import bags
 from cmh.nets import state as states
+from cmh.nets.transfer import as_net_input
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -60,11 +61,11 @@ class _Encoder:
     def __init__(self, method: Method, name: str, items: Arrays, device: torch.device, from_pixels: bool) -> None:
         self.name, self.device, pixels = name, device, from_pixels and name == "image"
         self.encode: Callable[[Tensor], Tensor] = method.encode_image if name == "image" else method.encode_text
-        inputs = items.pixels if pixels else items.image if name == "image" else items.text
+        inputs = items.pixels if pixels else items.image if name == "image" else items.read
         assert inputs is not None  # whoever takes pixels has loaded them
         self.inputs: NDArray[np.generic] | csr_array = inputs
-        self.dtype = torch.uint8 if pixels else torch.float32
-        self.share = TOLERANCE_REDUCED if pixels and device.type == "cuda" else TOLERANCE
+        through_network = pixels or (name == "text" and items.tokens is not None)
+        self.share = TOLERANCE_REDUCED if through_network and device.type == "cuda" else TOLERANCE
         n, wanted = len(items.labels), QUERIES_FROM_PIXELS if from_pixels else QUERIES
         rows = np.random.default_rng(0).permutation(n)
         self.queries = rows[: min(wanted, max(n // 2, 1))]
@@ -75,7 +76,7 @@ class _Encoder:
         """Outputs `(n, bits)` of n rows."""
         with torch.inference_mode():
             inputs = bags.tensor(self.inputs[np.asarray(rows)])
-            return self.encode(inputs.to(self.device, self.dtype)).float().cpu().clone()
+            return self.encode(as_net_input(inputs.to(self.device))).float().cpu().clone()
 
     def alone(self) -> Tensor:
         """Outputs `(n, bits)` of the queries, encoded one by one."""

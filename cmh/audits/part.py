@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cmh import training
 from cmh.interfaces import Arrays, Config, Floats, Method, MethodModule, SearchData
 from cmh.nets import bags
-from cmh.training import Run, scaling
+from cmh.training import Run, parts, scaling
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -54,7 +54,8 @@ class Trial:
             if self.from_pixels:
                 assert self.items.pixels is not None  # training.build has read them
                 images = torch.from_numpy(self.items.pixels).to(self.device)
-            texts = self._features(self.items.text)
+            tokens = self.items.tokens
+            texts = self._features(self.items.text) if tokens is None else torch.from_numpy(tokens).to(self.device)
             return self.method.encode_image(images).clone(), self.method.encode_text(texts).clone()
 
     def _features(self, features: Floats | csr_array) -> Tensor:
@@ -70,8 +71,7 @@ def few(items: Arrays, n: int) -> Arrays:
         chosen.update(dict.fromkeys(np.flatnonzero(column)[:each].tolist()))
     chosen.update(dict.fromkeys(range(min(len(labels), 2 * n))))
     rows = np.sort(np.array(list(chosen)[:n]))
-    pixels = None if items.pixels is None else items.pixels[rows]
-    return Arrays(items.image[rows], items.text[rows], labels[rows], pixels)
+    return items.rows(rows)
 
 
 def trainable(method: Method) -> dict[str, Tensor]:
@@ -86,7 +86,9 @@ def owners(method: Method) -> dict[str, str]:
 
 def _found(method: Method) -> dict[str, tuple[str, Tensor]]:
     found: dict[int, tuple[str, str, Tensor]] = {}
-    inner = method.method if isinstance(method, scaling.Scaled) else method  # paths are the method's own
+    inner: object = method
+    while isinstance(inner, (scaling.Scaled, parts.Whole)):  # paths are the method's own
+        inner = inner.method
     for path, owner, tensor in _walk(inner, "", set()):
         found.setdefault(id(tensor), (path, owner, tensor))
     return {path: (owner, tensor) for path, owner, tensor in found.values()}

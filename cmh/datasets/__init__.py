@@ -7,13 +7,15 @@ in `clipart`, `benchmarks` (with a module for each official distribution) and `o
 from __future__ import annotations
 
 from cmh.datasets.cached import CachedDataset, locked
-from cmh.datasets.catalogue import NAMES, ORDERS, is_folder, names
+from cmh.datasets.catalogue import CAPTIONS, GIVEN, NAMES, ORDERS, is_folder, names
 from cmh.datasets.loading import DEFAULT_FEATURES, load, read
 from cmh.datasets.source import Source
 from cmh.interfaces import Arrays, Dataset, SearchData, TestData
 
 __all__ = [
+    "CAPTIONS",
     "DEFAULT_FEATURES",
+    "GIVEN",
     "NAMES",
     "ORDERS",
     "Arrays",

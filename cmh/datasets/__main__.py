@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from cmh import commands, datasets
 
@@ -47,8 +48,20 @@ def main(argv: list[str] | None = None) -> int:
         add("name", metavar="NAME|DIR")
         if action != "show":
             add("--skip-bad", action="store_true", help="go on without bad items, and say how many")
-            order = "split of a benchmark: torchcmh (its seed; default) or file (the order of the files, DCMH release)"
-            add("--split", default="torchcmh", choices=datasets.ORDERS, help=order)
+            add(
+                "--split",
+                default="torchcmh",
+                choices=datasets.ORDERS,
+                help="split of a benchmark: torchcmh (its seed; default), file (the order of the files, DCMH release),"
+                " or a release's of the CLIP era, with its items (`show`)",
+            )
+            add(
+                "--captions",
+                default=datasets.GIVEN,
+                choices=(datasets.GIVEN, *datasets.CAPTIONS),
+                help="of items with several: all as one text, first, or draw (one in each epoch of training); given"
+                " (default): as dataset.yml says, else all",
+            )
     _add_convert(actions.add_parser("convert", help="make a dataset of the .mat files that papers pass on"))
     add = actions.choices["check"].add_argument
     add("--contact-sheet", type=Path, metavar="FILE", help="write a PNG of 48 of its pictures")
@@ -92,16 +105,15 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     from cmh.datasets.facts import FACTS
 
-    source = datasets.read(arguments.name, skip_bad=arguments.skip_bad, order=arguments.split, progress=_terminal())
+    source = datasets.read(arguments.name, **_reading(arguments), progress=_terminal())
     _say(*_counts(source))
     _say(*(f"note: {note}" for note in source.notes if arguments.name in FACTS))
     dataset = datasets.load(
         arguments.name,
         features=arguments.features,
         weights=arguments.weights,
-        skip_bad=arguments.skip_bad,
-        order=arguments.split,
         source=source,
+        **_reading(arguments),
     )
     _say(f"arrays: {dataset.folder}")
     return 0
@@ -158,9 +170,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
     problems = Problems(skip_bad=arguments.skip_bad)
     if datasets.is_folder(arguments.name):
-        source = own.inspect(Path(arguments.name), problems, progress=_terminal())
+        source = own.inspect(Path(arguments.name), problems, captions=arguments.captions, progress=_terminal())
     else:
-        source = datasets.read(arguments.name, skip_bad=arguments.skip_bad, order=arguments.split, progress=_terminal())
+        source = datasets.read(arguments.name, **_reading(arguments), progress=_terminal())
     if source is not None:
         for line in extras.missing(source.text_kind):
             problems.add("extra", line)
@@ -174,6 +186,11 @@ def _check(arguments: argparse.Namespace) -> int:
     _say(*(f"left out: {line}" for line in left_out))
     _say("no problems" if not left_out else f"{source.n_skipped if source else 0:,} bad items left out")
     return 0
+
+
+def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How a dataset is read, as `datasets.read` and `datasets.load` take it."""
+    return {"skip_bad": arguments.skip_bad, "order": arguments.split, "captions": arguments.captions}
 
 
 def _counts(source: datasets.Source) -> list[str]:

@@ -149,6 +149,12 @@ def inspect(given: Given) -> Inspected:
     return Inspected(found["bad"], found["dtype"])
 
 
+def with_some(rows: RowArray, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of the rows `kept` `(n_kept,)` of an array `(n, d)` that are not all 0."""
+    blocks = (kept[start : start + ROWS] for start in range(0, len(kept), ROWS))
+    return np.concatenate([kept[:0], *(some[np.asarray(rows[some]).any(1)] for some in blocks)])
+
+
 def _release(rows: RowArray) -> None:
     """Let go of the pages of a memory map that have been read: they would count as this process's memory."""
     mapped = getattr(rows, "_mmap", None)

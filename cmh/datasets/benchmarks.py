@@ -1,8 +1,9 @@
-"""The benchmarks of the field, from the matrices that hashing papers pass on or from the official distributions.
+"""The benchmarks of the field, from files that papers pass on or from the official distributions.
 
-Each lies in `$CMH_DATA/NAME` (default `~/cmh-data/NAME`). Matrices are `.mat` files of any version, whose variables say
-what they are: picture names `FAll` or `imgs`, texts `YAll` or `tags`, labels `LAll` or `labels`, and the photos lie
-under `images/`. Without matrices the official distribution is read. Counts are checked against `cmh.datasets.facts`.
+Each lies in `$CMH_DATA/NAME` (default `~/cmh-data/NAME`), with the photos under `images/`: torchcmh's or the DCMH
+release's matrices (`matrices`), or the official distribution (`mirflickr`, `nuswide`, `coco`, `iapr`). For the splits
+of releases on CLIP (`releases`) their own files may lie in a folder that is called like the split (`toolbox`); without
+them the split is drawn of what there is. Counts are checked against `cmh.datasets.facts`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import functools
 import hashlib
 import importlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -21,18 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmh import machine
-from cmh.datasets import arrays, mat, scan
+from cmh.cache import RowArray
+from cmh.datasets import arrays, drawn, matrices, releases, scan, toolbox
+from cmh.datasets.catalogue import GIVEN
 from cmh.datasets.facts import Facts
 from cmh.datasets.official import Parts
 from cmh.datasets.problems import Problems
 from cmh.datasets.source import Source
-from cmh.datasets.split import published
+from cmh.datasets.split import Split, published
 from cmh.errors import DatasetError
-
-ROLES = {"pictures": ("FAll", "imgs"), "tags": ("YAll", "tags"), "labels": ("LAll", "labels")}
-FILES = {"pictures": "imgList", "tags": "tagList", "labels": "labelList"}  # torchcmh's
-RELEASE = {"pictures": "fall", "tags": "yall", "labels": "lall"}  # the DCMH release's, after the dataset's name
-PHOTOS = ("images", "Flickr", "mirflickr")
+from cmh.features import text, wording
 
 
 def folder(facts: Facts) -> Path:
@@ -40,31 +38,37 @@ def folder(facts: Facts) -> Path:
     return machine.data() / facts.name
 
 
-def missing(facts: Facts, root: Path | None = None) -> list[str]:
-    """What is not there, for the way (matrices or official) of which something is there; empty where all is."""
+def missing(facts: Facts, root: Path | None = None, order: str = "torchcmh") -> list[str]:
+    """What is not there, for the way of which something is there; empty where all is.
+
+    Raises DatasetError where the benchmark has no such split.
+    """
     root = root or folder(facts)
-    official = _official(facts).missing(root, facts)
+    wanted, of_release = releases.under(facts, order), order in releases.RELEASES
+    if of_release and toolbox.there(root / order):
+        return toolbox.missing(root / order)
+    official: list[str] = _official(facts).missing(root, facts)
     if not official:
         return []
-    matrices = _missing_matrices(facts, root)
-    if not matrices:
+    given = matrices.missing(facts, root) if _matrices_do(wanted) else [f"{root}: matrices hold other items"]
+    if not given:
         return []
-    if any(root.glob("*.mat")):
-        return matrices
-    return (
-        official
-        if 0 < len(official) < len(_official(facts).missing(root / "nowhere", facts))
-        else [
-            *(f"either {line}" for line in matrices),
-            *(f"or {line}" for line in official),
-        ]
-    )
+    if any(root.glob("*.mat")) and _matrices_do(wanted):
+        return given
+    if 0 < len(official) < len(_official(facts).missing(root / "nowhere", facts)):
+        return official
+    return [
+        *(f"either {line}" for line in (toolbox.missing(root / order) if of_release else ())),
+        *(f"either {line}" for line in (given if _matrices_do(wanted) else ())),
+        *(f"or {line}" for line in official),
+    ]
 
 
 def about(facts: Facts) -> str:
     """What it is, where to get it, what goes where."""
     root = folder(facts)
     tags = f"{facts.tags:,} tags" if facts.tags_official else f"{facts.tags:,} tags (matrices) or captions (official)"
+    own = releases.about(facts.name)
     lines = [
         f"{facts.title}: {facts.items:,} items, {facts.labels} labels, {tags}",
         f"source: {facts.source}",
@@ -72,13 +76,16 @@ def about(facts: Facts) -> str:
         f"split: {facts.query:,} queries, {facts.train:,} training items, {facts.database:,} in the database (training"
         f" items included); torchcmh's seed {facts.seed}, or --split file for the order of the files (DCMH release);"
         f" {facts.validation:,} validation queries from database items that are not trained on",
+        *own,
         "",
         "where to get it:",
         *(f"  {line}" for line in facts.where),
+        *(f"  {line}" for line in releases.where(facts.name)),
         f"what goes where, under {root} (CMH_DATA moves it):",
-        *(f"  {_file_names(facts, role)}: {_shape(facts, role)}" for role in ROLES),
+        *(f"  {matrices.file_names(facts, role)}: {matrices.layout(facts, role)}" for role in matrices.ROLES),
         "  images/: the photos, under the names that the matrices give",
         *(f"  or {line}" for line in _official(facts).missing(root / "nowhere", facts)),
+        *(f"  or, for --split SPLIT, {line}" for line in (toolbox.missing(root / "SPLIT") if own else ())),
     ]
     return "\n".join(line.replace(str(root / "nowhere"), str(root)) for line in lines)
 
@@ -88,21 +95,25 @@ def read(
     root: Path | None = None,
     *,
     order: str = "torchcmh",
+    captions: str = GIVEN,
     skip_bad: bool = False,
     progress: bool = False,
 ) -> Source:
     """Texts, labels and split; photos when they are asked for. Raises DatasetError that names everything wrong."""
     root = root or folder(facts)
-    if absent := missing(facts, root):
+    wanted = releases.under(facts, order)
+    if absent := missing(facts, root, order):
         cure = "python -m cmh.datasets show " + facts.name
         raise DatasetError(
             *absent, f"{cure} says where to get it", heading=f"{facts.title} is not complete here; missing"
         )
-    use_matrices = not _missing_matrices(facts, root)
-    parts = _matrices(facts, root) if use_matrices else _official(facts).read(root, facts)
+    parts, official, inputs = _parts(facts, wanted, root, order)
     problems = Problems()
-    for line in _against(facts, parts, official=not use_matrices):
+    for line in _against(wanted, parts, official=official):
         problems.add("count", line)
+    taken = "all" if captions == GIVEN else captions
+    if taken != "all" and not any(len(some) > 1 for some in parts.captions or ()):
+        problems.add("captions", f"captions {taken}: an item of {facts.title} has one text here; leave --captions out")
     problems.stop(f"{facts.title} in {root}")  # before a hundred thousand pictures are looked at
     seen = scan.pictures(root, parts.pictures, called=facts.name, progress=progress, links=True)
     for row, one in enumerate(seen):
@@ -110,57 +121,102 @@ def read(
             problems.item(row, "picture", f"{parts.pictures[row]}: {one.problem}")
     problems.stop(f"{facts.title} in {root}", skip_bad=skip_bad)
     kept = np.array([row for row in range(len(seen)) if row not in problems.rows], np.int64)
-    whole = published(
+    split = published(
         len(seen),
-        n_query=facts.query,
-        n_train=facts.train,
-        n_validation=facts.validation,
-        seed=facts.seed if order == "torchcmh" else None,
-    )
-    split = whole.only(kept)
+        n_query=wanted.query,
+        n_train=wanted.train,
+        n_validation=wanted.validation,
+        seed=None if order == "file" else wanted.seed,
+    ).only(kept)
     pictures_sha256 = scan.digest(seen[row] for row in kept)
     labels = np.ascontiguousarray(parts.labels[kept])
     digest = hashlib.sha256(
         json.dumps([parts.digest, list(parts.label_names), pictures_sha256, labels.shape]).encode() + labels.tobytes()
     )
     digest.update(kept.tobytes() if len(kept) < len(seen) else b"")
+    digest.update(taken.encode() if taken != "all" else b"")
     paths = tuple(root / parts.pictures[row] for row in kept)
-
-    def text() -> arrays.Chosen:
-        # The vocabulary of captions is of the training rows; the whole split numbers all rows.
-        known = dataclasses.replace(whole, train=whole.train[np.isin(whole.train, kept)])
-        rows = parts.text(known)
-        return arrays.Chosen(rows, kept, rows.dtype)
-
+    said = None
+    if parts.captions is not None:
+        said = [parts.captions[row][: 1 if taken == "first" else None] for row in kept.tolist()]
+    starts = drawn.starts(said) if said is not None and taken == "draw" else None
     notes = list(parts.notes)
-    if short := max(0, facts.validation - (facts.items - facts.query - facts.train)):
+    if short := max(0, wanted.validation - (wanted.items - wanted.query - wanted.train)):
         notes.append(
             f"{short:,} validation queries were taken from the training items: the database has too few others"
         )
-    words = parts.words
     return Source(
         name=facts.name,
         sha256=digest.hexdigest(),
         label_names=tuple(parts.label_names),
         split=split,
         labels=labels,
-        text=text,
+        text=functools.partial(_vectors, parts, kept, said, split, each=starts is not None),
         picture=lambda row: paths[row].read_bytes(),
         files=paths,
         pictures_sha256=pictures_sha256,
         digests=tuple(seen[row].digest for row in kept),
-        words=None if words is None else functools.partial(_words, words, kept),
+        words=_words(parts, kept, said),
+        captions=None if said is None else lambda: [". ".join(some) for some in said],
+        taken=taken,
+        starts=starts,
         skipped=tuple(problem.text for problem in problems.found),
         n_skipped=len(seen) - len(kept),
         notes=tuple(notes),
-        inputs=(*map(str, root.glob("*.mat")), *(f"{root}/{name}" for name in parts.pictures)) if use_matrices else (),
+        inputs=(*inputs, *(f"{root}/{name}" for name in parts.pictures)) if inputs else (),
     )
 
 
-def _words(words: Callable[[], Sequence[Sequence[str]]], kept: NDArray[np.int64]) -> list[Sequence[str]]:
-    """Of the items `kept` `(n_kept,)` alone."""
-    every = words()
-    return [every[row] for row in kept]
+def _parts(facts: Facts, wanted: Facts, root: Path, order: str) -> tuple[Parts, bool, tuple[str, ...]]:
+    """What there is, read; whether it is the official distribution; and the files, where they are known."""
+    if order in releases.RELEASES and toolbox.there(root / order):
+        return toolbox.parts(root / order, root, wanted), False, ()
+    if not _matrices_do(wanted) or matrices.missing(facts, root):
+        return _official(facts).read(root, wanted), True, ()
+    parts = matrices.read(facts, root)
+    if wanted.tagged and wanted.items < facts.items and parts.text is not None:
+        rows = parts.text()
+        tagged = arrays.with_some(rows, np.arange(facts.items))
+        parts = dataclasses.replace(
+            parts,
+            pictures=[parts.pictures[row] for row in tagged.tolist()],
+            labels=parts.labels[tagged],
+            text=lambda: arrays.Chosen(rows, tagged, rows.dtype),
+        )
+    return parts, False, tuple(map(str, root.glob("*.mat")))
+
+
+def _matrices_do(wanted: Facts) -> bool:
+    """Whether the matrices hold the items of a split, in its order."""
+    return not wanted.order
+
+
+def _vectors(
+    parts: Parts, kept: NDArray[np.int64], said: Sequence[Sequence[str]] | None, split: Split, *, each: bool
+) -> RowArray:
+    """Vectors of the texts of the items `kept` `(n_kept, d)`, or of `each` of their captions `(m, d)`; what is made of
+    captions is a bag of words, whose vocabulary is of the training items."""
+    if parts.text is not None:
+        rows = parts.text()
+        return arrays.Chosen(rows, kept, rows.dtype)
+    assert said is not None
+    items = _documents(parts, said)
+    known = text.vocabulary(items[row] for row in split.train)
+    return wording.bag([parts.words_of(one) for some in said for one in some] if each else items, known)
+
+
+def _documents(parts: Parts, said: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[word for one in some for word in parts.words_of(one)] for some in said]
+
+
+def _words(
+    parts: Parts, kept: NDArray[np.int64], said: Sequence[Sequence[str]] | None
+) -> Callable[[], Sequence[Sequence[str]]] | None:
+    """The words of each of the items `kept` `(n_kept,)`; None where they are not known."""
+    words = parts.words
+    if words is not None:
+        return lambda: [every[row] for every in [words()] for row in kept.tolist()]
+    return None if said is None else lambda: _documents(parts, said)
 
 
 def _official(facts: Facts) -> ModuleType:
@@ -180,117 +236,3 @@ def _against(facts: Facts, parts: Parts, *, official: bool) -> Iterator[str]:
     for what, here, wanted in found:
         if wanted is not None and here != wanted:
             yield f"{what}: {here:,} here, but {wanted:,} are published ({facts.counts})"
-
-
-# Matrices
-
-
-def _file_names(facts: Facts, role: str) -> str:
-    return f"{facts.name}-{RELEASE[role]}.mat or {FILES[role]}.mat"
-
-
-def _shape(facts: Facts, role: str) -> str:
-    what = {
-        "pictures": f"names of the photos, {facts.items:,} × 1 or 2",
-        "tags": f"tags, {facts.items:,} × {facts.tags:,}",
-        "labels": f"labels, {facts.items:,} × {facts.labels}",
-    }[role]
-    return f"variable {' or '.join(ROLES[role])}, {what}"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    places: dict[str, tuple[Path, str]]  # role → file, variable
-    problems: list[str]
-    seen: list[str]
-
-
-def _find(root: Path) -> _Found:
-    places: dict[str, tuple[Path, str]] = {}
-    problems: list[str] = []
-    seen: list[str] = []
-    for path in sorted(root.glob("*.mat")):
-        try:
-            found = mat.variables(path)
-        except DatasetError as error:
-            problems += error.problems
-            continue
-        seen.append(f"{path.name} holds {', '.join(sorted(found)) or 'nothing'}")
-        for role, variables in ROLES.items():
-            for variable in variables:
-                if variable not in found:
-                    continue
-                if role in places:
-                    problems.append(
-                        f"{path}: {variable} is in {places[role][0].name}, too; their rows may differ, so remove one"
-                    )
-                places.setdefault(role, (path, variable))
-    return _Found(places, problems, seen)
-
-
-def _missing_matrices(facts: Facts, root: Path) -> list[str]:
-    """What is not there of the matrices, with what is."""
-    found = _find(root)
-    lines = list(found.problems)
-    for role in ROLES:
-        if role not in found.places:
-            lines.append(f"{root / _file_names(facts, role)} ({_shape(facts, role)})")
-    if lines and found.seen:
-        lines.append(f"there is: {'; '.join(found.seen)}")
-    if not any((root / name).is_dir() for name in PHOTOS):
-        lines.append(f"{root / 'images'}/ (the photos)")
-    return lines
-
-
-def _matrices(facts: Facts, root: Path) -> Parts:
-    places = _find(root).places
-    problems: list[str] = []
-    rows: list[list[str]] = []
-    tags = labels = None
-    path, variable = places["pictures"]
-    try:
-        rows = scan.remembered(path, f"texts {variable}", lambda: [list(row) for row in mat.texts(path, variable)])
-    except DatasetError as error:
-        problems += error.problems
-    try:
-        labels = arrays.numbers(*places["labels"])
-        # Only its shape and its hash now: the matrix itself when texts are asked for.
-        shape = mat.variables(places["tags"][0])[places["tags"][1]][0]
-        tags = functools.partial(_tags, *places["tags"])
-    except DatasetError as error:
-        problems += error.problems
-    if problems or labels is None or tags is None:
-        raise DatasetError(*problems, heading=f"{facts.title} in {root} cannot be used")
-    names = [os.path.join(*(cell.strip().replace("\\", "/") for cell in row)) for row in rows]  # noqa: PTH118 - as torchcmh
-    for what, size, columns in (("tags", shape, facts.tags), ("labels", labels.shape, facts.labels)):
-        if tuple(size) != (facts.items, columns):
-            problems.append(f"{places[what][1]} is {tuple(size)}, but must be {(facts.items, columns)}")
-    if len(names) != facts.items:
-        problems.append(f"{path.name}: {variable} names {len(names):,} pictures, but must name {facts.items:,}")
-    if problems:
-        raise DatasetError(*problems, heading=f"{facts.title} in {root} cannot be used")
-    values = labels.whole()
-    if not ((values == 0) | (values == 1)).all():
-        raise DatasetError(f"{labels.where} holds something else than 0 and 1")
-    photos = next(root / name for name in PHOTOS if (root / name).is_dir())
-    flat = not any((photos / name).exists() for name in names[:100])  # all in one folder, as torchcmh's author advises
-    return Parts(
-        n_all=len(names),
-        pictures=[
-            f"{photos.name}/{Path(name).name if flat and not scan.fault_of_name(name) else name}" for name in names
-        ],
-        labels=values.astype(np.uint8),
-        label_names=[f"label {number}" for number in range(1, facts.labels + 1)],
-        n_tags=shape[1],
-        text=lambda _split: tags(),
-        digest=hashlib.sha256((scan.sha256(places["tags"][0]) + json.dumps(names)).encode()).hexdigest(),
-    )
-
-
-def _tags(path: Path, variable: str) -> arrays.Chosen:
-    """The tag matrix `(n, n_tags)`. Raises DatasetError where a value is not finite."""
-    given = arrays.numbers(path, variable)
-    looked = arrays.inspect(given)
-    if looked.not_finite:
-        raise DatasetError(f"{given.where}: row {looked.not_finite[0]} holds NaN or infinite values")
-    return arrays.Chosen(given.rows, np.arange(given.shape[0]), np.dtype(looked.dtype))

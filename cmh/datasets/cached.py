@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmh import ledger
-from cmh.datasets import sparse
+from cmh.datasets import drawn, sparse
 from cmh.datasets.labelled import evaluated
 from cmh.errors import DatasetError
-from cmh.interfaces import Arrays, Floats, SearchData, TestData
+from cmh.interfaces import Arrays, Captions, Floats, SearchData, TestData
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -78,9 +78,12 @@ class CachedDataset:
     def _arrays(self, part: str) -> Arrays:
         folder = self.folder / part
         pixels = None if self.pixel_folder is None else _map(self.pixel_folder / f"{part}.npy", np.uint8)
-        return Arrays(
-            _map(folder / "image.npy", np.float32), _texts(folder), _map(folder / "labels.npy", np.uint8), pixels
-        )
+        tokens = _map(folder / "tokens.npy", np.int32) if (folder / "tokens.npy").exists() else None
+        captions = None
+        if (starts := folder / f"{drawn.NAME}-starts.npy").is_file():
+            captions = Captions(_texts(folder, drawn.NAME), _map(starts, np.int64))
+        image, labels = _map(folder / "image.npy", np.float32), _map(folder / "labels.npy", np.uint8)
+        return Arrays(image, _texts(folder), labels, pixels, tokens, captions)
 
 
 @contextlib.contextmanager
@@ -93,12 +96,12 @@ def locked() -> Iterator[None]:
         _LOCKS.pop()
 
 
-def _texts(folder: Path) -> Floats | csr_array:
+def _texts(folder: Path, called: str = "text") -> Floats | csr_array:
     try:
-        words = sparse.read(folder)
+        words = sparse.read(folder, called)
     except (OSError, ValueError, EOFError) as error:
         raise DatasetError(f"{folder}: the cached texts cannot be read ({error}); delete the folder") from error
-    return _map(folder / "text.npy", np.float32) if words is None else words
+    return _map(folder / f"{called}.npy", np.float32) if words is None else words
 
 
 def _map(path: Path, _kind: type[Kind]) -> NDArray[Kind]:

@@ -7,7 +7,13 @@ from pathlib import Path
 from cmh.datasets.facts import FACTS
 
 NAMES = ("clipart", *FACTS)
-ORDERS = ("torchcmh", "file")  # of a benchmark's items, which decides its split
+ORDERS = ("torchcmh", "file", "dchmt", "mith", "dsph")  # splits of a benchmark: by seed, in file order, of a release
+CAPTIONS = {
+    "all": "all of them are one text",
+    "first": "the first alone",
+    "draw": "one is drawn for each epoch of training; to be ranked, the net's outputs on all of them are averaged",
+}  # of an item that has several
+GIVEN = "given"  # of captions: what the dataset says
 
 
 def names() -> list[str]:

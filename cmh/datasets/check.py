@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmh import files
+from cmh.datasets.catalogue import CAPTIONS
 from cmh.datasets.facts import FACTS
 from cmh.datasets.source import Source
 from cmh.errors import DatasetError
@@ -68,6 +69,9 @@ def _texts(source: Source) -> Iterator[str]:
         matrix = source.text()
         yield f"text: given, {matrix.shape[1]:,} columns"
         return
+    if source.starts is not None:
+        each = np.diff(source.starts)
+        yield f"captions: {each.sum():,}, {each.mean():.1f} an item ({each.min()} to {each.max()}); {CAPTIONS['draw']}"
     documents = source.words()
     lengths = np.array([len(document) for document in documents])
     train = collections.Counter(word for row in source.split.train for word in set(documents[row]))
@@ -79,10 +83,11 @@ def _texts(source: Source) -> Iterator[str]:
         yield f"text vectors: not made, as kind {source.text_kind} needs an extra that is not installed"
         return
     matrix = source.text()
-    empty = sum(int((~matrix[rows].any(1)).sum()) for rows in _blocks(len(documents)))
-    yield f"text vectors: {matrix.shape[1]:,} columns, {empty:,} items with none of them"
+    empty = sum(int((~matrix[rows].any(1)).sum()) for rows in _blocks(matrix.shape[0]))
+    what = "items" if source.starts is None else "captions"
+    yield f"text vectors: {matrix.shape[1]:,} columns, {empty:,} {what} with none of them"
     if empty:
-        yield f"warning: {empty:,} items have an empty text vector: no word of theirs is in the vocabulary"
+        yield f"warning: {empty:,} {what} have an empty text vector: no word of theirs is in the vocabulary"
 
 
 def _sides(source: Source) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """MS COCO as its site distributes it: `annotations/{instances,captions}_{train,val}YEAR.json` and folders of photos.
 
-Photos with at least one object and one caption, train before val, in the order of the files. Labels are the 80
-categories; the text is the captions as a bag of words whose vocabulary (2,000 words, each in two items) knows the
+Photos with at least one object, train before val, in the order of the files (of some splits by number). Labels are the
+80 categories; the text is the captions as a bag of words whose vocabulary (2,000 words, each in two items) knows the
 training items only.
 """
 
@@ -18,9 +18,9 @@ import numpy as np
 from cmh.datasets import scan
 from cmh.datasets.facts import Facts
 from cmh.datasets.official import Parts
-from cmh.datasets.split import Split
+from cmh.datasets.problems import EXAMPLES
+from cmh.datasets.releases import BY_NUMBER
 from cmh.errors import DatasetError
-from cmh.features import text, wording
 
 PARTS = ("train", "val")
 
@@ -64,12 +64,17 @@ def read(root: Path, facts: Facts) -> Parts:
             continue
         categories |= {int(key): name for key, name in about["categories"].items()}
         n_all += len(about["images"])
-        for number, name in about["images"]:
-            shown, words = about["objects"].get(str(number)), said["captions"].get(str(number))
-            if shown and words:
-                pictures.append(f"{part}{year}/{name}")
-                captions.append(words)
-                objects.append(shown)
+        images = sorted(about["images"]) if facts.order == BY_NUMBER else about["images"]
+        seen = [(number, name) for number, name in images if str(number) in about["objects"]]
+        if mute := [name for number, name in seen if str(number) not in said["captions"]]:
+            problems.append(
+                f"{root}/annotations/captions_{part}{year}.json: {len(mute):,} photos with objects have no caption:"
+                f" {', '.join(mute[:EXAMPLES])}{' …' * (len(mute) > EXAMPLES)}; is the file whole?"
+            )
+        for number, name in seen:
+            pictures.append(f"{part}{year}/{name}")
+            captions.append(said["captions"].get(str(number), []))
+            objects.append(about["objects"][str(number)])
     columns = {number: column for column, number in enumerate(sorted(categories))}
     if stray := sorted({number for shown in objects for number in shown} - columns.keys()):
         problems.append(f"{root}/annotations: objects are of category {stray[0]}, which is not among the categories")
@@ -79,22 +84,14 @@ def read(root: Path, facts: Facts) -> Parts:
     for row, shown in enumerate(objects):
         labels[row, [columns[number] for number in shown]] = 1
 
-    def words_of() -> list[list[str]]:
-        return [[word for caption in some for word in text.tokens(caption)] for some in captions]
-
-    def bag(split: Split) -> wording.Worded:
-        documents = words_of()
-        return wording.bag(documents, text.vocabulary(documents[row] for row in split.train))
-
     return Parts(
         n_all=n_all,
         pictures=pictures,
         labels=labels,
         label_names=[categories[number] for number in columns],
         n_tags=None,
-        text=bag,
         digest=hashlib.sha256(json.dumps(captions).encode()).hexdigest(),
-        words=words_of,
+        captions=captions,
     )
 
 

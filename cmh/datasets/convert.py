@@ -3,7 +3,7 @@
 Two layouts are known, whatever the version of the `.mat` files:
 
 * `index`, `caption` and `label` (or `category`) in one or several files: paths of pictures, a text or several an item,
-  and labels 0/1, as the repositories on CLIP have them. They become `items.jsonl`.
+  and labels 0/1, as the repositories on CLIP have them (`toolbox`). They become `items.jsonl`.
 * `I_tr, T_tr, L_tr, I_te, T_te, L_te`, perhaps `I_db …`, in a `.mat` or `.npz` file (`XTrain, YTrain, LTrain …`, too):
   features and labels of training items, which are searched as well, and of queries. They become `data.npz`.
 
@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 
 from cmh import files
 from cmh.config import shown
-from cmh.datasets import arrays, mat
+from cmh.datasets import arrays, toolbox
 from cmh.datasets.catalogue import NAMES
 from cmh.errors import DatasetError
 from cmh.seeding import derive
 
-PICTURES = {"pictures": ("index",), "texts": ("caption", "captions"), "labels": ("label", "category")}
 ARRAYS = {"image": ("i", "x", "image", "img"), "text": ("t", "y", "text", "txt"), "labels": ("l", "label", "labels")}
 SIDES = {"train": ("tr", "train"), "query": ("te", "test", "query"), "database": ("db", "database", "retrieval")}
 LOOKED_AT = 50  # pictures whose places decide where all of them lie
@@ -42,7 +41,7 @@ _NAME = re.compile(
 
 def known_as(names: Sequence[str]) -> str:
     """What to do with a file that holds these variables; empty where they are of no known layout."""
-    held = [name for names_of in PICTURES.values() for name in names_of if name in names]
+    held = [name for names_of in toolbox.VARIABLES.values() for name in names_of if name in names]
     held = held if len(held) > 1 else sorted(split_variables(names).values())
     return f"; {', '.join(held)} can be made into a dataset: python -m cmh.datasets convert" if held else ""
 
@@ -81,14 +80,21 @@ def convert(
         for variable in arrays.names(path):
             if variable not in places or path.stem == variable:  # caption.mat, not caption_one_hot.mat
                 places[variable] = path
-    roles = {role: variable for role, known in PICTURES.items() for variable in known if variable in places}
+    roles = {
+        role: (places[variable], variable)
+        for role, known in toolbox.VARIABLES.items()
+        for variable in reversed(known)
+        if variable in places
+    }
+    if (lines := source / "caption.txt").is_file():
+        roles.setdefault("texts", (lines, ""))
     sides = split_variables(list(places))
     try:
         with files.new_folder(folder) as new:
-            if len(roles) == len(PICTURES):
-                root, rows = _items(roles, places, images or (source if source.is_dir() else source.parent))
-                lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-                files.write_atomic(new / "items.jsonl", "".join(lines))
+            if len(roles) == len(toolbox.VARIABLES):
+                root, rows = _items(toolbox.read(roles), images or (source if source.is_dir() else source.parent))
+                listed = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+                files.write_atomic(new / "items.jsonl", "".join(listed))
                 drawn = {"query": query or _tenth(len(rows)), "validation": validation or _tenth(len(rows))}
                 document: dict[str, object] = {"name": name, "items": "items.jsonl", "images": root, "split": drawn}
                 said = f"{len(rows):,} items; pictures in {root}"
@@ -99,7 +105,9 @@ def convert(
                 different, counts = np.unique(table["split"], return_counts=True)
                 said = ", ".join(f"{side} {n:,}" for side, n in zip(different, counts, strict=True))
             else:
-                known = f"{', '.join(one[0] for one in PICTURES.values())} or I_tr, T_tr, L_tr, I_te, T_te, L_te"
+                known = (
+                    f"{', '.join(one[0] for one in toolbox.VARIABLES.values())} or I_tr, T_tr, L_tr, I_te, T_te, L_te"
+                )
                 raise DatasetError(f"{source}: must hold {known}; found {', '.join(sorted(places)) or 'nothing'}")
             files.write_atomic(new / "dataset.yml", "".join(f"{key}: {json.dumps(v)}\n" for key, v in document.items()))
     except OSError as error:
@@ -119,31 +127,16 @@ def _tenth(n: int) -> int:
 # Pictures, texts, labels
 
 
-def _items(
-    roles: Mapping[str, str], places: Mapping[str, Path], root: Path
-) -> tuple[str, list[dict[str, str | list[str]]]]:
+def _items(lists: toolbox.Lists, root: Path) -> tuple[str, list[dict[str, str | list[str]]]]:
     """The pictures' folder, and a row an item."""
-    names = [
-        "/".join(part.strip("/") if number else part for number, part in enumerate(row)).replace("\\", "/")
-        for row in mat.texts(places[roles["pictures"]], roles["pictures"])
-    ]
-    texts = mat.texts(places[roles["texts"]], roles["texts"])
-    given = arrays.numbers(places[roles["labels"]], roles["labels"])
-    labels = given.whole()
-    counts = {"pictures": len(names), "texts": len(texts), "labels": len(labels)}
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{roles[role]} {n:,}" for role, n in counts.items())
-        raise DatasetError(f"the numbers of rows disagree: {listed}")
-    if labels.ndim != 2 or not ((labels == 0) | (labels == 1)).all():
-        raise DatasetError(f"{given.where}: must be labels (items, labels) of 0 and 1")
-    where, short = _root(names, root)
+    where, short = _root(lists.pictures, root)
     return str(where), [
         {
             "image": image,
-            "text": [text for text in some if text],
+            "text": list(some),
             "labels": [f"label {column + 1}" for column in np.flatnonzero(row).tolist()],
         }
-        for image, some, row in zip(short, texts, labels, strict=True)
+        for image, some, row in zip(short, lists.texts, lists.labels, strict=True)
     ]
 
 

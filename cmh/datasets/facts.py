@@ -29,6 +29,8 @@ class Facts:
     tags_official: int | None = None
     n_official: int | None = None  # items of the official distribution before the selection
     tag_count: int = 0  # tags of the official distribution that fewer items have are dropped
+    tagged: bool = False  # items of the official distribution without a tag of the vocabulary are left out
+    order: str = ""  # of the items of the official distribution, where it is not its own (`releases`)
 
     @property
     def database(self) -> int:
@@ -76,6 +78,7 @@ FACTS = {
             tags_official=1386,
             n_official=25_000,
             tag_count=20,
+            tagged=True,
         ),
         Facts(
             name="nuswide-tc21",

@@ -58,7 +58,8 @@ def numbers(path: Path, name: str) -> NDArray[np.generic] | csc_matrix | csc_arr
 
 
 def texts(path: Path, name: str) -> list[tuple[str, ...]]:
-    """A cell or char variable, a tuple of texts a row; an empty cell is an empty text.
+    """A cell or char variable, a tuple of texts a row; an empty cell is an empty text, and a cell that holds a char
+    matrix is as many texts as that has lines.
 
     Raises DatasetError for what is not there, holds something else, or is damaged.
     """
@@ -66,15 +67,15 @@ def texts(path: Path, name: str) -> list[tuple[str, ...]]:
     if mat73.is_one(path):
         return mat73.texts(path, name, kind)
     value = np.asarray(_load(path, name))
-    if value.dtype.kind == "U":  # a char matrix: one text a row
-        return [(clean(str(text)),) for text in value.ravel()]
+    if value.dtype.kind == "U":  # a char matrix: one text a row, or several where it has three dimensions
+        return [tuple(clean(str(text)) for text in row) for row in value.reshape(len(value), -1)]
     table = value.reshape(1, -1).T if 1 in shape else value
     rows = []
     for row in table:
         cells = [np.asarray(cell) for cell in np.ravel(row)]
-        if any(cell.size and (cell.dtype.kind != "U" or cell.size > 1) for cell in cells):
+        if any(cell.size and cell.dtype.kind != "U" for cell in cells):
             raise DatasetError(f"{path}: {name} holds cells that are no texts; save cellstr({name})")
-        rows.append(tuple(clean("".join(cell.ravel().tolist())) if cell.size else "" for cell in cells))
+        rows.append(tuple(clean(text) for cell in cells for text in (cell.ravel().tolist() or [""])))
     return rows
 
 

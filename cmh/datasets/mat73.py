@@ -92,32 +92,35 @@ def numbers(path: Path, name: str, shape: tuple[int, ...]) -> NDArray[np.generic
 
 
 def texts(path: Path, name: str, kind: str) -> list[tuple[str, ...]]:
-    """A char or cell variable, a tuple of texts a row. Raises DatasetError where cells hold something else."""
+    """A char or cell variable, a tuple of texts a row; a cell that holds a char matrix is as many texts as that has
+    lines. Raises DatasetError where cells hold something else."""
     import h5py
 
     wrong = DatasetError(f"{path}: {name} holds cells that are no texts; save cellstr({name})")
 
-    def text(codes: h5py.Dataset) -> str:
+    def lines(codes: h5py.Dataset) -> list[str]:
         if not isinstance(codes, h5py.Dataset) or _is_empty(codes):
             if isinstance(codes, h5py.Group):
                 raise wrong
-            return ""
+            return [""]
         values = np.asarray(codes)
         if values.dtype.kind != "u":
             raise wrong
-        return clean("".join(map(chr, values.T.ravel().tolist()))) if values.ndim > 1 else ""
+        return [clean("".join(map(chr, row))) for row in values.T.tolist()] if values.ndim > 1 else [""]
 
     with opened(path) as file:
         value = file[name]
         if _is_empty(value):
             return []
         if kind == "char":
-            return [(clean("".join(map(chr, row))),) for row in np.asarray(value).T.tolist()]
+            letters = np.atleast_2d(np.asarray(value).T)  # (rows, …, letters)
+            several = letters.reshape(len(letters), -1, letters.shape[-1]).tolist()
+            return [tuple(clean("".join(map(chr, row))) for row in rows) for rows in several]
         if h5py.check_ref_dtype(value.dtype) is not h5py.Reference:
             raise wrong
         table = np.asarray(value).T  # (rows, columns) of references
         table = table.reshape(-1, 1) if 1 in table.shape else table
-        return [tuple(text(file[reference]) for reference in row) for row in table]
+        return [tuple(text for reference in row for text in lines(file[reference])) for row in table]
 
 
 def clean(text: str) -> str:

@@ -1,7 +1,8 @@
 """MIRFlickr-25K as its site distributes it: photos `im1.jpg` …, `meta/tags/tags1.txt` …, `annotations/LABEL.txt`.
 
 As for the DCMH release: the 24 potential labels (not the `_r1` ones), the tags that at least 20 photos have (here over
-all photos, as published), and the photos that have a label and a tag.
+all photos, as published), and the photos that have a label and a tag; under splits of some releases on CLIP all that
+have a label.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from cmh.datasets.facts import Facts
 from cmh.datasets.official import Parts, first, numbered
+from cmh.datasets.releases import BY_NAME
 from cmh.errors import DatasetError
 from cmh.features import wording
 
@@ -65,15 +67,22 @@ def read(root: Path, facts: Facts) -> Parts:
         tag for tag, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count >= facts.tag_count
     ]
     known = set(words)
-    kept = [place for place in range(len(photos)) if labels[place].any() and known.intersection(documents[place])]
+    kept = [
+        place
+        for place in range(len(photos))
+        if labels[place].any() and (known.intersection(documents[place]) or not facts.tagged)
+    ]
     names = list(photos.values())
+    if facts.order == BY_NAME:
+        kept.sort(key=names.__getitem__)
     return Parts(
         n_all=len(photos),
         pictures=[f"{photo_folder.relative_to(root)}/{names[place]}" for place in kept],
         labels=labels[kept],
         label_names=[file.stem for file in files],
         n_tags=len(words),
-        text=lambda _: wording.bag([documents[place] for place in kept], words, kind="tags"),
+        text=lambda: wording.bag([documents[place] for place in kept], words, kind="tags"),
         digest=hashlib.sha256(b"\0".join(raw)).hexdigest(),
         words=lambda: [[tag for tag in documents[place] if tag in known] for place in kept],
+        captions=[(" ".join(filter(None, documents[place])),) for place in kept],
     )

@@ -71,6 +71,8 @@ def read(root: Path, facts: Facts) -> Parts:
     tags = arrays.unpacked(
         tag_file, "text", (len(names), width), np.dtype(np.uint8), lambda: _rows(tag_file, len(names), width)
     )
+    if facts.tagged:
+        kept = arrays.with_some(tags, kept)
     inside = str(photo_folder.relative_to(root))
     flat = not any((photo_folder / name).exists() for name in names[:100])
     narrow = width != facts.tags and tag_file.name == "AllTags81.txt"
@@ -80,7 +82,7 @@ def read(root: Path, facts: Facts) -> Parts:
         labels=labels[kept],
         label_names=concepts,
         n_tags=None if narrow else width,
-        text=lambda _: arrays.Chosen(tags, kept, np.dtype(np.float16)),
+        text=lambda: arrays.Chosen(tags, kept, np.dtype(np.float16)),
         digest=scan.sha256(tag_file),
         notes=(f"texts are the {width} tags of AllTags81.txt, not the published {facts.tags:,}",) if narrow else (),
     )

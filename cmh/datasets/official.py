@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmh.cache import RowArray
-from cmh.datasets.split import Split
+from cmh.features.text import tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +23,11 @@ class Parts:
     labels: NDArray[np.uint8]  # (n, c)
     label_names: Sequence[str]
     n_tags: int | None  # None: depends on the split
-    text: Callable[[Split], RowArray]  # (n, d_text)
-    digest: str  # of what `text` is made from
-    words: Callable[[], Sequence[Sequence[str]]] | None = None
+    digest: str  # of what texts are made from
+    text: Callable[[], RowArray] | None = None  # (n, d_text); None: bags of the captions' words
+    words: Callable[[], Sequence[Sequence[str]]] | None = None  # None: those of the captions, if there are any
+    captions: Sequence[Sequence[str]] | None = None  # of each item, as people read them; None: not known
+    words_of: Callable[[str], list[str]] = tokens  # a caption
     notes: tuple[str, ...] = ()
 
 

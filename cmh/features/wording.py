@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 BAGS = ("words", "tags")
 EMBEDDINGS = ("sentences", "clip", "clip-tokens")
 NOTE = "text"  # of a dataset's cache entry: its `TextRule`
-KINDS = (*BAGS, *EMBEDDINGS, "matrix")
+TOKENS = "tokens"  # for a text tower that was trained along
+KINDS = (*BAGS, *EMBEDDINGS, TOKENS, "matrix")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,8 @@ class TextRule:
     """How texts become vectors.
 
     `words` are words of a text (`cmh.features.text.tokens`), `tags` what white space separates; `sentences` and `clip`
-    are embeddings of the whole text; of a `matrix` (vectors that were given) nothing can be said.
+    are embeddings of the whole text, `tokens` are for a text tower that was trained along; of a `matrix` (vectors that
+    were given) nothing can be said.
     """
 
     kind: str = "matrix"
@@ -78,18 +80,28 @@ class TextRule:
             return "stands for a label: such words were left out of training"
         return "not in the vocabulary"
 
-    def vectors(self, texts: Sequence[str]) -> RowArray:
-        """Vectors of texts `(n, d)`; that of a text without a word that is used is 0.
+    def network(self) -> text.Network:
+        """The network of embeddings. Raises DatasetError where an extra is not installed, or weights are not there or
+        not those of then."""
+        if self.weights and not Path(self.weights).is_file():
+            raise DatasetError(
+                f"weights {self.weights} of the texts' network ({self.kind}): no such file; the model was trained on"
+                " its vectors, and can encode no text without it"
+            )
+        if self.weights and files.sha256(Path(self.weights)) != self.weights_sha256:
+            raise DatasetError(f"weights {self.weights}: are not those that the texts were embedded with")
+        return text.ready(self.kind, self.weights)
 
-        Raises DatasetError where vectors were given, an extra is not installed, or weights are not those of then.
+    def vectors(self, texts: Sequence[str], network: text.Network | None = None) -> RowArray:
+        """Vectors of texts `(n, d)`; that of a text without a word that is used is 0. `network` is what `network` gave.
+
+        Raises DatasetError where vectors were given, and what `network` raises.
         """
         if self.kind in BAGS:
             idf = np.array(self.idf, np.float32) if self.weight == "tfidf" else None
             return text.sparse_bag([self.read(one).used for one in texts], self.words, self.weight, idf=idf)
         if self.kind in EMBEDDINGS:
-            if self.weights and files.sha256(Path(self.weights)) != self.weights_sha256:
-                raise DatasetError(f"weights {self.weights}: are not those that the texts were embedded with")
-            return text.embeddings(texts, "texts", kind=self.kind, weights=self.weights)
+            return text.embeddings(texts, "texts", network=network or self.network())
         raise DatasetError("the texts of this dataset were given as vectors: no rule makes one of a new text")
 
 

@@ -15,6 +15,7 @@ from typing import TypeGuard
 from cmh.config import params, unknown
 from cmh.errors import ConfigError
 from cmh.interfaces import MethodModule, Setup
+from cmh.methods._refused import REFUSED
 
 KINDS = ("supervised", "unsupervised", "shallow")
 PARTS = ("TITLE", "YEAR", "KIND", "LABELS", "SOURCE", "Config", "Method", "trainable")  # of a method's module
@@ -43,14 +44,16 @@ def get(name: str) -> MethodModule:
     """The module of a method: `Config`, `Method`, `trainable`, and what `cmh.methods NAME` prints.
 
     `name` is a method of cmh or the path of a Python file (`mine.py`), which is known by its file's name from then on.
-    Raises ConfigError for a name that is neither, for a file that is no method, and for fields of a Config that have a
-    run setting's name.
+    Raises ConfigError for a name that is neither (with the reason where the method is known and refused), for a file
+    that is no method, and for fields of a Config that have a run setting's name.
     """
     if name.endswith(".py"):
         return _from_file(Path(name))
     if f"{__name__}.{name}" in sys.modules and name.isidentifier() and name[0] != "_":
         return _checked(sys.modules[f"{__name__}.{name}"])
     if name not in names():
+        if reason := REFUSED.get(name.lower()):
+            raise ConfigError(f"method {name} is not here. {reason}")
         own = f"; did you mean the file {name}.py?" if Path(f"{name}.py").is_file() else ""
         raise ConfigError(f"method {unknown(name, names())}{own}")
     return _checked(importlib.import_module(f"{__name__}.{name}"))

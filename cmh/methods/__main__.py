@@ -8,12 +8,20 @@ from pathlib import Path
 
 from cmh import commands, config, files, methods
 from cmh.errors import ConfigError
+from cmh.methods._refused import REFUSED
+
+KINDS = {
+    "supervised": "supervised deep methods",
+    "unsupervised": "unsupervised deep methods, which are given no labels",
+    "shallow": "shallow controls",
+}  # a method's KIND, in the order of the listing
 
 EPILOG = """\
 examples:
-  python -m cmh.methods                 all methods: name, year, kind, title, source
+  python -m cmh.methods                 all methods, by kind and year: name, year, title, source
   python -m cmh.methods dcmh            what it minimises, how it differs from the paper, its hyperparameters
   python -m cmh.methods path/to/mine.py the same of a method of your own
+  python -m cmh.methods ucmfh           why a method of the field is not here
   python -m cmh.methods new mine        write mine.py, which already trains, its space mine.yml, its experiment
                                         mine_clipart.yml and its test test_mine.py into this folder
 """
@@ -46,8 +54,13 @@ def _run(arguments: argparse.Namespace) -> int:
 def _list() -> int:
     modules = {name: methods.get(name) for name in methods.names()}
     width = max(map(len, modules))
-    for name, module in sorted(modules.items(), key=lambda item: (item[1].KIND, item[1].YEAR, item[0])):
-        sys.stdout.write(f"{name:<{width}}  {module.YEAR}  {module.KIND:<12}  {module.TITLE} ({module.SOURCE})\n")
+    for kind, what in KINDS.items():
+        some = {name: module for name, module in modules.items() if kind == module.KIND}
+        sys.stdout.write(f"{what} ({len(some)})\n")
+        for name, module in sorted(some.items(), key=lambda item: (item[1].YEAR, item[0])):
+            sys.stdout.write(f"  {name:<{width}}  {module.YEAR}  {module.TITLE} ({module.SOURCE})\n")
+    refused = ", ".join(sorted(REFUSED))
+    sys.stdout.write(f"not here, for reasons that `python -m cmh.methods NAME` gives: {refused}\n")
     return 0
 
 

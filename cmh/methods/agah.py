@@ -109,7 +109,7 @@ class Method:
         n_labels, width = self.labels.shape[1], config.hidden
         image = layers(setup.image_dim, [config.hidden_image, width])
         text = layers(setup.text_dim, [config.hidden_text, config.hidden_text // 2, width])
-        nets = {"image": setup.image_net(image), "text": text}
+        nets = {"image": setup.image_net(image), "text": setup.text_net(text)}
         for name in MODALITIES:
             nets[f"{name}_hash"] = nn.Sequential(nn.Linear(width, setup.bits), nn.Tanh())
             nets[f"{name}_classes"] = nn.Linear(width, n_labels)

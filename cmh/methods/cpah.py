@@ -94,7 +94,7 @@ class Method:
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.labels, width = config, setup, setup.known_labels, config.hidden
         image, text = (layers(n_in, 2 * [width], normalised=True) for n_in in (setup.image_dim, setup.text_dim))
-        nets = {"image": setup.image_net(image), "text": text}
+        nets = {"image": setup.image_net(image), "text": setup.text_net(text)}
         for name in MODALITIES:
             nets[f"{name}_common"] = Common(width)
             nets[f"{name}_hash"] = nn.Sequential(nn.Linear(width, setup.bits), nn.Tanh())

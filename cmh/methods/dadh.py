@@ -100,7 +100,7 @@ class Method:
         image, text = (
             layers(n_in, sizes, normalised=True, dropout=config.dropout) for n_in in (setup.image_dim, setup.text_dim)
         )
-        nets = {"image": setup.image_net(image), "text": text}
+        nets = {"image": setup.image_net(image), "text": setup.text_net(text)}
         for name in MODALITIES:
             nets[f"{name}_hash"] = nn.Sequential(nn.Linear(width, setup.bits), nn.Tanh())
         nets["feature_critic"] = mlp(width, [width // 2, width // 4], 1)

@@ -27,7 +27,8 @@ Differences from the paper and from the authors' code (QinLab-WFU/DDBH @56b6bd6)
    the heads, Linear → dropout .2 → tanh, are all that is left; our default gives them a hidden layer.
 4. The code's BertAdam (no bias correction, decoupled weight decay .2, each tensor's gradient clipped to norm 1, warm-up
    and a cosine) is Adam here, without decay or clipping, with rates that fall straight to a hundredth over the run.
-5. The default values are ours. TUNED
+5. The default values are ours. On the clip art v3 (32 bits, 30 epochs, validation MAP, chance .162, ridge .475) they
+   give .651; the paper's point .457, below ridge: its heads have no hidden layer, and its features no common scale.
 """
 
 from __future__ import annotations

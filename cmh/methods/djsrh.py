@@ -91,7 +91,7 @@ class Method:
 
     def _loss(self, batch: Batch, image: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config, alpha = self.config, (self.pair.n_epochs + 1) ** 0.5
-        S = joint_semantics(batch.features, batch.text, beta=config.beta, eta=config.eta, mu=config.mu)
+        S = joint_semantics(batch.features, batch.text_features, beta=config.beta, eta=config.eta, mu=config.mu)
         codes = torch.tanh(alpha * image), torch.tanh(alpha * text)
         return step_loss(*codes, S, lambda1=config.lambda1, lambda2=config.lambda2)
 

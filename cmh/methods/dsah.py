@@ -94,7 +94,7 @@ class Method:
 
     def _loss(self, batch: Batch, image: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         a, nets = (self.pair.n_epochs + 1) ** 0.5, self.pair.nets
-        codes, features = (tanh(a * image), tanh(a * text)), (batch.features, batch.text)
+        codes, features = (tanh(a * image), tanh(a * text)), (batch.features, batch.text_features)
         decoded = None
         if self.config.decode != "none":
             B_I, B_T = codes if self.config.decode == "codes" else map(sign, codes)

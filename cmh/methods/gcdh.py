@@ -89,7 +89,7 @@ class Method:
         widths = {"image": config.hidden_image or setup.image_dim, "text": n // 4}
         image = layers(setup.image_dim, [config.hidden_image], normalised=True)
         text = layers(setup.text_dim, [n, n // 2, n // 4], normalised=True)
-        nets = {"image": setup.image_net(image), "text": text}
+        nets = {"image": setup.image_net(image), "text": setup.text_net(text)}
         for name, width in widths.items():
             nets[f"{name}_hash"] = nn.Sequential(nn.Linear(width, setup.bits), nn.Tanh())
         (V,) = normals(setup, "words", (self.labels.shape[1], 300))

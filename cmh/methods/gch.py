@@ -108,7 +108,8 @@ class Method:
         image = Encoder(image_body, width, bits, n_labels, code_norm=nn.BatchNorm1d(bits))
         text_body = leaky_layers([setup.text_dim, config.hidden_text, config.hidden_text, width])
         text = Encoder(text_body, width, bits, n_labels)
-        nets = {"label": label, "image": setup.image_net(image), "text": text, "graph": Graph(width, bits, n_labels)}
+        towers = {"image": setup.image_net(image), "text": setup.text_net(text)}
+        nets = {"label": label, **towers, "graph": Graph(width, bits, n_labels)}
         self.team = Team(setup, nets)
         self.stages: list[tuple[str, str, int, Callable[[str, Batch], Terms]]] = [
             ("label", "label", config.passes_label, self._label)

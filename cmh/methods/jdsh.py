@@ -111,7 +111,7 @@ class Method:
 
     def _loss(self, batch: Batch, image: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         a = (self.pair.n_epochs + 1) ** 0.5
-        S = reweighted(joint_similarity(batch.features, batch.text, self.config), self.shape, self.config)
+        S = reweighted(joint_similarity(batch.features, batch.text_features, self.config), self.shape, self.config)
         return step_loss(torch.tanh(a * image), torch.tanh(a * text), self.config.mu * S, intra=self.config.intra)
 
     def state(self) -> State:

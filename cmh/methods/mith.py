@@ -17,8 +17,8 @@ Differences from the paper and from the authors' code (DarrenZZhang/MM23-MITH @4
 
 1. The paper's text was not available: formula and values are those of the code.
 2. The code fine-tunes CLIP ViT-B/32 (learning rate 2e-6) under its nets. Here features are frozen: tokens where the
-   dataset has them, else one vector an item, which is its own only part; gathering then only says which concepts an
-   item has.
+   dataset has them (`scale` leaves those as they are), else one vector an item, which is its own only part: then
+   gathering only says which concepts an item has. Of CLIP's text 31 tokens beside the end are kept.
 3. Features of another width than `width` pass one linear layer each first, as the nets behind are shared between the
    modalities. The paper's point has CLIP's 512.
 4. The code's BertAdam (no bias correction, decoupled weight decay .01, each tensor's gradient clipped to norm 1,
@@ -84,7 +84,8 @@ class Method:
         first = {m: nn.Identity() if dims[m] == width else nn.Linear(dims[m], width) for m in MODALITIES}
         self.concepts = Concepts(width, setup.bits, config.residual_layers)
         self.gathered = {m: Gathered(width, setup.bits, config.transformer_layers, config.most) for m in MODALITIES}
-        nets = {**first, "image": setup.image_net(first["image"]), "concepts": self.concepts}
+        towers = {"image": setup.image_net(first["image"]), "text": setup.text_net(first["text"])}
+        nets = {**towers, "concepts": self.concepts}
         self.team = Team(setup, {**nets, **{f"{m} parts": net for m, net in self.gathered.items()}})
         self.team.add("all", optimizer("adam", *self.team.nets.values(), lr=config.lr), Falling("linear", end=0.01))
         first_codes = normals(setup, "buffers", *4 * [(setup.n_train, setup.bits)])

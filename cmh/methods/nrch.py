@@ -21,11 +21,12 @@ Differences from the paper and from the authors' code (LonganWANG-cs/NRCH @b190e
 2. The code computes c' with s_jj in the place of s_ii for the direction from text to image, and then uses c in both
    sums. `sums: both` takes c' in the second one; the default, and the paper's point, is the code.
 3. The code draws noise onto the labels (20, 50 or 80 %); here labels are those of the dataset.
-4. The items that are not trusted are left out of means and sums instead of the batch: the same numbers.
-5. The code fits the mixture with scikit-learn, from a random k-means; here k-means starts at both ends.
-6. The code's nets have 8192 units a layer (three layers for images, two for texts), on VGG-19 features. Its RMSprop is
-   Adam here, by default with rates that fall straight to a hundredth, and W has a rate of its own.
-7. The default values are ours. TUNED
+4. Items that are not trusted are left out of means and sums instead of the batch: the same numbers. The code fits the
+   mixture with scikit-learn, from a random k-means; here k-means starts at both ends.
+5. The code's nets have 8192 units a layer (three layers for images, two for texts), on VGG-19 features. Its RMSprop is
+   Adam here, by default with falling rates; W has a rate of its own.
+6. The default values are ours. On the clip art v3 (32 bits, 30 epochs, validation MAP, chance .162, ridge .475) they
+   give .316, below ridge: no term draws items of one label together (labels permuted: .224). Paper's point: not tried.
 """
 
 from __future__ import annotations
@@ -76,10 +77,9 @@ class Config:
 
 
 class UnitRows(nn.Module):
-    """tanh, and rows of length 1."""
+    """tanh, and rows of length 1: `(n, bits)` to the same."""
 
     def forward(self, outputs: Tensor) -> Tensor:
-        """`(n, bits)` to the same."""
         return nn.functional.normalize(torch.tanh(outputs))
 
 
@@ -110,8 +110,8 @@ class Method:
         return self.pair.one_pass(batches, self._loss)
 
     def _loss(self, batch: Batch, u: Tensor, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        labels, trusted = self.labels[batch.index], self.trusted[batch.index]
-        return step_loss(u, v, self.centres, labels, trusted, self.config)
+        of = self.labels[batch.index], self.trusted[batch.index]
+        return step_loss(u, v, self.centres, *of, self.config)
 
 
 def step_loss(

@@ -120,7 +120,7 @@ class Method:
         )
         self.fusions = {name: Fusion(setup.bits) for name in MODALITIES}
         fusions = {f"{name}_fusion": fusion for name, fusion in self.fusions.items()}
-        self.team = Team(setup, {"image": image, "text": text, **fusions})
+        self.team = Team(setup, {"image": image, "text": setup.text_net(text), **fusions})
         rates = {"image": config.lr_image, "text": config.lr_text, **dict.fromkeys(fusions, config.lr_fusion)}
         for name, net in self.team.nets.items():
             kind, momentum = ("sgd", 0.0) if name in fusions else (config.optimizer, config.momentum)

@@ -121,7 +121,7 @@ class Method:
             if config.weight_std:
                 start_at(net, config.weight_std)
         fold_scales(text)
-        nets["image"] = setup.image_net(nets["image"])
+        nets["image"], nets["text"] = setup.image_net(nets["image"]), setup.text_net(nets["text"])
         self.team = Team(setup, nets)
         for name in ENCODERS:
             stepper = optimizer("adam", self.team.nets[name], lr=getattr(config, f"lr_{name}"))

@@ -24,6 +24,7 @@ _STEP = _vectors.WORDS
 _GROUP = 8 * _STEP  # items that are asked about at once
 _TILE = 2048  # items whose words meet all queries of a block before the next are read: of 64 bits, half a core's cache
 _QUERIES = 16  # of a block
+_SO_FEW = 3  # queries of a block for which it does not pay to put the words of items that have several by themselves
 _SPARE = 64  # items held beyond 2 k before they are thinned out
 _PART = 2**14  # items that are worth a thread of their own
 _PLACE = np.int64(2**48 - 1)
@@ -79,6 +80,10 @@ def _nearest_of_few(
         counts = np.empty(bits + 1, np.int64)
         for start in range(part * n // parts, stop, _TILE):
             size = min(_TILE, stop - start)
+            if width > 8 and last - first <= _SO_FEW:
+                for i in range(last - first):
+                    _meet_rows(query[first + i], flat, start, size, width, k, held[i], n_held, limits, i, counts)
+                continue
             direct = words.size > 0 and size == _TILE
             if not direct:
                 _fill(scratch, flat, start, size, width)
@@ -142,12 +147,56 @@ def _meet(
             for word in range(code.size):
                 apart += np.int64(ones_of_word(tile[place + word * _TILE] ^ code[word]))
             if apart < limits[i]:
-                if n_held[i] == held.size:
-                    _thin(held, n_held, limits, i, k, counts)
-                    if apart >= limits[i]:
-                        continue
-                held[n_held[i]] = (apart << 48) + start + place - at
-                n_held[i] += 1
+                _hold(apart, start + place - at, k, held, n_held, limits, i, counts)
+
+
+@njit(cache=True, nogil=True)
+def _meet_rows(
+    code: Words,
+    flat: Bytes,
+    start: int,
+    size: int,
+    width: int,
+    k: int,
+    held: Keys,
+    n_held: Keys,
+    limits: Keys,
+    i: int,
+    counts: Keys,
+) -> None:
+    """The same of items of more than eight bytes where they stand, `size` of them from `start` on.
+
+    Loops that LLVM makes no vectors of, as it would gather their words one by one.
+    """
+    last, behind = code[code.size - 1], width - 8
+    shared = np.uint64(8 * (8 * code.size - width))  # bits of the word before, among an item's last eight bytes
+    if code.size == 2:
+        first = code[0]
+        for place in range(start, start + size):
+            at = place * width
+            apart = np.int64(ones_of_word(word_at(flat, at) ^ first))
+            apart += np.int64(ones_of_word((word_at(flat, at + behind) >> shared) ^ last))
+            if apart < limits[i]:
+                _hold(apart, place, k, held, n_held, limits, i, counts)
+        return
+    for place in range(start, start + size):
+        at = place * width
+        apart = np.int64(ones_of_word((word_at(flat, at + behind) >> shared) ^ last))
+        for word in range(code.size - 1):
+            apart += np.int64(ones_of_word(word_at(flat, at + 8 * word) ^ code[word]))
+        if apart < limits[i]:
+            _hold(apart, place, k, held, n_held, limits, i, counts)
+
+
+@njit(cache=True, nogil=True)
+def _hold(apart: np.int64, place: int, k: int, held: Keys, n_held: Keys, limits: Keys, i: int, counts: Keys) -> None:
+    """Hold an item for query i, which is nearer than its limit was; where there is no room, it is thinned out first."""
+    if n_held[i] == held.size:
+        _thin(held, n_held, limits, i, k, counts)
+        if apart >= limits[i]:
+            return
+    held[n_held[i]] = (apart << 48) + place
+    n_held[i] += 1
 
 
 @njit(cache=True, nogil=True)

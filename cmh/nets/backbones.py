@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,19 +10,17 @@ import torchvision
 from torch import Tensor, nn
 
 from cmh.errors import DatasetError
-from cmh.nets.clip_tokens import PictureTokens
+from cmh.nets import clip
 from cmh.nets.cnn_f import CNNF, from_matconvnet
+from cmh.nets.weights import fill, load
 
 if TYPE_CHECKING:
-    import open_clip
     from efficientnet_lite_pytorch import EfficientNet
 
-CLIP = "clip-vit-b-32"
-CLIP_TOKENS = "clip-vit-b-32-tokens"
 
-
-def build(name: str, weights: Path | None) -> nn.Module:
-    """A network by name; `weights` None takes its own source.
+def build(name: str, weights: Path | None, *, drawn: bool = False) -> nn.Module:
+    """A network by name; `weights` None takes its own source. One of CLIP needs none where it is to be filled from
+    elsewhere (`drawn`).
 
     Raises DatasetError when the weights cannot be had or are another network's.
     """
@@ -31,11 +28,8 @@ def build(name: str, weights: Path | None) -> nn.Module:
         return _lite0(weights)
     if name == "conv4":
         return _conv4(weights)
-    if name == CLIP:
-        visual: nn.Module = clip(weights).visual
-        return visual
-    if name == CLIP_TOKENS:
-        return PictureTokens(clip(weights).visual)
+    if clip.is_one(name):
+        return clip.image_tower(name, weights, drawn=drawn)
     return _cnn_f(weights) if name == "cnn-f" else _torchvision(name, weights)
 
 
@@ -45,7 +39,7 @@ def weights_file(name: str, weights: Path | None) -> Path | None:
         return weights
     if name == "efficientnet-lite0":
         return _lite0_file()
-    if name in ("conv4", "cnn-f", CLIP, CLIP_TOKENS):
+    if name in ("conv4", "cnn-f") or clip.is_one(name):
         return None
     url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
@@ -81,44 +75,12 @@ class _Pooled(nn.Module):
         return pooled
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Fill a network from a file of weights (`torch.save` of a state dict), exactly.
-
-    Raises DatasetError that names missing and extra keys and differing shapes.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for files that are none
-        line = (str(error).splitlines() or ["no message"])[0]
-        raise DatasetError(f"{path}: no weights can be read from it ({type(error).__name__}: {line})") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise DatasetError(f"{path}: holds a {type(state).__name__}, but must hold a state dict (name → tensor)")
-    _fill(network, state, path)
-
-
-def _fill(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    wanted = network.state_dict()
-    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    shapes = [key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape]
-    problems = [
-        f"{len(keys)} {what}: {', '.join(keys[:5])}{' …' * (len(keys) > 5)}"
-        for what, keys in (("keys are missing", missing), ("keys are not the network's", extra))
-        if keys
-    ]
-    problems += [f"{key} is {tuple(state[key].shape)}, but must be {tuple(wanted[key].shape)}" for key in shapes[:5]]
-    if problems:
-        raise DatasetError(*problems, heading=f"{path}: the weights of another network")
-    network.load_state_dict(state, strict=True)
-
-
 def _lite0(weights: Path | None) -> nn.Module:
     """EfficientNet-Lite0 with the ImageNet weights of its package (Apache-2.0), up to the pooled maps."""
     from efficientnet_lite_pytorch import EfficientNet
 
     network = EfficientNet.from_name("efficientnet-lite0")
-    load_weights(network, weights or _lite0_file())
+    load(network, weights or _lite0_file())
     _fold_norms(network.eval())
     network._fc = nn.Identity()  # the classes: nothing that is trained along may be out of use
     return _Pooled(network)
@@ -155,7 +117,7 @@ def _torchvision(name: str, weights: Path | None) -> nn.Module:
             ) from error
     else:
         network = torchvision.models.get_model(name, weights=None)
-        load_weights(network, weights)
+        load(network, weights)
     if name.startswith("resnet"):
         network.fc = nn.Identity()
     elif name.startswith("vit"):
@@ -174,9 +136,9 @@ def _cnn_f(weights: Path | None) -> nn.Module:
         )
     network = CNNF()
     if weights.suffix == ".mat":
-        _fill(network, from_matconvnet(weights), weights)
+        fill(network, from_matconvnet(weights), weights)
     else:
-        load_weights(network, weights)
+        load(network, weights)
     return network
 
 
@@ -193,33 +155,5 @@ def _conv4(weights: Path | None) -> nn.Module:
             blocks += [nn.Conv2d(n_in, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)]
         network = nn.Sequential(*blocks, nn.Flatten())
     if weights is not None:
-        load_weights(network, weights)
+        load(network, weights)
     return network
-
-
-def clip(weights: Path | None) -> open_clip.CLIP:
-    """CLIP ViT-B/32 (Radford et al., ICML 2021, arXiv:2103.00020): `.visual(pixels)` and `.encode_text(tokens)`, 512-d.
-
-    Weights: OpenAI's, which open_clip downloads, or a file with the state dict of open_clip's `ViT-B-32-quickgelu`.
-    Raises DatasetError where open_clip is not installed, and where weights cannot be had or are another network's.
-    """
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-    try:
-        import open_clip
-    except ImportError as error:
-        raise DatasetError(f"{CLIP} needs the package open_clip_torch: pip install 'cmh[clip]'") from error
-    before = logging.root.level
-    logging.root.setLevel(logging.CRITICAL)  # it warns on the root logger of weights that we fill in below
-    try:
-        model = open_clip.create_model("ViT-B-32-quickgelu", pretrained=None if weights else "openai")
-    except Exception as error:  # the hub's many kinds: no network, no room, a proxy in between
-        line = (str(error).splitlines() or ["no message"])[0][:200]
-        raise DatasetError(
-            f"the weights of {CLIP} could not be downloaded ({type(error).__name__}: {line}); save the state dict of"
-            " open_clip's ViT-B-32-quickgelu (openai) on another machine and name the file with --weights"
-        ) from error
-    finally:
-        logging.root.setLevel(before)
-    if weights is not None:
-        load_weights(model, weights)
-    return model

@@ -75,4 +75,5 @@ def crowding(cosine: Tensor, t: float, *, within: str) -> Tensor:
         near = (2 * t * (cosine.diagonal(dim1=0, dim2=2) - 1)).exp().mean(2)  # (s, s)
     else:
         near = (2 * t * (cosine.flatten(2, 3).flatten(0, 1) - 1)).exp()
-    return (near.sum() - near.diagonal().sum()) / (s * (s - 1))
+    others = ~torch.eye(len(near), dtype=torch.bool, device=near.device)
+    return torch.where(others, near, 0).sum() / (s * (s - 1))

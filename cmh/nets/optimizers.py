@@ -10,6 +10,7 @@ from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from cmh.config import param
+from cmh.nets.bertadam import BertAdam
 from cmh.nets.towers import OnBackbone
 
 
@@ -23,8 +24,10 @@ def optimizer(
 ) -> optim.Optimizer:
     """`adam`, `adamax` or `sgd` (the only one with `momentum`) over all parameters of the nets.
 
-    Backbones that are trained along get their own share of `lr` (`OnBackbone.lr_share`).
+    Backbones that are trained along get their own share of `lr` (`OnBackbone.lr_share`); where they are to be trained
+    by BertAdam (`OnBackbone.descent`), it takes the place of all that, for their heads, too.
     """
+    descent = next((net.descent for net in nets if isinstance(net, OnBackbone)), None)
     groups: list[dict[str, object]] = []
     for net in nets:
         if isinstance(net, OnBackbone):
@@ -32,6 +35,8 @@ def optimizer(
             groups.append({"params": list(net.head.parameters())})
         else:
             groups.append({"params": list(net.parameters())})
+    if descent is not None:
+        return BertAdam(groups, lr=lr, descent=descent)
     if kind == "adam":
         return optim.Adam(groups, lr=lr, weight_decay=weight_decay, betas=betas, fused=True)
     if kind == "adamax":
@@ -84,7 +89,9 @@ class Falling:
         return cls(**{key: getattr(config, name) for key, name in names.items() if hasattr(config, name)})
 
     def over(self, epochs: int, stepper: optim.Optimizer) -> LRScheduler:
-        """The schedule of one optimizer."""
+        """The schedule of one optimizer; that of BertAdam is its own."""
+        if isinstance(stepper, BertAdam):
+            return schedule(stepper, "constant", epochs)
         return schedule(stepper, self.kind, epochs, end=self.end, decay=self.decay, every=self.every)
 
 

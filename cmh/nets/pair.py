@@ -24,7 +24,7 @@ class Pair:
     def __init__(
         self, setup: Setup, config: Rates, image: nn.Module, text: nn.Module, *, falling: Falling | None = None
     ) -> None:
-        self.team = Team(setup, {"image": setup.image_net(image), "text": text})
+        self.team = Team(setup, {"image": setup.image_net(image), "text": setup.text_net(text)})
         kind = getattr(config, "optimizer", "adam")
         how = {name: getattr(config, name) for name in ("momentum", "weight_decay") if hasattr(config, name)}
         for name, lr in (("image", config.lr_image), ("text", config.lr_text)):

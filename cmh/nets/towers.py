@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from cmh.nets.bertadam import Descent
+
 
 def mlp(
     n_in: int, hidden: int | Sequence[int], n_out: int, *, weight_std: float = 0.0, dropout: float = 0.0
@@ -45,28 +47,51 @@ def encode(net: nn.Module, features: Tensor) -> Tensor:
 
 
 class OnBackbone(nn.Module):
-    """An image network that is trained along, under a head: pixels `(n, 3, s, s)` to what the head gives.
+    """A network that is trained along, under a head: pixels `(n, 3, s, s)` or tokens `(n, l)` to what the head gives.
 
-    The network computes in half precision on GPUs (`amp`), and again instead of keeping its maps where
-    `checkpointing` is on, which changes no number; the head and the losses always see float32.
+    It computes in half precision on GPUs (`amp`), and again instead of keeping its maps where `checkpointing` is on,
+    which changes no number; a network of open_clip does so block by block. With a `micro_batch`, so many items go
+    through it at once, and again on the way back, while head and loss see the whole batch: gradients are added up over
+    the parts, and are those of the batch (but where a batch norm looks at its mates). The head and the losses always
+    see float32. `descent`: with what it is trained, if not with the method's own optimizer.
     """
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, *, lr_share: float, amp: bool = False, checkpointing: bool = False
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        *,
+        lr_share: float,
+        amp: bool = False,
+        checkpointing: bool = False,
+        micro_batch: int = 0,
+        descent: Descent | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
         self.lr_share, self.amp, self.checkpointing = lr_share, amp, checkpointing
+        self.micro_batch, self.descent = micro_batch, descent
+        blocks = [module for module in backbone.modules() if hasattr(module, "grad_checkpointing")]
+        for module in blocks:
+            module.grad_checkpointing = checkpointing  # type: ignore[assignment]  # torch: attributes are tensors
+        self._by_blocks = bool(blocks)
 
-    def forward(self, pixels: Tensor) -> object:
+    def forward(self, inputs: Tensor) -> object:
         """Whatever the head gives for the network's vectors."""
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.amp and pixels.is_cuda):
-            if self.checkpointing and self.training:
-                again = functools.partial(_contexts, self.backbone)
-                vectors = checkpoint(self.backbone, pixels, use_reentrant=False, context_fn=again)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.amp and inputs.is_cuda):
+            if self.training and 0 < self.micro_batch < len(inputs):
+                vectors = torch.cat([self._twice(part) for part in torch.split(inputs, self.micro_batch)])
+            elif self.training and self.checkpointing and not self._by_blocks:
+                vectors = self._twice(inputs)
             else:
-                vectors = self.backbone(pixels)
+                vectors = self.backbone(inputs)
         return self.head(vectors.float())
+
+    def _twice(self, inputs: Tensor) -> Tensor:
+        """The network's vectors `(n, d)`, computed again on the way back."""
+        again = functools.partial(_contexts, self.backbone)
+        vectors: Tensor = checkpoint(self.backbone, inputs, use_reentrant=False, context_fn=again)
+        return vectors
 
 
 class _CopiedBuffers:

@@ -13,6 +13,11 @@ def on_gpu(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def as_net_input(tensor: Tensor) -> Tensor:
+    """Features as float32; pixels and tokens, which are whole numbers, as they are."""
+    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+
+
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The same tensor there. A GPU takes it from pinned memory: from other memory the copy would first wait for all
     that was asked of the GPU before.

@@ -57,7 +57,7 @@ class Whole:
 
     def __init__(self, asked: Asked, module: MethodModule) -> None:
         self.table = config.params(module.Config)
-        self.set = collected(lambda: config.from_pairs(asked.settings), []) or {}
+        self.set = config.from_pairs(asked.settings, [])
         files = collected(lambda: spaces.of_methods([module], asked.spaces), []) or {}
         name = methods.short(module)
         self.space: Space | None = None

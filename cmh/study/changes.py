@@ -14,7 +14,7 @@ from pathlib import Path
 from cmh import config, datasets, files, methods, training
 from cmh.config import INPUTS, Value
 from cmh.datasets import Source
-from cmh.errors import ConfigError
+from cmh.errors import ConfigError, collected
 from cmh.interfaces import Dataset
 from cmh.study import packing
 from cmh.study import target as targets
@@ -23,7 +23,8 @@ from cmh.use import bundle
 
 log = logging.getLogger(__name__)
 
-OWN = ("epochs", "bits", "features", "weights", *INPUTS)  # run settings that `--set` may change
+OWN = ("epochs", "bits", "features", "weights", "captions", *INPUTS)  # run settings that `--set` may change
+OPTIONS = ("method", "dataset", "split", "seeds", "label")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,17 +111,21 @@ def _changed(asked: Asked) -> tuple[Target, bool, Source]:
         run["split"] = asked.split
     if asked.skip_bad:
         run["skip_bad"] = True
-    changes = config.from_pairs(asked.settings)
+    problems: list[str] = []
+    changes = config.from_pairs(asked.settings, problems, OPTIONS)
     own: dict[str, Value] = {key: changes.pop(key) for key in OWN if key in changes}
     if own.get("weights"):
         own["weights"] = str(Path(str(own["weights"])).resolve())
     module = methods.get(found.method)
     base = found.config if asked.base is None else targets.winner(asked.base, methods.short(module))
-    checked = config.build(training.Run, run | own, where="run settings")
+    checked = collected(lambda: config.build(training.Run, run | own, where="run settings"), problems)
+    built = collected(lambda: config.build(module.Config, {**base, **changes}, where="hyperparameters"), problems)
+    if checked is None or built is None or problems:
+        raise ConfigError(*problems)
     run |= {key: getattr(checked, key) for key in (*run, *own)}
-    values = dataclasses.asdict(config.build(module.Config, {**base, **changes}, where="hyperparameters"))
+    values = dataclasses.asdict(built)
     # A missing dataset is said before anything is written.
-    source = datasets.read(checked.dataset, skip_bad=checked.skip_bad, order=checked.split)
+    source = training.read(checked)
     if held is not None:
         packing.check_data(held, source)
     old, new = base | found.run, values | run
@@ -128,7 +133,7 @@ def _changed(asked: Asked) -> tuple[Target, bool, Source]:
     changed += [f"{key}={new[key]}" for key in new if new[key] != old.get(key) and key not in ("dataset", "skip_bad")]
     here = {one.identity.dataset_sha256 for one in found.recorded.values() if one.identity is not None}
     same_data = at in (None, found.dataset) or source.sha256 in (*here, found.dataset_sha256)
-    label = asked.label if asked.label is not None else ", ".join([*filter(None, [found.label]), *changed])
+    label = asked.label if asked.label is not None else ", ".join([*_kept(found.label, changed), *changed])
     with_changes = dataclasses.replace(
         found,
         run=run,
@@ -139,3 +144,9 @@ def _changed(asked: Asked) -> tuple[Target, bool, Source]:
         label=label,
     )
     return with_changes, bool(changed), source
+
+
+def _kept(label: str, changed: list[str]) -> list[str]:
+    """What a target's label still says once it was changed: earlier changes, but no name of what it was."""
+    parts = label.split(", ") if changed else [label]
+    return [part for part in parts if part and (not changed or "=" in part or part.startswith("from "))]

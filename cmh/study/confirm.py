@@ -90,6 +90,7 @@ def run(
         "image_dim": data.train.image.shape[-1],
         "side": 0 if data.train.pixels is None or not fitted.finetuned else data.train.pixels.shape[-1],
         "text_dim": data.train.text.shape[-1],
+        "context_length": 0 if data.train.tokens is None else data.train.tokens.shape[1],
     }
     sparse = not isinstance(data.train.text, np.ndarray)
     probed = probe.of(fitted.method, fitted.device, sparse=sparse, **about)

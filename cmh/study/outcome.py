@@ -16,6 +16,8 @@ from cmh.study.trial_row import TrialRow
 
 CHANCE_DIGITS = 1e-9  # how far equal codes' MAP may be from chance's by rounding
 
+TAKEN = ("split", "captions", "skip_bad")  # how the dataset is read: named where they are not at their defaults
+
 Scores = tuple[float | None, float | None, float | None]  # validation MAP: i→t, t→i, and their mean
 
 
@@ -54,7 +56,7 @@ def write_winner(study: StudyRequest, best: TrialRow, spent: Cost) -> None:
         {
             "method": places["method_file"],
             "dataset": places["dataset"],
-            **{key: run[key] for key in ("split", "skip_bad") if run[key] not in ("torchcmh", False)},
+            **{key: run[key] for key in TAKEN if run[key] not in ("torchcmh", "given", False)},
             "features": run["features"],
             **({"weights": places["weights"]} if "weights" in places else {}),
             "bits": run["bits"],

@@ -45,7 +45,7 @@ def write(called: str, found: Target, out: Path) -> list[str]:
             " confirmed study or run, or a complete trial (STUDY:NUMBER); of an experiment file, run it first"
         )
     run = config.build(training.Run, found.run)
-    source = datasets.read(run.dataset, skip_bad=run.skip_bad, order=run.split)
+    source = training.read(run)
     if problems := _other_data(source, made.values()):
         raise BundleError(*problems, heading=f"{called}: its data are no longer those that were trained on")
     members = {bundle.SPLIT: _arrays(**dict(zip(bundle.SIDES, source.split.parts(), strict=True)))}

@@ -15,7 +15,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 
-from cmh import datasets, files, training
+from cmh import files, training
 from cmh.datasets import Source
 from cmh.errors import ConfigError, StudyError, collected
 from cmh.interfaces import Dataset
@@ -33,7 +33,7 @@ def check(wanted: Sequence[Asked], known_problems: Sequence[str] = (), *, progre
     would have one folder.
     """
     problems = list(known_problems)
-    read = functools.cache(functools.partial(datasets.read, progress=progress))
+    read = functools.cache(functools.partial(training.read, progress=progress))
     looked = [request.looked(asked, read, problems) for asked in wanted]
     if problems := list(dict.fromkeys(problems)):
         raise ConfigError(*problems, heading="" if len(problems) == 1 else "nothing was started")

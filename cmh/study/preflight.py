@@ -14,7 +14,7 @@ from cmh.config import Value
 from cmh.errors import CmhError, ConfigError, NotFiniteError
 from cmh.interfaces import SearchData
 from cmh.nets import bags, state
-from cmh.nets.transfer import to_device
+from cmh.nets.transfer import as_net_input, to_device
 from cmh.study.request import StudyRequest
 from cmh.study.space import Range, Space
 from cmh.training import Run
@@ -52,10 +52,10 @@ def try_one_batch(study: StudyRequest, device: str = "auto") -> None:
             sum(float(value) for value in terms.values())
             state.save(method.state())
             with torch.inference_mode():
-                image, text = (to_device(bags.tensor(rows), place) for rows in (pictures, queries.text))
+                image, text = (as_net_input(to_device(bags.tensor(rows), place)) for rows in (pictures, queries.read))
                 found = {
-                    "encode_image": method.encode_image(image if run.finetune else image.to(torch.float32)),
-                    "encode_text": method.encode_text(text.to(torch.float32)),
+                    "encode_image": method.encode_image(image),
+                    "encode_text": method.encode_text(text),
                 }
         wanted = (len(queries.labels), run.bits)
         if wrong := {name: tuple(codes.shape) for name, codes in found.items() if tuple(codes.shape) != wanted}:

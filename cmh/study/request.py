@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 Load = Callable[[training.Run, Source | None], Dataset]  # training.load, or one that prepares each dataset once
 AS_IN_PAPER = ("scale",)  # run settings of a study that its paper point does not share, unless --set fixes them
 
+OPTIONS = ("method", "dataset", "split", "features", "weights", "bits", "epochs", "seed", "seeds", "trials")
+
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
@@ -55,6 +57,7 @@ class Asked:
     out: Path  # where the folders of studies are
     storage: str | None  # None: SQLite in the study's folder
     limits: Limits
+    captions: str = datasets.GIVEN  # of items with several
     keep: str | None = None  # whose weights stay, one of weights.KEEP; None: as the study has it, else the winner's
     without: tuple[str, ...] = ()  # components that an ablation takes out: KEY=VALUE, fixed like `settings`
     finalists: int | None = None  # None: the space's
@@ -153,7 +156,7 @@ def check(asked: Asked, *, progress: bool = False) -> Request:
     once; DatasetError where the arrays cannot be prepared; StudyError where the storage of `warm_start` cannot be read.
     """
     problems: list[str] = []
-    studies = looked(asked, functools.partial(datasets.read, progress=progress), problems)
+    studies = looked(asked, functools.partial(training.read, progress=progress), problems)
     if problems:
         raise ConfigError(*problems, heading="" if len(problems) == 1 else "nothing was started")
     return together(asked, studies(training.load))
@@ -166,15 +169,17 @@ def together(asked: Asked, studies: Sequence[StudyRequest]) -> Request:
     return Request(tuple(studies), tuple(asked.seed + number for number in range(1, asked.seeds + 1)), asked.limits)
 
 
-def looked(asked: Asked, read: Callable[..., Source], problems: list[str]) -> Callable[[Load], list[StudyRequest]]:
+def looked(
+    asked: Asked, read: Callable[[training.Run], Source], problems: list[str]
+) -> Callable[[Load], list[StudyRequest]]:
     """Look at all of a request that needs no arrays, and add what is wrong to `problems`.
 
-    `read` is `datasets.read`, or one that reads each dataset once. Returns what prepares the dataset by a `Load` and
+    `read` is `training.read`, or one that reads each dataset once. Returns what prepares the dataset by a `Load` and
     gives the studies, of use only where there are no problems; it raises what `check` does.
     """
     modules = _modules(asked.methods, problems)
     files = collected(lambda: spaces.of_methods(modules, asked.spaces), problems) or {}
-    values = collected(lambda: config.from_pairs((*asked.settings, *asked.without)), problems) or {}
+    values = config.from_pairs((*asked.settings, *asked.without), problems, OPTIONS)
     given = {key: values.pop(key) for key in INPUTS if key in values}
     run = collected(lambda: config.build(training.Run, given, where="--set"), problems)
     inputs: dict[str, Value] = {key: getattr(run, key) for key in given} if run is not None else {}
@@ -185,19 +190,13 @@ def looked(asked: Asked, read: Callable[..., Source], problems: list[str]) -> Ca
     storage = None if asked.storage is None else collected(lambda: address.asked(str(asked.storage)), problems)
     collected(lambda: address.check_cluster(asked.limits.address), problems)
     # Reading is cheap; preparing comes only when everything else is right.
-    source = collected(lambda: read(asked.dataset, skip_bad=asked.skip_bad, order=asked.split), problems)
+    wanted = training.Run(dataset=asked.dataset, split=asked.split, captions=asked.captions, skip_bad=asked.skip_bad)
+    source = collected(lambda: read(wanted), problems)
     collected(lambda: backbones.check(asked.features, str(asked.weights or "")), problems)
 
     def studies(load: Load) -> list[StudyRequest]:
-        arrays = training.Run(
-            dataset=asked.dataset,
-            split=asked.split,
-            skip_bad=asked.skip_bad,
-            features=asked.features,
-            weights=str(asked.weights or ""),
-            finetune=bool(inputs.get("finetune", False)),
-        )
-        dataset = load(arrays, source)
+        arrays = config.build(training.Run, {**dataclasses.asdict(wanted), "features": asked.features, **inputs})
+        dataset = load(dataclasses.replace(arrays, weights=str(asked.weights or "")), source)
         learnable.check(asked.dataset, dataset)
         found = [
             _study(dataclasses.replace(asked, storage=storage), space, fixed, bits, inputs, dataset)
@@ -278,6 +277,7 @@ def _study(
         run={
             "dataset": str(Path(asked.dataset).resolve()) if datasets.is_folder(asked.dataset) else dataset.name,
             "split": asked.split,
+            "captions": asked.captions,
             "skip_bad": asked.skip_bad,
             "features": asked.features,
             "weights": str(asked.weights.resolve()) if asked.weights else "",

@@ -12,12 +12,12 @@ from pathlib import Path
 from cmh import config, datasets, files, methods, records, training, typed_json
 from cmh.config import Value
 from cmh.errors import ConfigError, RecordError, collected
-from cmh.identity import BEFORE, Identity
+from cmh.identity import Identity, dated
 from cmh.records import NOT_NOTED, SELECTIONS, Cost, PerQuery, Record
 from cmh.study.folder import read_study
 
 SETTINGS = (
-    *("dataset", "split", "skip_bad", "features", "weights", "bits", "epochs", "threads"),
+    *("dataset", "split", "captions", "skip_bad", "features", "weights", "bits", "epochs", "threads"),
     *config.INPUTS,
 )
 KEYS = ("method", *SETTINGS, "seeds", "selection", "label", "config")
@@ -97,7 +97,7 @@ def of_file(path: Path, method: str | None = None, dataset: str | None = None) -
         problems.append(f"seeds is {config.shown(seeds)}, but must be a list of integers >= 0")
     settings = {key: document[key] for key in SETTINGS if key in document}
     if path.name in FILES:  # written by a cmh that may have been older; what people write has today's defaults
-        settings = {**BEFORE, **settings}
+        settings = dated(settings)
     if isinstance(settings.get("weights"), str) and settings["weights"]:
         settings["weights"] = files.placed(settings["weights"], path.parent)
     named = str(document.get("method"))

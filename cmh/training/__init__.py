@@ -10,7 +10,7 @@ from cmh.training.device import describe, prepare, threads
 from cmh.training.evaluation import Tested, chance, score
 from cmh.training.fitting import Epoch, Fitted, Report, build, fit, test, trained_on
 from cmh.training.identify import identify
-from cmh.training.run import NOT_SETTINGS, ONLY_FINETUNE, Run, load, n_epochs, parse, settings_of
+from cmh.training.run import NOT_SETTINGS, ONLY_FINETUNE, Run, load, n_epochs, parse, read, settings_of
 from cmh.training.trainable import failure, train
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "n_epochs",
     "parse",
     "prepare",
+    "read",
     "score",
     "settings_of",
     "test",

@@ -18,12 +18,12 @@ from cmh.losses import sign
 from cmh.metrics import counted
 from cmh.metrics.counted import Counts
 from cmh.metrics.ranked import Ranked
-from cmh.nets import bags
-from cmh.nets.transfer import on_gpu, to_device
+from cmh.nets import bags, captions
+from cmh.nets.transfer import as_net_input, on_gpu, to_device
 from cmh.seeding import derive
 
 ENCODE_ROWS = 1024  # items encoded at once: bounds memory, changes no code
-ENCODE_PICTURES = 64  # the same where pictures go through a whole network, or an item is many vectors
+ENCODE_PICTURES = 64  # the same where pixels or tokens go through a whole network, or an item is many vectors
 KEPT_BYTES = 2**30  # of features of one side and modality: as much stays on a GPU
 
 Codes = NDArray[np.int8]  # ±1 (n, bits)
@@ -67,6 +67,9 @@ def sample(database: Arrays, n: int) -> Arrays:
 class Ranking:
     """AP of queries against a database in both directions; labels are prepared once.
 
+    Where captions are drawn in training, a text's code is the sign of the mean of its captions' outputs, of queries and
+    of the database alike: nothing is drawn here, so that no epoch is chosen for its luck.
+
     On a GPU everything stays there: labels, codes, and features where they are at most KEPT_BYTES (else they go there
     in blocks each time); what comes back are two histograms a query.
     """
@@ -79,6 +82,10 @@ class Ranking:
             (side, modality): self._placed(modality, items)
             for side, items in self._sides.items()
             for modality in ("image", "text")
+        }
+        # Which rows of the texts are an item's.
+        self._starts = {
+            (side, "text"): items.captions.starts for side, items in self._sides.items() if items.captions is not None
         }
 
     def average_precision(self, method: Method) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -113,8 +120,7 @@ class Ranking:
     def _codes(self, method: Method) -> dict[tuple[str, str], Tensor]:
         """Codes ±1 `(n, bits)` of each side and modality, int8 on the device."""
         return {
-            (side, modality): self._encoded(modality, method, inputs)
-            for (side, modality), inputs in self._inputs.items()
+            key: self._encoded(key[1], method, inputs, self._starts.get(key)) for key, inputs in self._inputs.items()
         }
 
     def _both_ways(self, codes: dict[tuple[str, str], Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -125,22 +131,28 @@ class Ranking:
         }
 
     def _placed(self, modality: str, items: Arrays) -> Tensor:
-        """Features `(n, d)` or pixels: on a GPU if they are small enough, else where they lie."""
+        """Features `(n, d)`, pixels or tokens: on a GPU if they are small enough, else where they lie."""
         if modality == "image" and self._from_pixels:
             assert items.pixels is not None  # the dataset was loaded with them, or training had not begun
             return torch.from_numpy(items.pixels)
-        features = bags.tensor(items.image if modality == "image" else items.text)
+        if modality == "text" and items.tokens is not None:
+            return torch.from_numpy(items.tokens)
+        texts = items.text if items.captions is None else items.captions.text
+        features = bags.tensor(items.image if modality == "image" else texts)
         keep = on_gpu(self._device) and 4 * math.prod(features.shape) <= KEPT_BYTES
         return features.to(self._device) if keep else features
 
-    def _encoded(self, modality: str, method: Method, inputs: Tensor) -> Tensor:
+    def _encoded(
+        self, modality: str, method: Method, inputs: Tensor, starts: NDArray[np.int64] | None = None
+    ) -> Tensor:
+        """Codes `(n, bits)` of inputs `(n, …)`; with `starts` `(n + 1,)` of items with several rows each."""
         encode = method.encode_image if modality == "image" else method.encode_text
-        at_once = ENCODE_PICTURES if inputs.ndim > 2 else ENCODE_ROWS
+        many = inputs.ndim > 2 or not inputs.is_floating_point()
+        at_once = ENCODE_PICTURES if many else ENCODE_ROWS
         codes, finite = [], torch.ones((), dtype=torch.bool, device=self._device)
         with torch.inference_mode():
-            for start in range(0, len(inputs), at_once):
-                moved = to_device(inputs[start : start + at_once], self._device)
-                outputs = encode(moved if moved.dtype == torch.uint8 else moved.to(torch.float32))
+            for rows, of_items in captions.blocks(len(inputs), at_once, starts):
+                outputs = captions.means(encode(as_net_input(to_device(inputs[rows], self._device))), of_items)
                 finite = finite & torch.isfinite(outputs).all()  # asked once, so that no block waits for the device
                 codes.append(sign(outputs).to(torch.int8))
             if not bool(finite):

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from cmh import datasets
 from cmh.datasets import labelled
 from cmh.errors import ConfigError, NotFiniteError
-from cmh.features import backbones
 from cmh.identity import Identity
 from cmh.interfaces import Config, Method, MethodModule, SearchData, Setup, TestData
 from cmh.nets import bags
 from cmh.nets import state as states
-from cmh.nets.towers import OnBackbone
+from cmh.nets.bertadam import Clock
 from cmh.seeding import derive
-from cmh.training import checkpoint, inputs, run_folder, scaling
+from cmh.training import along, checkpoint, parts, run_folder, scaling
 from cmh.training.batches import Augmentation, Items, Passes
 from cmh.training.checkpoint import Checkpoint
 from cmh.training.device import cores, moved, prepare
@@ -108,22 +105,26 @@ def build(
 ) -> tuple[Method, Callable[[int], Passes]]:
     """A method with its first weights, and what seeds its n-th epoch and gives that epoch's `batches`.
 
-    Raises ConfigError where the backbone is to be trained along, but cannot be.
+    Raises ConfigError where backbones are to be trained along, but cannot be.
     """
     torch.manual_seed(derive(run.seed, "weights"))
     # On a GPU copies, on the CPU views of the memory map, which all trials of a machine share.
     image, labels = (torch.from_numpy(array).to(device) for array in (data.train.image, data.train.labels))
     text = bags.tensor(data.train.text).to(device)
-    several = max(image.ndim, text.ndim) > 2
-    image, text = inputs.given(module, run, image, text)
-    scalings = None if run.scale == "none" else (scaling.fitted(run.scale, image), scaling.fitted(run.scale, text))
+    several, drawn = max(image.ndim, text.ndim) > 2, data.train.captions
+    texts = text if drawn is None else bags.tensor(drawn.text).to(device)  # what batches are of: a row a caption
+    image, text, texts = parts.given(module, run, image, text, texts)
+    scalings = None if run.scale == "none" else (scaling.fitted(run.scale, image), scaling.fitted(run.scale, texts))
     if scalings is not None:
         image, text = scalings[0](image), scalings[1](text)
+        texts = text if drawn is None else scalings[1](texts)
     augmentation = Augmentation(run.seed, run.rotate, run.hflip, run.vflip, run.erase)
-    items = Items(image, text, device, inputs.pixels(module, data) if run.finetune else None, augmentation)
+    pixels, tokens = along.inputs(module, run, data) if run.finetune else (None, None)
+    items, clock = Items(image, texts, device, pixels, augmentation, tokens, drawn), Clock()
+    epochs = n_epochs(module, run)
     setup = Setup(
         bits=run.bits,
-        epochs=n_epochs(module, run),
+        epochs=epochs,
         seed=run.seed,
         device=device,
         n_train=len(labels),
@@ -132,22 +133,20 @@ def build(
         labels=labels.to(device, torch.float32) if module.LABELS else None,
         image=image,
         text=text,
-        image_net=functools.partial(_on_backbone, run) if run.finetune else lambda head: head,
+        **along.nets(run, clock),
     )
-    batch_size = getattr(config, "batch_size", CLOSED_FORM_ROWS)
 
     def begin(number: int) -> Passes:
         torch.manual_seed(derive(run.seed, "noise", number))
-        return Passes(items, batch_size, run.seed, number)
+
+        def at(share: float) -> None:
+            clock.share = (number - 1 + share) / epochs
+
+        return Passes(items, getattr(config, "batch_size", CLOSED_FORM_ROWS), run.seed, number, at)
 
     method = module.Method(config, setup)
     method = method if scalings is None else scaling.Scaled(method, *scalings)
-    return inputs.Whole(method) if several and not inputs.takes_tokens(module) else method, begin
-
-
-def _on_backbone(run: Run, head: nn.Module) -> nn.Module:
-    network = backbones.build(run.features, run.weights)
-    return OnBackbone(network, head, lr_share=run.lr_backbone, amp=run.amp, checkpointing=run.checkpointing)
+    return parts.Whole(method) if several and not parts.taken(module) else method, begin
 
 
 @datasets.locked()

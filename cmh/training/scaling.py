@@ -94,8 +94,8 @@ def fitted(kind: str, train: Tensor) -> Scaling:
 class Scaled:
     """A method for features as they are: it is trained on scaled ones, and whatever it encodes is scaled first.
 
-    Pictures `(n, 3, side, side)`, where the backbone is trained along, have a scale of their own and stay as they are,
-    and so do items and their parts `(n, 1 + L, d)`.
+    Pixels and tokens, where backbones are trained along, have no scale and stay as they are, and so do items and their
+    parts `(n, 1 + L, d)`.
     """
 
     def __init__(self, method: Method, image: Scaling, text: Scaling) -> None:
@@ -112,12 +112,12 @@ class Scaled:
         return self.method.epoch(batches)
 
     def encode_image(self, features: Tensor, /) -> Tensor:
-        """Outputs `(n, bits)` of features, or of pictures."""
+        """Outputs `(n, bits)` of features, or of pixels."""
         return self.method.encode_image(features if features.ndim > 2 else self.image(features))
 
     def encode_text(self, features: Tensor, /) -> Tensor:
-        """Outputs `(n, bits)`."""
-        return self.method.encode_text(self.text(features))
+        """Outputs `(n, bits)` of features, or of tokens."""
+        return self.method.encode_text(self.text(features) if features.is_floating_point() else features)
 
     def state(self) -> State:
         """The method's, and what its inputs are scaled by."""

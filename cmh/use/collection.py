@@ -118,7 +118,10 @@ def _computed(encoder: Encoder, dataset: CachedDataset) -> cache.Contents:
     for part in (data.validation_database, data.validation_query.labelled()):
         images = part.image if part.pixels is None else part.pixels
         found["images"].append(encoder.hash_images(images))
-        found["texts"].append(encoder.hash_texts(part.text))
+        several = part.captions
+        found["texts"].append(
+            encoder.hash_texts(part.read) if several is None else encoder.hash_texts(several.text, several.starts)
+        )
     return {name: codes.pack(np.concatenate(blocks)) for name, blocks in found.items()}
 
 

@@ -62,6 +62,12 @@ class Description:
         """Whether the network was trained along: then images are encoded from pixels."""
         return self.identity.settings.get("finetune") is True
 
+    @property
+    def context_length(self) -> int:
+        """Tokens of a text where a text tower was trained along, else 0."""
+        length = self.identity.settings.get("context_length", 0)
+        return length if self.finetuned and isinstance(length, int) else 0
+
     def digest(self) -> str:
         """12 hex digits that name the codes of this model: a run, and one of its epochs."""
         return hashlib.sha256(f"{self.identity.digest()} {self.chosen_epoch}".encode()).hexdigest()[:12]

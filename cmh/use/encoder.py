@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import logging
@@ -16,9 +17,12 @@ from torch import Tensor
 from cmh import codes, files
 from cmh.errors import DatasetError, EncoderError, NotFiniteError
 from cmh.features import backbones
-from cmh.features.wording import BAGS, Reading
+from cmh.features.text import Network
+from cmh.features.wording import BAGS, EMBEDDINGS, Reading, TextRule
 from cmh.losses import sign
+from cmh.nets import captions, clip
 from cmh.nets.bags import Bags
+from cmh.nets.transfer import as_net_input
 from cmh.training.device import usable
 from cmh.use import pictures as seen
 from cmh.use import weights
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROWS = 1024  # encoded at once; changes no code
-PIXEL_ROWS = 64
+MANY_ROWS = 64  # the same of pixels and tokens, and where an item is many vectors
 
 
 class Encoder:
@@ -133,48 +137,63 @@ class Encoder:
             raise EncoderError("the features of a picture are not finite")
         return features
 
-    def text_vectors(self, texts: Sequence[str]) -> NDArray[np.float32] | csr_array:
-        """Vectors of texts `(n, text_dim)`, as those that the model was trained on: sparse where texts are few words.
+    def text_vectors(self, texts: Sequence[str]) -> NDArray[np.generic] | csr_array:
+        """Vectors of texts `(n, text_dim)`, as those that the model was trained on: sparse where texts are few words,
+        and tokens `(n, context_length)` where a text tower was trained along.
 
         Raises DatasetError where an extra is missing or the dataset's texts were given as vectors.
         """
         from scipy.sparse import csr_array
 
-        rule = self.description.text
-        rows = type(rule)(**{**vars(rule), "weights": placed(rule.weights, self.folder)}).vectors(list(texts))
+        if self.description.context_length:
+            return clip.tokens(texts, self.description.context_length).numpy()
+        network = self._text_network if self._rule.kind in EMBEDDINGS else None
+        rows = self._rule.vectors(list(texts), network)
         vectors = np.asarray(rows[:], np.float32)
         return csr_array(vectors) if self.description.sparse else vectors
 
     def hash_images(self, features: NDArray[np.generic]) -> NDArray[np.int8]:
         """Codes ±1 `(n, bits)` of image features `(n, image_dim)`. Raises NotFiniteError."""
-        return self._codes("image", torch.from_numpy(np.ascontiguousarray(features)), ROWS)
+        return self._codes("image", torch.from_numpy(np.ascontiguousarray(features)))
 
-    def hash_texts(self, vectors: NDArray[np.generic] | csr_array) -> NDArray[np.int8]:
-        """Codes ±1 `(n, bits)` of text vectors `(n, text_dim)`. Raises NotFiniteError."""
+    def hash_texts(
+        self, vectors: NDArray[np.generic] | csr_array, starts: captions.Starts | None = None
+    ) -> NDArray[np.int8]:
+        """Codes ±1 `(n, bits)` of what `text_vectors` gives; with `starts` `(n + 1,)` those of item i are from
+        `starts[i]` to `starts[i + 1]`, and the mean of their outputs counts. Raises NotFiniteError."""
         if isinstance(vectors, np.ndarray):
-            return self._codes("text", torch.from_numpy(np.ascontiguousarray(vectors)), ROWS)
-        return self._codes("text", Bags.of(vectors), ROWS)
+            return self._codes("text", torch.from_numpy(np.ascontiguousarray(vectors)), starts)
+        return self._codes("text", Bags.of(vectors), starts)
 
     @functools.cached_property
     def _network(self) -> nn.Module:
         _say_versions(self.description)
         return backbones.ready(self.description.network, placed(self.description.weights, self.folder))
 
+    @property
+    def _rule(self) -> TextRule:
+        rule = self.description.text
+        return dataclasses.replace(rule, weights=placed(rule.weights, self.folder))
+
+    @functools.cached_property
+    def _text_network(self) -> Network:
+        return self._rule.network()
+
     def _from_pixels(self, raw: list[bytes], pictures: list[Picture]) -> Iterator[NDArray[np.int8]]:
         """Codes of encoded pictures by a network that was trained along, in blocks."""
         try:
             for pixels in backbones.decoded(raw, backbones.about(self.description.network)):
-                yield self._codes("image", torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), PIXEL_ROWS)
+                yield self._codes("image", torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
         except DatasetError as error:
             raise _named(error, raw, pictures) from error
 
-    def _codes(self, modality: str, inputs: Tensor, at_once: int) -> NDArray[np.int8]:
+    def _codes(self, modality: str, inputs: Tensor, starts: captions.Starts | None = None) -> NDArray[np.int8]:
         encode = self._method.encode_image if modality == "image" else self._method.encode_text
         found = [torch.zeros(0, self.bits, dtype=torch.int8)]
+        at_once = MANY_ROWS if inputs.ndim > 2 or not inputs.is_floating_point() else ROWS
         with torch.inference_mode():
-            for start in range(0, len(inputs), at_once):
-                some = inputs[start : start + at_once].to(self._device)
-                outputs = encode(some if some.dtype == torch.uint8 else some.to(torch.float32))
+            for rows, of_items in captions.blocks(len(inputs), at_once, starts):
+                outputs = captions.means(encode(as_net_input(inputs[rows].to(self._device))), of_items)
                 if not bool(torch.isfinite(outputs).all()):
                     raise NotFiniteError(f"the {modality} codes hold NaN or infinite values")
                 found.append(sign(outputs).to(torch.int8).cpu())

@@ -193,18 +193,22 @@ def dataset_of(folder: Path, identity: Identity) -> tuple[CachedDataset, Source]
     where = _places(folder)
     name, features, weights = (str(where[key]) for key in ("dataset", "features", "weights"))
     skip_bad, order = bool(where["skip_bad"]), str(where["split"])
-    source = datasets.read(name, skip_bad=skip_bad, order=order)
+    captions = str(where.get("captions") or datasets.GIVEN)
+    source = datasets.read(name, skip_bad=skip_bad, order=order, captions=captions)
     if (source.sha256, source.split.sha256()) != (identity.dataset_sha256, identity.split_sha256):
         raise EncoderError(f"{folder}: its dataset {name} is no longer as it was in training")
     pixels = identity.settings.get("finetune") is True
+    length = identity.settings.get("context_length", 0)
     given = source.image is not None
     dataset = datasets.load(
         name,
         features=datasets.DEFAULT_FEATURES if given else features,
         weights="" if given else weights,
         pixels=pixels,
+        context_length=length if isinstance(length, int) else 0,
         skip_bad=skip_bad,
         order=order,
+        captions=captions,
         source=source,
     )
     return dataset, source
@@ -226,7 +230,8 @@ def _places(folder: Path) -> dict[str, object]:
         weights = str(held.run.get("weights", ""))
         return {**held.run, "weights": str(folder.resolve().parent / Path(weights).name) if weights else ""}
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    values = {key: written.get(key, "") for key in ("method", "dataset", "split", "skip_bad", "features", "weights")}
+    keys = ("method", "dataset", "split", "captions", "skip_bad", "features", "weights")
+    values = {key: written.get(key, "") for key in keys}
     for above in folder.resolve().parents[:2]:
         for file, method in (("study.yml", "method_file"), ("run.yml", "method")):
             document = config.load_yaml(above / file) if (above / file).is_file() else None

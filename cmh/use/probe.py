@@ -17,6 +17,7 @@ from cmh import codes
 from cmh.interfaces import Method
 from cmh.losses import sign
 from cmh.nets.bags import Bags
+from cmh.nets.clip import END, START
 from cmh.seeding import derive
 
 if TYPE_CHECKING:
@@ -28,17 +29,28 @@ MOST = 1 / 16  # of the bits may differ: another machine rounds otherwise, anoth
 
 
 def of(
-    method: Method, device: torch.device, *, image_dim: int, side: int, text_dim: int, sparse: bool
+    method: Method,
+    device: torch.device,
+    *,
+    image_dim: int,
+    side: int,
+    text_dim: int,
+    sparse: bool,
+    context_length: int = 0,
 ) -> dict[str, str]:
     """Codes of a few drawn inputs in hexadecimal digits, by modality.
 
-    image_dim: of features; side: of pictures in pixels, where the backbone was trained along, else 0.
+    image_dim: of features; side: of pictures in pixels, where the backbone was trained along, else 0; context_length:
+    of tokens, where a text tower was, else 0.
     """
     draw = torch.Generator().manual_seed(derive(0, "probe"))
     image = torch.randn(ITEMS, image_dim, generator=draw)
     if side:
         image = torch.randint(0, 256, (PIXEL_ITEMS, 3, side, side), dtype=torch.uint8, generator=draw)
-    if sparse:
+    if context_length:
+        text = torch.randint(1, START, (PIXEL_ITEMS, context_length), dtype=torch.int32, generator=draw)
+        text[:, 0], text[:, -1] = START, END
+    elif sparse:
         columns = torch.stack([torch.randperm(text_dim, generator=draw)[:WORDS].sort().values for _ in range(ITEMS)])
         text = _bags(columns.numpy(), text_dim)
     else:

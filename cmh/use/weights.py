@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cmh import config, methods
 from cmh.errors import CmhError, EncoderError
@@ -15,8 +16,7 @@ from cmh.interfaces import Method, Setup, State
 from cmh.nets import state as states
 from cmh.nets.bags import Bags
 from cmh.nets.towers import OnBackbone
-from cmh.training import scaling
-from cmh.training.inputs import Whole, takes_tokens
+from cmh.training import along, parts, scaling
 from cmh.use import probe
 from cmh.use.description import Description, placed
 
@@ -41,11 +41,11 @@ def rebuilt(about: Description, state: Mapping[str, object], folder: Path, devic
             if scale != "none":  # its numbers are in the state
                 of = [scaling.fitted(scale, rows) for rows in (setup.image, setup.text)]
                 method = scaling.Scaled(method, *of)
-            if not takes_tokens(module):
-                method = Whole(method)
-            parts = method.state()
-            _take_shapes(parts, state)
-            states.load(parts, state, optimizers=False)
+            if not parts.taken(module):
+                method = parts.Whole(method)
+            live = method.state()
+            _take_shapes(live, state)
+            states.load(live, state, optimizers=False)
         except CmhError:
             raise
         except Exception as error:  # a method's own code, or weights of other nets
@@ -57,7 +57,13 @@ def rebuilt(about: Description, state: Mapping[str, object], folder: Path, devic
     if about.probe:
         side = backbones.about(about.network).side if about.finetuned else 0
         here = probe.of(
-            method, device, image_dim=about.image_dim, side=side, text_dim=about.text_dim, sparse=about.sparse
+            method,
+            device,
+            image_dim=about.image_dim,
+            side=side,
+            text_dim=about.text_dim,
+            sparse=about.sparse,
+            context_length=about.context_length,
         )
         share = probe.difference(here, about.probe)
         if share > probe.MOST:
@@ -91,13 +97,15 @@ def _setup(about: Description, folder: Path, device: torch.device) -> Setup:
         labels=labels.to(device) if module.LABELS else None,
         image=torch.randn(ITEMS, about.image_dim, generator=draw).to(device),
         text=text.to(device),
-        image_net=lambda head: _on_backbone(about, folder, head) if about.finetuned else head,
+        **along.under_heads(
+            about.finetuned,
+            about.network,
+            placed(about.weights, folder),
+            about.context_length,
+            functools.partial(OnBackbone, lr_share=about.lr_backbone, amp=about.amp),
+            drawn=True,
+        ),
     )
-
-
-def _on_backbone(about: Description, folder: Path, head: nn.Module) -> nn.Module:
-    network = backbones.build(about.network, placed(about.weights, folder))
-    return OnBackbone(network, head, lr_share=about.lr_backbone, amp=about.amp)
 
 
 def _take_shapes(parts: State, saved: object) -> None:

@@ -182,7 +182,7 @@ def confirmations(place: Path, problems: list[str]) -> list[Confirmation]:
         document, curve = _json(path), read_curve(path.with_name("curve.csv"), problems)
         made = document.get("identity")
         if isinstance(made, dict) and isinstance(made.get("settings"), dict):
-            made = {**made, "settings": {**identity.BEFORE, **made["settings"]}}
+            made = {**made, "settings": identity.dated(made["settings"])}
         match = next((key for key, record in by_run.items() if record.identity.without() == made), "")
         seed = document.get("seed")
         used.add(match)

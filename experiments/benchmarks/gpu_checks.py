@@ -34,13 +34,22 @@ def determinism(place: Place) -> Found:
     """Same seed twice, with another run between (a reused worker); resumed; in another process; pixels, too."""
     fitting.CHECKPOINT_SECONDS = 0.0
     data = made(150) if place.tiny else made(1000, 512, 1000, 21, queries=200)
-    pixels = made(64, 512, side=64)
+    pixels, towers = made(64, 512, side=64), made(64, 32, 32, side=32, tokens=8)
     runs: list[tuple[str, str, SearchData, dict[str, Any]]] = [
         (
             "dcmh, conv4 from pixels",
             "dcmh",
             pixels,
             {"features": "conv4", "finetune": True, "hflip": 0.5, "erase": 0.2},
+        ),
+        (
+            "dsph, both towers of a small CLIP by BertAdam",
+            "dsph",
+            towers,
+            {
+                **{"features": "clip-tiny", "finetune": True, "context_length": 8, "optimizer_backbone": "bertadam"},
+                **{"micro_batch": 48, "checkpointing": True},
+            },
         ),
         *((name, name, data, {}) for name in (["dcmh"] if place.tiny else DEEP)),
     ]

@@ -17,6 +17,7 @@ import torch
 
 from cmh import methods, training
 from cmh.interfaces import Arrays, SearchData
+from cmh.nets.clip import END, START
 
 ROOT = Path(__file__).parents[2]
 Found = tuple[dict[str, object], list[str]]  # figures by name, and what was wrong, a line each
@@ -45,7 +46,9 @@ class Place:
             raise SkippedError("no CUDA device")
 
 
-def made(n: int, image: int = 64, text: int = 48, labels: int = 5, side: int = 0, queries: int = 50) -> SearchData:
+def made(
+    n: int, image: int = 64, text: int = 48, labels: int = 5, side: int = 0, queries: int = 50, tokens: int = 0
+) -> SearchData:
     """Items that can be learned from; the last ones are validation queries."""
     rng = np.random.default_rng(0)
     classes = np.eye(labels, dtype=np.uint8)[rng.integers(0, labels, n + queries)]
@@ -54,7 +57,10 @@ def made(n: int, image: int = 64, text: int = 48, labels: int = 5, side: int = 0
         for d in (image, text)
     ]
     pixels = rng.integers(0, 256, (n + queries, 3, side, side), np.uint8) if side else None
-    whole = Arrays(sides[0], sides[1], classes, pixels)
+    read = rng.integers(1, START, (n + queries, tokens), np.int32) if tokens else None
+    if read is not None:
+        read[:, 0], read[:, -1] = START, END
+    whole = Arrays(sides[0], sides[1], classes, pixels, read)
     train, query = whole.rows(slice(n)), whole.rows(slice(n, None))
     return SearchData("made", "d", "s", "made", tuple(map(str, range(labels))), train, query, train)
 

@@ -11,8 +11,9 @@
                          # optional split, group; also one .mat file, or {image: image.npy, text: text.npy, …}
     labels: [sea, city]  # optional: their names and order, or those of class numbers
     split: {query: 500, validation: 300, train: 2000, seed: 0, by: group, stratify: false}  # where items carry no split
-    text: {size: 2000, min_count: 2, stop_words: none, label_words: keep, weight: binary}  # optional; label_words:
-                         # keep, drop (forms and compounds of label names), telling (also what stands for a label)
+    text: {size: 2000, min_count: 2, stop_words: none, label_words: keep, weight: binary, captions: all}  # optional;
+                         # label_words: keep, drop (forms and compounds of label names), telling (also what stands for
+                         # a label); captions: all, first, draw
 
 `split` of an item is query (test), validation (queries for selection), train, or database (searched, not trained
 on). Items of one group never fall on two sides. Everything that is wrong is named in one error.
@@ -28,19 +29,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cmh.datasets.catalogue import GIVEN
 from cmh.datasets.labelled import say
 from cmh.datasets.own import features, items, settings
 from cmh.datasets.problems import Problems
 from cmh.datasets.source import Source
 
 
-def read(folder: Path, *, skip_bad: bool = False, progress: bool = False) -> Source:
-    """The dataset in a folder; what was taken in one of several ways is logged.
+def read(folder: Path, *, captions: str = GIVEN, skip_bad: bool = False, progress: bool = False) -> Source:
+    """The dataset in a folder, with its captions as dataset.yml says or as asked; what was taken in one of several ways
+    is logged.
 
     Raises DatasetError that names everything wrong with it.
     """
     problems = Problems(skip_bad=skip_bad)
-    source = inspect(folder, problems, progress=progress)
+    source = inspect(folder, problems, captions=captions, progress=progress)
     problems.stop(str(folder), skip_bad=skip_bad, with_notes=True)
     assert source is not None  # nothing fatal was found
     for note in source.notes:
@@ -48,13 +51,13 @@ def read(folder: Path, *, skip_bad: bool = False, progress: bool = False) -> Sou
     return source
 
 
-def inspect(folder: Path, problems: Problems, *, progress: bool = False) -> Source | None:
+def inspect(folder: Path, problems: Problems, *, captions: str = GIVEN, progress: bool = False) -> Source | None:
     """The dataset without its bad items, and everything that is wrong with it in `problems`.
 
     None where there is nothing to go on with.
     """
     try:
-        wanted = settings.read(folder, problems)
+        wanted = settings.read(folder, problems, captions)
         if wanted.items is not None:
             return items.source(folder, wanted, wanted.items, problems, progress=progress)
         if wanted.features:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from cmh.config import shown
 from cmh.datasets.own.item_list import Item
@@ -46,6 +46,22 @@ def together(found: Sequence[Item], problems: Problems, *, join: bool) -> tuple[
         n = len(absorbed) + len(further)
         problems.note(f"{len(further):,} pictures stand in {n:,} lines: the lines of a picture are texts of one item")
     return items, absorbed
+
+
+def taken(found: Sequence[Item], absorbed: Collection[int], how: str, problems: Problems) -> list[Item]:
+    """The items with the captions that are used of them; that one has none is a problem, unless all are one text."""
+    if how == "all":
+        return list(found)
+    for row, item in enumerate(found):
+        if not item.text and row not in problems.rows and row not in absorbed:
+            line = f"{item.where}: has no text, but captions: {how} takes one of each item's; captions: all does not"
+            problems.item(row, "no caption", line)
+    return [dataclasses.replace(item, text=item.text[:1]) for item in found] if how == "first" else list(found)
+
+
+def each(items: Sequence[Item]) -> list[Item]:
+    """An item for each caption, in order; an item's tags go with all of its captions."""
+    return [dataclasses.replace(item, text=(caption,)) for item in items for caption in item.text]
 
 
 def _contradiction(base: Item, item: Item) -> str:

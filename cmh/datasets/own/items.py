@@ -9,10 +9,11 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cmh.cache import RowArray
 from cmh.config import shown
-from cmh.datasets import arrays, scan
+from cmh.datasets import arrays, drawn, scan
 from cmh.datasets.own import captions, item_list, labels
 from cmh.datasets.own.item_list import Item
 from cmh.datasets.own.rows import VERSION, Good, Rows, good
@@ -32,6 +33,7 @@ def source(folder: Path, wanted: Settings, file: Path, problems: Problems, *, pr
     if not listed:
         return None
     found, absorbed = captions.together(listed, problems, join=wanted.text.kind != "matrix")
+    found = captions.taken(found, absorbed, wanted.text.captions, problems)
     root = wanted.images or folder
     seen = _pictures(root, found, absorbed, wanted, problems, progress)
     given = wanted.text.kind == "matrix"
@@ -40,6 +42,7 @@ def source(folder: Path, wanted: Settings, file: Path, problems: Problems, *, pr
     if left is None or (given and matrix is None):
         return None
     chosen = [found[row] for row in left.kept]
+    starts = drawn.starts([item.text for item in chosen]) if wanted.text.captions == "draw" else None
     pictures_sha256 = scan.digest(seen[row] for row in left.kept)
     paths = tuple(root / item.image for item in chosen)
 
@@ -49,7 +52,7 @@ def source(folder: Path, wanted: Settings, file: Path, problems: Problems, *, pr
     def vectors() -> RowArray:
         if matrix is not None:
             return arrays.Chosen(matrix.rows, left.kept, np.dtype(arrays.inspect(matrix).dtype))
-        return _vectors(chosen, wanted, words, left, progress)
+        return _vectors(chosen, wanted, words, left, starts, progress)
 
     inside = [FILE, *filter(None, [wanted.text.file])]
     return Source(
@@ -67,6 +70,8 @@ def source(folder: Path, wanted: Settings, file: Path, problems: Problems, *, pr
         captions=lambda: [". ".join(item.text or item.tags) for item in chosen],
         text_weights=wanted.text.weights,
         text_kind=wanted.text.kind,
+        taken=wanted.text.captions,
+        starts=starts,
         groups=left.groups,
         skipped=tuple(problem.text for problem in problems.found),
         n_skipped=len(found) - len(absorbed) - len(left.kept),
@@ -124,9 +129,13 @@ def _digest(
     about = {
         "version": VERSION,
         "labels": label_names,
-        "text": [dataclasses.asdict(options), sorted(wanted.stop_words)],
+        "text": [
+            {key: value for key, value in dataclasses.asdict(options).items() if (key, value) != ("captions", "all")},
+            sorted(wanted.stop_words),
+        ],  # as it was hashed before there was a choice of captions
         "matrix": scan.sha256(folder / options.file) if options.kind == "matrix" else "",
         "weights": scan.sha256(Path(options.weights)) if options.weights else "",
+        **({"embedded": text.EMBEDDED} if options.kind in wording.EMBEDDINGS else {}),
     }
     digest = hashlib.sha256(json.dumps(about).encode())
     for item in chosen:
@@ -153,12 +162,16 @@ def _vectors(
     wanted: Settings,
     words: Callable[[], tuple[list[list[str]], set[str]]],
     left: Good,
+    starts: NDArray[np.int64] | None,
     progress: bool,
 ) -> RowArray:
-    """Vectors of the texts `(n, d_text)`, as the `text:` part of dataset.yml asks for."""
-    options = wanted.text
+    """Vectors of the texts `(n, d_text)`, as the `text:` part of dataset.yml asks for; with `starts` of each caption.
+
+    The vocabulary is that of the items in any case, so that `draw` knows the words that `all` knows.
+    """
+    options, texts = wanted.text, chosen if starts is None else captions.each(chosen)
     if options.kind in wording.EMBEDDINGS:
-        whole = [". ".join((*item.text, *item.tags)) for item in chosen]
+        whole = [". ".join((*item.text, *item.tags)) for item in texts]
         return text.embeddings(whole, wanted.name, progress, kind=options.kind, weights=options.weights)
     some, dropped = words()
     known = text.vocabulary((some[row] for row in left.split.train), min_count=options.min_count, size=options.size)
@@ -167,11 +180,15 @@ def _vectors(
             f"{wanted.name}: the vocabulary is empty: no word is in {options.min_count} training items;"
             f" in {FILE}, lower text: min_count, or look at stop_words and label_words"
         )
+    train = left.split.train
+    if starts is not None:
+        some = [[word for word in one if word not in dropped] for one in documents(texts, wanted.stop_words)]
+        train = drawn.rows_of(starts, train)
     return wording.bag(
         some,
         known,
         weight=options.weight,
-        train=left.split.train,
+        train=train,
         stop_words=sorted(wanted.stop_words),
         label_words=options.label_words,
         labels=left.label_names,

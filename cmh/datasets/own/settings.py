@@ -11,7 +11,7 @@ from typing import TypeVar
 from cmh import config
 from cmh.config import param, shown, unknown
 from cmh.datasets import arrays, convert, scan
-from cmh.datasets.catalogue import NAMES
+from cmh.datasets.catalogue import GIVEN, NAMES
 from cmh.datasets.own import item_list
 from cmh.datasets.own.tables import FIELDS, SEPARATOR, Form
 from cmh.datasets.problems import Problems
@@ -70,8 +70,9 @@ class Settings:
     stop_words: frozenset[str] = frozenset()
 
 
-def read(folder: Path, problems: Problems) -> Settings:
-    """The dataset.yml of a folder; everything that is wrong with it goes to `problems`."""
+def read(folder: Path, problems: Problems, captions: str = GIVEN) -> Settings:
+    """The dataset.yml of a folder, with its captions as it says or in another way; everything that is wrong with it
+    goes to `problems`."""
     path = folder / FILE
     if not path.is_file():
         problems.add("file", f"{path}: does not exist; it must say what the folder holds (name, items or features)")
@@ -117,6 +118,10 @@ def read(folder: Path, problems: Problems) -> Settings:
         _wrong(problems, "text goes with items; features bring their own text array")
     elif "text" in document:
         options, stop_words = _text(folder, document["text"], problems, links)
+    if captions != GIVEN:
+        options = dataclasses.replace(options, captions=captions)
+    if options.captions != "all" and ("features" in document or options.kind == "matrix"):
+        _wrong(problems, f"captions: {options.captions} is of texts, but here an item has one row of numbers")
     return Settings(name, items, form, images, links, features, labels, draw, options, stop_words)
 
 

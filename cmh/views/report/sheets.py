@@ -100,7 +100,12 @@ def look(place: Path, record: Record, codes: Codes) -> Look:
     best = configs.load_yaml(place / "best.yml") if (place / "best.yml").is_file() else {}
     best = best if isinstance(best, dict) else {}
     name = read_study(place).dataset or run.dataset
-    source = datasets.read(name, skip_bad=bool(best.get("skip_bad")), order=str(best.get("split", "torchcmh")))
+    source = datasets.read(
+        name,
+        skip_bad=bool(best.get("skip_bad")),
+        order=str(best.get("split", "torchcmh")),
+        captions=str(best.get("captions", datasets.GIVEN)),
+    )
     if (source.sha256, source.split.sha256()) != (run.dataset_sha256, run.split_sha256):
         raise DatasetError(f"{name}: is no longer the dataset, or the split, that the study was tested on")
     return Look(source, codes)

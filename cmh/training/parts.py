@@ -1,52 +1,36 @@
-"""What a method is given of its items: vectors or, if it takes them, an item's parts, too; pictures where it trains a
-network along.
-"""
+"""Features of an item's parts (CLIP's patches and words): for whom they are, and the whole's alone for all others."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from cmh.errors import ConfigError
 from cmh.features import backbones
-from cmh.interfaces import Batches, Method, MethodModule, SearchData, State
+from cmh.interfaces import Batches, Method, MethodModule, State
 from cmh.training.run import Run
 
 
-def takes_tokens(module: MethodModule) -> bool:
+def taken(module: MethodModule) -> bool:
     """Whether a method looks at the parts of an item; its module says `TOKENS = True`."""
     return bool(getattr(module, "TOKENS", False))
 
 
 def whole(features: Tensor) -> Tensor:
-    """The whole's vectors `(n, d)` of items `(n, 1 + L, d)`; all else (vectors, pictures) as it is."""
+    """The whole's vectors `(n, d)` of items `(n, 1 + L, d)`; all else (vectors, pixels, numbers of tokens) as it is."""
     return features[:, 0] if features.ndim == 3 else features
 
 
-def given(module: MethodModule, run: Run, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+def given(module: MethodModule, run: Run, *features: Tensor) -> tuple[Tensor, ...]:
     """The training items' features as the method takes them: the whole's alone, unless it takes parts.
 
-    Raises ConfigError where a network that gives parts is to be trained along under a method that takes none.
+    Raises ConfigError where towers that give parts are to be trained along under a method that takes none.
     """
-    if takes_tokens(module):
-        return image, text
+    if taken(module):
+        return features
     if run.finetune and backbones.about(run.features).tokens:
-        name, plain = module.__name__.rpartition(".")[2], run.features.replace("-tokens", "")
+        name, plain = module.__name__.rpartition(".")[2], run.features.replace(backbones.TOKENS, "")
         raise ConfigError(f"finetune is true, but {name} takes no tokens, as {run.features} gives them; name {plain}")
-    return whole(image), whole(text)
-
-
-def pixels(module: MethodModule, data: SearchData) -> Tensor:
-    """The training pictures; they stay on the CPU, and batches of them go to the device as bytes.
-
-    Raises ConfigError where the method cannot train a network along, or there are none.
-    """
-    if module.KIND == "shallow":
-        name = module.__name__.rpartition(".")[2]
-        raise ConfigError(f"finetune is true, but {name} has a closed form on frozen features: nothing to train along")
-    if data.train.pixels is None:
-        raise ConfigError("finetune is true, but the dataset was loaded without pixels")
-    return torch.from_numpy(data.train.pixels)
+    return tuple(map(whole, features))
 
 
 class Whole:
@@ -66,11 +50,11 @@ class Whole:
         return self.method.epoch(batches)
 
     def encode_image(self, features: Tensor, /) -> Tensor:
-        """Outputs `(n, bits)` of vectors, of tokens or of pictures."""
+        """Outputs `(n, bits)` of vectors, of items with parts or of pixels."""
         return self.method.encode_image(whole(features))
 
     def encode_text(self, features: Tensor, /) -> Tensor:
-        """Outputs `(n, bits)` of vectors or of tokens."""
+        """Outputs `(n, bits)` of vectors, of items with parts or of tokens."""
         return self.method.encode_text(whole(features))
 
     def state(self) -> State:
