@@ -65,14 +65,14 @@ class Config:
 
     margin: float = param(0.2, "margin m on both sides of the boundary", low=0, high=2)
     beta: float = param(1.2, "boundaries β at the start, a distance of unit vectors", above=0, high=2)
-    lr_beta: float = param(1e-3, "learning rate of the boundaries at the start; 0: they stay", low=0, high=10)
     sampler: str = param("outputs", "whose distances negatives are drawn by", choices=["outputs", "distances"])
     hidden_image: int = param(1024, "hidden units of the image net; 0: hash layer only", low=0, high=65536, paper=0)
     hidden_text: int = param(1024, "hidden units of the text net; 0: hash layer only", low=0, high=65536, paper=0)
+    dropout: float = param(0.2, "share of the bits that are set to 0 in training", low=0, below=1)
     lr_image: float = param(3e-4, "learning rate of the image net at the start", above=0, high=10, paper=1e-3)
     lr_text: float = param(2e-3, "learning rate of the text net at the start", above=0, high=10, paper=1e-3)
     batch_size: int = param(64, "items a step", low=1, high=65536, paper=128)
-    dropout: float = param(0.2, "share of the bits that are set to 0 in training", low=0, below=1)
+    lr_beta: float = param(1e-3, "learning rate of the boundaries at the start; 0: they stay", low=0, high=10)
 
 
 class Method:
