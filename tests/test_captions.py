@@ -250,7 +250,7 @@ def test_a_run_of_drawn_captions_says_so_on_the_board(tmp_path: Path, capsys: py
     board = capsys.readouterr().out
     assert "holiday, efficientnet-lite0, drawn captions" in board
     assert "holiday, efficientnet-lite0\n" in board
-    ran = next(path for path in out.iterdir() if yaml.safe_load((path / "run.yml").read_text())["captions"] == "draw")
+    ran = next(one.parent for one in out.glob("*/run.yml") if yaml.safe_load(one.read_text())["captions"] == "draw")
     assert reproduce.main([str(ran), "--check", "--out", str(out)]) == 0
     assert "everything agrees" in capsys.readouterr().out
 

@@ -508,7 +508,7 @@ def test_sentences_without_the_extra(
     with pytest.raises(DatasetError) as error:
         datasets.load(str(tmp_path / "d"), features="clip-vit-b-32", progress=False)
     assert [line.split(" needs")[0] for line in error.value.problems] == ["text: kind sentences", "clip-vit-b-32"]
-    ones = text.Network(384, 5, lambda some: np.ones((len(some), 384), np.float32), len)
+    ones = text.Network((384,), 5, lambda some: np.ones((len(some), 384), np.float32), len)
     monkeypatch.setattr(text, "ready", lambda *_: ones)
     monkeypatch.setattr(text, "SENTENCES_AT_ONCE", 5)
     assert source.text().shape == (12, 384)
@@ -1226,12 +1226,15 @@ def test_texts_by_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.shape == (3, 512)
     assert np.allclose(found, expected.numpy(), atol=1e-5)
     asked = []
-    monkeypatch.setattr(  # building the network once more would show nothing else
-        text, "_clip_encoder", lambda weights: (asked.append(weights), (lambda some: np.ones((len(some), 512)), 512))[1]
-    )
+
+    def ready(kind: str, weights: str) -> text.Network:  # building the network once more would show nothing else
+        asked.append((kind, weights))
+        return text.Network((512,), 4, lambda some: np.ones((len(some), 512), np.float32), len)
+
+    monkeypatch.setattr(text, "ready", ready)
     source = datasets.read(str(write(tmp_path / "d", text={"kind": "clip", "weights": str(tmp_path / "clip.pt")})))
     assert source.text().shape == (len(source.labels), 512)
-    assert asked == [str(tmp_path / "clip.pt")]
+    assert asked == [("clip", str(tmp_path / "clip.pt"))]
 
 
 @pytest.mark.parametrize("options", [{"kind": "clip", "weights": "nowhere.pt"}, {"weights": "dataset.yml"}])

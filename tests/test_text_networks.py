@@ -20,6 +20,7 @@ import cmh
 from cmh import datasets
 from cmh.errors import DatasetError
 from cmh.features import text
+from cmh.nets import clip
 from cmh.use.encoder import Encoder
 from tests.test_encoder import owned, photos, recorded, train
 
@@ -84,7 +85,7 @@ def wanted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
             quick_gelu=True,
         )
 
-    monkeypatch.setattr(open_clip, "create_model", small)
+    monkeypatch.setitem(clip.FORMS, "clip-vit-b-32", types.SimpleNamespace(name="small", quick=True, build=small))
     torch.manual_seed(6)
     torch.save(small().state_dict(), tmp_path / "clip.pt")
     return {"kind": "clip", "weights": str(tmp_path / "clip.pt")}
