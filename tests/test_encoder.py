@@ -348,9 +348,10 @@ def test_weights_of_embeddings_must_be_those_of_then(tmp_path: Path) -> None:
 # Other models
 
 
-@pytest.mark.parametrize(("network", "length"), [("conv4", 0), ("clip-tiny", 9)])
+@pytest.mark.parametrize(("network", "length"), [("conv4", 0), ("clip-tiny", 9), ("clip-tiny-tokens", 9)])
 def test_networks_that_were_trained_along(network: str, length: int, photos: Path, tmp_path: Path) -> None:
     owned(photos)
+    parts = network.endswith("tokens")
     run = train(
         tmp_path,
         dataset=str(photos),
@@ -358,7 +359,8 @@ def test_networks_that_were_trained_along(network: str, length: int, photos: Pat
         finetune=True,
         context_length=length,
         lr_backbone=1.0,
-        config={"hidden_image": 8, "hidden_text": 8},
+        method="mith" if parts else "dcmh",
+        config={"width": 8} if parts else {"hidden_image": 8, "hidden_text": 8},
     )
     encoder = cmh.load(run)
     assert encoder.description.finetuned
