@@ -35,6 +35,8 @@ class Trial:
         self.items = few(training.trained_on(module, data).train, n)
         if hasattr(config, "batch_size"):
             config = dataclasses.replace(config, batch_size=batch_size or len(self.items.labels))
+        if hasattr(config, "warmup"):  # epochs before a part of the method is used: it must be within these
+            config = dataclasses.replace(config, warmup=min(config.warmup, 1))
         # Runs are compared bit for bit, which a CPU is good for, and fast enough for so few features.
         run = dataclasses.replace(run, epochs=EPOCHS, folder="", device=run.device if run.finetune else "cpu")
         self.device, _ = training.prepare(run)
