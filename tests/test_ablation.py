@@ -64,7 +64,7 @@ def test_what_is_off_is_legal_and_comes_back_from_its_text(name: str, data: st.D
     one = data.draw(st.sampled_from(list(config.params(methods.get(name).Config).values())))
     value = ablation.off(one)
     if value is not None:
-        pairs = config.from_pairs([f"{one.name}={ablation.text_of(value)}"])
+        pairs = config.from_pairs([f"{one.name}={ablation.text_of(value)}"], [])
         assert one.check(pairs[one.name]) == value
 
 

@@ -232,7 +232,7 @@ def test_a_search_of_a_method_of_ones_own_with_slow_epochs(here: Path) -> None:
     )
     (here / "mine.yml").write_text(space)
     command = ["--method", "mine.py", "--space", "mine.yml", "--trials", "4", "--bits", "8", "--seeds", "1"]
-    command += ["--max-concurrent", "1", "--set", "hidden_image=8", "hidden_text=8"]
+    command += ["--warm-start", "defaults", "--max-concurrent", "1", "--set", "hidden_image=8", "hidden_text=8"]
     arguments = [sys.executable, "-m", "cmh.tune", *command]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=here)
     assert done.returncode == 0, done.stderr

@@ -166,7 +166,7 @@ def test_a_running_study_is_not_cleaned(ended: request.StudyRequest, capsys: pyt
         assert capsys.readouterr().err.count("is running, and cleans up by itself; interrupt it first") == 2
         assert studies.main([]) == 2  # there is no folder `studies` here
         assert "studies: is no folder" in capsys.readouterr().err
-        for word, hint in (("reprot", "did you mean 'report'?"), ("foo", "commands: list, clean, report")):
+        for word, hint in (("reprot", "did you mean 'report'?"), ("foo", "commands: list, show, clean, report")):
             assert studies.main([word]) == 2
             assert f"{word}: is neither a command of cmh.studies nor a folder; {hint}" in capsys.readouterr().err
         assert studies.main(["my studies"]) == 0

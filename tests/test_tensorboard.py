@@ -212,7 +212,7 @@ def test_tune_writes_them_unless_told_otherwise(words: list[str], n_runs: int, t
     store = opened(request)
     proposal = store.propose(4)
     assert proposal is not None
-    with tune._views(tune_options.parser().parse_args(["--method", "ridge", *words])) as watch:
+    with tune._views(tune_options.parser().parse_args(["--method", "ridge", *words]), None) as watch:
         screen = watch(store, request, "")
         screen.started(proposal)
         store.report(proposal.number, 1, 0.5)

@@ -68,7 +68,7 @@ def test_a_plan_estimates_from_a_warm_epoch(n_epochs: int) -> None:
 def test_a_plan_counts_the_epochs_that_a_closed_form_makes(tmp_path: Path) -> None:
     (study,) = request.check(asked(tmp_path)).studies
     assert (study.space.epochs, study.limit) != (1, 1)
-    assert f"(at most {study.limit})" in plan.text(study)
+    assert f"(at most {study.limit + 1})" in plan.text(study)  # with the control
 
 
 def test_where_there_is_no_terminal_a_plain_line_comes_every_so_often(

@@ -33,11 +33,11 @@ from cmh.study.storage import Proposal, Store
 
 def studies(names: list[str], dataset: str, epochs: int | None) -> tuple[StudyRequest, ...]:
     """A search of each method as `cmh.tune` checks it. Raises ConfigError with all that is wrong."""
-    nothing = dict.fromkeys(("weights", "trials", "warm_start", "base", "storage"))
+    nothing = dict.fromkeys(("weights", "trials", "base", "storage"))
     limits = Limits(1, 0, None, None, None, None, None)
     more = {"bits": (32,), "settings": (), "epochs": epochs, "seed": 0, "seeds": 0, "limits": limits, "keep": "winner"}
     source = {"dataset": dataset, "skip_bad": False, "split": "torchcmh", "features": "efficientnet-lite0"}
-    asked = Asked(methods=tuple(names), spaces=(), out=Path("nowhere"), **source, **more, **nothing)  # type: ignore[arg-type]
+    asked = Asked(methods=tuple(names), spaces=(), warm_start=(), out=Path("nowhere"), **source, **more, **nothing)  # type: ignore[arg-type]
     return request.check(asked).studies
 
 
