@@ -333,9 +333,10 @@ def add(
         **{"schema": records.SCHEMA, "study": folder.name, "identity": of, "protocol": "cmh-1", "label": label},
         **{"selection": "validation", "search": Cost(), "training": Cost(1, 3, 3.0, 1.0, 1.0), "chosen_epoch": 2},
         **{"validation": test, "test": test, "tie_rule": "expected", "test_opened": 1, "split_opened": 1},
-        **{"prior": "", "audits": {"leak": [], "dead": []}, "versions": {}, "provenance": {}, "commit": "", "host": "here"},
+        **{"audits": {"leak": [], "dead": []}, "versions": {}, "provenance": {}, "commit": "", "host": "here"},
         **{"date": f"2026-01-01T00:{minute:02}:00+00:00", "per_query": f"per-query-{of.digest()}-{minute}.npz"},
         codes=f"codes-{of.digest()}-{minute}.npz" if keep else "",
+        prior="",
     )  # fmt: skip
     records.append(folder, record, records.PerQuery(i2t, t2i, np.arange(len(i2t))))
     if keep:
