@@ -16,6 +16,7 @@ import pytest
 from cmh import cache, cluster, ledger, machine
 from cmh.datasets import benchmarks, facts, loading
 from cmh.errors import DatasetError, LedgerError, StudyError
+from tests.test_reproduce import make_data
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "theirs"  # noqa: S105
@@ -249,6 +250,7 @@ def test_what_does_not_help_is_not_said() -> None:
 def test_a_search_without_home_below_uv_run(tmp_path: Path) -> None:
     """All at once: `uv run` in a folder with much data, a long TMPDIR, one CPU, and a user whom nobody knows."""
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_A_USER)
+    make_data(tmp_path / "data")
     long = tmp_path / ("scratch-" * 12)
     long.mkdir()
     with (tmp_path / "photos.tar").open("wb") as file:
@@ -261,7 +263,8 @@ def test_a_search_without_home_below_uv_run(tmp_path: Path) -> None:
         "TMPDIR": str(long),
         "NUMBA_CACHE_DIR": str(cache.root() / "numba-of-tests"),
     }
-    tune = f"{sys.executable} -m cmh.tune --method ridge --trials 2 --epochs 1 --bits 8 --seeds 1 --out out"
+    tune = f"{sys.executable} -m cmh.tune --method ridge --dataset data --bits 8"
+    tune += " --trials 2 --epochs 1 --seeds 1 --out out"
     # A shell stands for uv: Ray looks at the names of the processes above.
     (tmp_path / "run").write_text(f"{tune}; exit $?\n")
     done = subprocess.run(
