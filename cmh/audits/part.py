@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from cmh import training
 from cmh.interfaces import Arrays, Config, Floats, Method, MethodModule, SearchData
 from cmh.nets import bags
-from cmh.training import Run, parts, scaling
+from cmh.training import Run
+from cmh.training.within import Within
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -89,7 +90,7 @@ def owners(method: Method) -> dict[str, str]:
 def _found(method: Method) -> dict[str, tuple[str, Tensor]]:
     found: dict[int, tuple[str, str, Tensor]] = {}
     inner: object = method
-    while isinstance(inner, (scaling.Scaled, parts.Whole)):  # paths are the method's own
+    while isinstance(inner, Within):  # paths are the method's own
         inner = inner.method
     for path, owner, tensor in _walk(inner, "", set()):
         found.setdefault(id(tensor), (path, owner, tensor))

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from cmh.errors import ConfigError
 from cmh.features import backbones
-from cmh.interfaces import Batches, Method, MethodModule, State
+from cmh.interfaces import MethodModule
 from cmh.training.run import Run
+from cmh.training.within import Within
 
 
 def taken(module: MethodModule) -> bool:
@@ -33,30 +34,7 @@ def given(module: MethodModule, run: Run, *features: Tensor) -> tuple[Tensor, ..
     return tuple(map(whole, features))
 
 
-class Whole:
-    """A method that is given the whole's vector wherever it is asked to encode tokens. Training data are its own."""
+class Whole(Within):
+    """A method that is given the whole's vector wherever it is asked to encode tokens."""
 
-    def __init__(self, method: Method) -> None:
-        self.method = method
-
-    def __getattr__(self, name: str) -> object:
-        """What this method has beside the interface."""
-        if name == "method":  # not there yet: it is being copied
-            raise AttributeError(name)
-        return getattr(self.method, name)
-
-    def epoch(self, batches: Batches, /) -> dict[str, float]:
-        """Of the method; `batches` are of vectors already."""
-        return self.method.epoch(batches)
-
-    def encode_image(self, features: Tensor, /) -> Tensor:
-        """Outputs `(n, bits)` of vectors, of items with parts or of pixels."""
-        return self.method.encode_image(whole(features))
-
-    def encode_text(self, features: Tensor, /) -> Tensor:
-        """Outputs `(n, bits)` of vectors, of items with parts or of tokens."""
-        return self.method.encode_text(whole(features))
-
-    def state(self) -> State:
-        """The method's."""
-        return self.method.state()
+    image_input = text_input = staticmethod(whole)

@@ -13,8 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cmh.interfaces import Batches, Method, State
+from cmh.interfaces import Method, State
 from cmh.nets.bags import Bags
+from cmh.training.within import Within
 
 KINDS = ("none", "standard", "unit")
 ROWS = 4096  # looked at in one go
@@ -91,7 +92,7 @@ def fitted(kind: str, train: Tensor) -> Scaling:
     return Unit() if kind == "unit" else Affine(train)
 
 
-class Scaled:
+class Scaled(Within):
     """A method for features as they are: it is trained on scaled ones, and whatever it encodes is scaled first.
 
     Pixels and tokens, where backbones are trained along, have no scale and stay as they are, and so do items and their
@@ -99,26 +100,17 @@ class Scaled:
     """
 
     def __init__(self, method: Method, image: Scaling, text: Scaling) -> None:
-        self.method, self.image, self.text = method, image, text
+        super().__init__(method)
+        self.image, self.text = image, text
 
-    def __getattr__(self, name: str) -> object:
-        """What this method has beside the interface, such as `bit_importance`."""
-        if name == "method":  # not there yet: it is being copied
-            raise AttributeError(name)
-        return getattr(self.method, name)
+    def image_input(self, features: Tensor) -> Tensor:
+        """Scaled features, or pixels."""
+        return features if features.ndim > 2 else self.image(features)
 
-    def epoch(self, batches: Batches, /) -> dict[str, float]:
-        """Of the method; `batches` are scaled already."""
-        return self.method.epoch(batches)
-
-    def encode_image(self, features: Tensor, /) -> Tensor:
-        """Outputs `(n, bits)` of features, or of pixels."""
-        return self.method.encode_image(features if features.ndim > 2 else self.image(features))
-
-    def encode_text(self, features: Tensor, /) -> Tensor:
-        """Outputs `(n, bits)` of features, or of tokens."""
-        return self.method.encode_text(self.text(features) if features.is_floating_point() else features)
+    def text_input(self, features: Tensor) -> Tensor:
+        """Scaled features, or tokens."""
+        return self.text(features) if features.is_floating_point() else features
 
     def state(self) -> State:
         """The method's, and what its inputs are scaled by."""
-        return {**self.method.state(), "scale": {"image": self.image.state(), "text": self.text.state()}}
+        return {**super().state(), "scale": {"image": self.image.state(), "text": self.text.state()}}
