@@ -40,7 +40,7 @@ GROUP = "SIGTERM to the process group"
 WEIGHTS = {**dict.fromkeys(KILLS, 2), "worker": 4, MONITOR: 5, **dict.fromkeys(SIGNALS, 1), GROUP: 3}
 INTERRUPTED = 130
 PATIENCE = 150.0  # seconds in which a command that was hit must have ended
-CALM = 0.25  # of the minutes, for what comes after the last fault: the end of a study, one undisturbed, the audit
+CALM = 1 / 6  # of the minutes, for what comes after the last fault: the end of a study, one undisturbed, the audit
 BROKEN = ("nan", "memory", "exception", "death", "hang")
 SPACE = """\
 method: soak_method
@@ -206,7 +206,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Hit parts of running studies at random; audit what they leave.")
     parser.add_argument("--out", type=Path, required=True, help="a new folder for the studies")
     parser.add_argument("--faults", type=int, default=100, help="faults (default: 100)")
-    parser.add_argument("--minutes", type=float, default=60, help="no fault in the last quarter (default: 60)")
+    parser.add_argument("--minutes", type=float, default=60, help="none hits in the last sixth (default: 60)")
     parser.add_argument("--trials", type=int, default=60, help="of each study (default: 60)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
