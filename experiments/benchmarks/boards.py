@@ -5,7 +5,7 @@
     python experiments/benchmarks/boards.py --check                 # do the tables say what the records say?
 
 The budget: each method's library default, 30 epochs, frozen EfficientNet-Lite0 features, one thread; nothing is
-searched. Records go to `experiments/boards/BITS/`, one folder a method; a run that is there is not trained again, and one
+searched. Records go to `experiments/boards/BITS/`, a folder a method; a run that is there is not trained again, and one
 whose code has changed since is trained anew and replaced. Codes, weights and curves are not kept: boards need none.
 From the records alone come the table in README.md (between its two comments), and in `experiments/boards` `boards.csv`,
 `boards.md` and `boards.html`, as `cmh.leaderboard` writes them.
