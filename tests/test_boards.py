@@ -1,0 +1,54 @@
+"""The shipped boards: their tables are what their records give, and one command writes them."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmh import methods
+from cmh.board import find
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "experiments" / "benchmarks"))
+boards: Any = importlib.import_module("boards")
+
+
+def test_the_shipped_tables_say_what_the_records_say(capsys: pytest.CaptureFixture[str]) -> None:
+    code = boards.main(["--check"])
+    assert code == 0, capsys.readouterr().out
+
+
+def test_every_method_has_three_seeds_at_every_length() -> None:
+    runs, problems = find.find([boards.FOLDER])
+    assert not problems
+    found = {(run.record.identity.method, run.record.identity.bits, run.record.identity.seed) for run in runs}
+    wanted = {(name, bits, seed) for name in methods.names() for bits in boards.BITS for seed in (1, 2, 3)}
+    shallow = {(name, bits) for name, bits, _ in found if methods.get(name).KIND == "shallow"}
+    missing = {one for one in wanted - found if one[:2] not in shallow}
+    assert not missing
+
+
+def test_a_wrong_number_is_seen_and_mended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    some = sorted((boards.FOLDER / "32").glob("dcmh-*")) + sorted((boards.FOLDER / "32").glob("ridge-*"))
+    for run in some:
+        shutil.copytree(run, tmp_path / "boards" / "32" / run.name)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{boards.BEGIN}\n{boards.END}\nafter\n")
+    given = ["--out", str(tmp_path / "boards"), "--readme", str(readme)]
+    assert boards.main([*given, "--check"]) == 1
+    assert "--tables` writes them" in capsys.readouterr().out
+    assert boards.main([*given, "--tables"]) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "`dcmh`" in text and "`ridge`" in text
+    assert boards.main([*given, "--check"]) == 0
+    for path in (readme, *(tmp_path / "boards" / name for name in boards.NAMES.values())):
+        right = path.read_text()
+        path.write_text(right.replace("dcmh", "dcmx"))
+        assert boards.main([*given, "--check"]) == 1, path
+        assert path.name in capsys.readouterr().out
+        path.write_text(right)
