@@ -44,7 +44,9 @@ def test_a_wrong_number_is_seen_and_mended(tmp_path: Path, capsys: pytest.Captur
     assert "--tables` writes them" in capsys.readouterr().out
     assert boards.main([*given, "--tables"]) == 0
     text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "`dcmh`" in text and "`ridge`" in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert all(f"| `{name}` |" in text for name in ("dcmh", "ridge"))
     assert boards.main([*given, "--check"]) == 0
     for path in (readme, *(tmp_path / "boards" / name for name in boards.NAMES.values())):
         right = path.read_text()

@@ -159,6 +159,21 @@ def test_a_storage_that_breaks_ends_its_study_alone(monkeypatch: pytest.MonkeyPa
     assert len(one.sessions[1].store.rows()) == 2
 
 
+def test_who_reports_while_all_is_to_end_trains_no_further() -> None:
+    """Its checkpoint has the epoch, and is the last thing that it writes: of two epochs one would be lost for good, for
+    a trial that goes on reports the last one alone."""
+    one = many([2], 2)
+    one.next_task("0")
+    one.next_task("1")
+    epoch = {"epoch": 1, "val_map": 0.5, "epochs": 9}
+    assert not one.reported("0", epoch)
+    one.interrupts.asked = 1
+    assert one.reported("1", epoch)
+    one.kill_all()
+    assert one.reported("0", {**epoch, "epoch": 2})  # one that was on its way
+    assert [dict(row.curve) for row in one.sessions[0].store.rows()] == [{1: 0.5}, {}]
+
+
 def test_an_error_that_is_no_users_is_raised_at_the_end() -> None:
     one = many([1], 1)
     with one.guarded(one.sessions[0]):

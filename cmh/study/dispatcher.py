@@ -164,7 +164,9 @@ class Dispatcher:
         """A worker reported; true if Ray's trial is to be stopped."""
         assignment = self.assigned.get(trial_id)
         if assignment is None or self.stopping:
-            return False  # the last report of an ended trial comes twice
+            # The last report of an ended trial comes twice. Where all is to end, no worker may train on: a trial that is
+            # taken up again reports the last epoch of its checkpoint alone, and one before it would be lost.
+            return self.stopping
         self.charge()
         assignment.heard = time.monotonic()
         session, trial, stops = assignment.session, assignment.trial, True
