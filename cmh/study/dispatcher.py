@@ -164,7 +164,7 @@ class Dispatcher:
         """A worker reported; true if Ray's trial is to be stopped."""
         assignment = self.assigned.get(trial_id)
         if assignment is None or self.stopping:
-            # The last report of an ended trial comes twice. Where all is to end, no worker may train on: a trial that is
+            # The last report of an ended trial comes twice. Where all is to end, no worker trains on: a trial that is
             # taken up again reports the last epoch of its checkpoint alone, and one before it would be lost.
             return self.stopping
         self.charge()
