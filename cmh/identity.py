@@ -11,7 +11,8 @@ Who uses it, what each leaves out (the constants below), and why:
   to another device is trained anew there.)
 
 The code of a run is known by `code_hash`: of the method's file, and of every definition in cmh that it stands on,
-without comments and docstrings. A changed formula changes all methods that use it, a comment changes none.
+without comments, docstrings and what is imported for types alone. A changed formula changes all methods that use it, a
+comment or a plot changes none.
 """
 
 from __future__ import annotations
@@ -126,27 +127,32 @@ def _shown(value: object) -> str:
 def code_hash(path: Path) -> str:
     """16 hex digits of the method in the file `path` and of every definition in cmh that it stands on.
 
-    A definition stands on another if it names it, wherever. Comments, docstrings and empty lines are left out, so that
-    the hash is the same under every version of Python. Own modules beside the file of a method of one's own count too.
+    A definition stands on another if it names it, wherever; of a module of which it names `module.this`, on this alone.
+    Comments, docstrings and empty lines are left out, so that the hash is the same under every version of Python. Own
+    modules beside the file of a method of one's own count too.
     """
     path = path.resolve()
     # asked of the disk once for each module, not once for each name in it
     file_of = functools.cache(lambda module: str(_file(module, path.parent) or ""))
     module_of = functools.cache(lambda file: _module(file, Path(file).stat().st_mtime_ns))
     reached: dict[tuple[str, str], str] = {}
-    waiting = [(str(path), "*"), *((str(_file(module)), name) for module, name in _TRAINER)]
+    waiting = [(str(path), ""), *((str(_file(module)), name) for module, name in _TRAINER)]
     seen = set(waiting)
     while waiting:
         place = waiting.pop()
         module = module_of(place[0])
-        wanted = module.names if place[1] == "*" else (place[1],) if place[1] in module.names else ()
-        for name in (*wanted, *module.effects):
+        one = (place[1],) if place[1] in module.names else ()
+        for name in (*{"*": module.names, "": module.own}.get(place[1], one), *module.effects):
             if (place[0], name) in reached:
                 continue
             text, needs = module.parts[name]
             reached[place[0], name] = text
             for needed, what in needs:
                 source = file_of(needed)
+                if source and what.startswith("."):  # of a module: a definition, a module in it, or made at run time
+                    inner = file_of(needed + what)
+                    known = what[1:] in module_of(source).names
+                    source, what = (source, what[1:]) if known else (inner, "*") if inner else (source, "*")
                 if source and (source, what) not in seen:
                     seen.add((source, what))
                     waiting.append((source, what))
@@ -164,7 +170,8 @@ def code_hash(path: Path) -> str:
 class _Module:
     """A source file cut into its top-level definitions: name → (bare text, what it needs of which modules)."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # with those that it imports
+    own: tuple[str, ...]
     effects: tuple[str, ...]  # statements that define nothing: they run whenever the module is imported
     parts: dict[str, tuple[str, list[tuple[str, str]]]]
 
@@ -181,6 +188,8 @@ def _module(file: str, changed: int) -> _Module:
         if isinstance(statement, (ast.Import, ast.ImportFrom)):
             aliases |= dict(_imported(statement))
             continue
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            continue
         defined = list(_defined(statement))
         if not defined and not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
             defined = [f"<{len(effects)}>"]
@@ -190,16 +199,20 @@ def _module(file: str, changed: int) -> _Module:
     parts: dict[str, tuple[str, list[tuple[str, str]]]] = {}
     for name, statements in own.items():
         needs: list[tuple[str, str]] = []
-        for node in (node for statement in statements for node in ast.walk(statement)):
+        nodes = [node for statement in statements for node in ast.walk(statement)]
+        of = {node.value: node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        for node in nodes:
             if isinstance(node, ast.Name):
-                needs += aliases.get(node.id, [(file, node.id)] if node.id in own else [])
+                found = aliases.get(node.id, [(file, node.id)] if node.id in own else [])
+                part = of.get(node)
+                needs += [(where, f".{part}" if what == "*" and part else what) for where, what in found]
             elif isinstance(node, (ast.Import, ast.ImportFrom)):
                 needs += [need for _, found in _imported(node) for need in found]
         parts[name] = "\n".join(_text(lines, statement) for statement in statements), needs
     for name, found in aliases.items():
         parts.setdefault(name, ("", found))
-    names = tuple(name for name in parts if name not in effects)
-    return _Module(names, tuple(effects), parts)
+    names, defined_here = (tuple(name for name in some if name not in effects) for some in (parts, own))
+    return _Module(names, defined_here, tuple(effects), parts)
 
 
 def _imported(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, list[tuple[str, str]]]]:

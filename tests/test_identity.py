@@ -170,6 +170,14 @@ NOTHING = {
     "what a trial dies of": ("training/trainable.py", 'return "oom", line', 'return "memory", line'),
     "how a device is called": ("training/device.py", "thread{'s'", "core{'s'"),
     "which names a package gives": ("training/__init__.py", '    "threads",\n', ""),
+    "a plot": ("study/figures.py", "FEWEST = 20", "FEWEST = 30"),
+    "how a model is used": ("use/encoder.py", "ROWS = ", "ROWS = 1 + "),
+    "what is imported for types": (
+        "__init__.py",
+        "    from cmh.use import Encoder, load",
+        "    from cmh.use import Encoder",
+    ),
+    "another metric": ("metrics/legacy.py", "import ", "import math\nimport "),
 }
 
 
@@ -220,6 +228,34 @@ def test_a_module_beside_a_method_of_ones_own_counts(tmp_path: Path) -> None:
     assert code_hash(tmp_path / "mine.py") == before
     (tmp_path / "helper.py").write_text(helper.replace("2 * x", "3 * x"))
     assert code_hash(tmp_path / "mine.py") != before
+
+
+def test_of_a_module_only_what_is_named_counts(tmp_path: Path) -> None:
+    text = "import helper\nfrom package import inner\n\n\ndef f(x):\n    return helper.twice(inner.one.half(x))\n"
+    (tmp_path / "mine.py").write_text(text)
+    (tmp_path / "helper.py").write_text("def twice(x):\n    return 2 * x\n\n\ndef unused():\n    return 0\n")
+    (tmp_path / "package" / "inner").mkdir(parents=True)
+    (tmp_path / "package" / "__init__.py").touch()
+    (tmp_path / "package" / "inner" / "__init__.py").write_text("OTHER = 1\n")
+    (tmp_path / "package" / "inner" / "one.py").write_text("def half(x):\n    return x / 2\n")
+
+    def after(file: str, old: str, new: str) -> bool:
+        path, before = tmp_path / file, code_hash(tmp_path / "mine.py")
+        there = path.read_text()
+        assert old in there
+        path.write_text(there.replace(old, new))
+        changed = code_hash(tmp_path / "mine.py") != before
+        path.write_text(there)
+        return changed
+
+    assert after("helper.py", "2 * x", "3 * x")
+    assert not after("helper.py", "return 0", "return 111")
+    assert after("package/inner/one.py", "x / 2", "x / 3.5")
+    assert not after("package/inner/__init__.py", "OTHER = 1", "OTHER = 222")
+    # What a module makes when it runs could be anything in it.
+    assert after("helper.py", "def twice(x):\n    return 2 * x", "globals()['twice'] = lambda x: 2.5 * x")
+    (tmp_path / "helper.py").write_text("globals()['twice'] = float\n\n\ndef unused():\n    return 0\n")
+    assert after("helper.py", "return 0", "return 111")
 
 
 def test_the_hash_does_not_hang_on_where_the_files_lie(hashes: Any) -> None:
