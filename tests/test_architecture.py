@@ -22,6 +22,7 @@ DOORS = {
         "cmh/study/database.py",
         "cmh/study/figures.py",
         "cmh/study/notebook.py",
+        "cmh/study/plots.py",
         "cmh/study/samplers.py",
         "cmh/study/storage.py",
     },

@@ -11,6 +11,8 @@ import itertools
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -155,6 +157,18 @@ def test_the_report_says_it_all(finished: Path) -> None:
     assert headings[0] == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(headings))
     assert (finished / report.NAME).stat().st_size < 4e6
+
+
+def test_it_is_written_without_what_takes_seconds_to_load(finished: Path) -> None:
+    """And what it kept from loading is there for whoever wants it afterwards."""
+    code = (
+        "import sys, pathlib\nfrom cmh.views import report\nreport.write(pathlib.Path(sys.argv[1]))\n"
+        "loaded = {'torch', 'numba', 'ray', 'matplotlib', 'sklearn'} & set(sys.modules)\nassert not loaded, loaded\n"
+        "import optuna\nfrom optuna.visualization import matplotlib\n"
+        "assert optuna.visualization.matplotlib.plot_rank is matplotlib.plot_rank"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(finished)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_signs_of_html_stay_signs(finished: Path) -> None:
