@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jinja2
 
-from cmh import __version__, files, scores
+from cmh import __version__, files, scores, style
 from cmh.codes import Codes
 from cmh.errors import collected
 from cmh.protocols import Direction
@@ -67,7 +67,7 @@ def html(story: Story) -> str:
         facts=_facts(story, found),
         problems=problems,
         reproduce=f"python -m cmh.reproduce {files.quoted(story.folder)}",
-        style=(FOLDER / "page.css").read_text(encoding="utf-8"),
+        style=style.sheet(FOLDER / "page.css"),
         script=(FOLDER / "page.js").read_text(encoding="utf-8"),
         plotly=_plotly(),
         version=__version__,
