@@ -22,6 +22,7 @@ from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cmh import files, studies, tune, tune_options
+from cmh.study import aside
 from cmh.study.storage import Store
 from cmh.views import event_files, live
 from tests.made_study import BITS, EPOCHS, SEED, MadeStudy, whole
@@ -248,7 +249,7 @@ def test_a_disk_that_refuses_costs_one_warning(tmp_path: Path, caplog: pytest.Lo
     assert "tensorboard: switched off" in caplog.messages[0]
 
 
-@pytest.mark.parametrize(("words", "n_runs"), [([], 1), (["--no-tensorboard"], 0)])
+@pytest.mark.parametrize(("words", "n_runs"), [([], 2), (["--no-tensorboard"], 0)])
 def test_tune_writes_them_unless_told_otherwise(words: list[str], n_runs: int, tmp_path: Path) -> None:
     request = study_of(tmp_path)
     store = opened(request)
@@ -261,9 +262,10 @@ def test_tune_writes_them_unless_told_otherwise(words: list[str], n_runs: int, t
         screen.reported(proposal.number, 1, 0.5)
         store.complete(proposal.number, {})
         screen.ended(proposal.number)
+        screen.validated(aside.failed("default", None, 0, "loss = nan"))
         screen.close()
-    found = list(request.folder.glob("tensorboard/*/events*"))
-    assert len(found) == n_runs
+    found = sorted(request.folder.glob("tensorboard/*/events*"), reverse=True)
+    assert [path.parent.name for path in found] == [f"trial-{proposal.number}", "control-default"][:n_runs]
     if found:
         start = session(read(found[0].parent), metadata.SESSION_START_INFO_TAG).session_start_info.hparams
         assert (start["method"].string_value, start["bits"].number_value) == ("ridge", 8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,16 +48,16 @@ class Beside:
 
 def besides(place: Path, kept: Mapping[str, object], problems: list[str]) -> list[Beside]:
     """The runs beside a search that trained something, as its storage has `kept` them and their folders have them."""
-    scored = {name.split()[0]: scores for name, scores in controls.kept(kept).items() if name.endswith("(control)")}
-    found = [
-        Beside(f"control-{method}", "control", None, {"method": method}, _point(1, *scores), "complete")
-        for method, scores in scored.items()
-    ]
+    found = []
+    for name, scores in controls.kept(kept).items():
+        if match := re.fullmatch(r"(\w+) \(control\)", name):
+            about: Settings = {"method": match[1]}
+            found.append(Beside(f"control-{match[1]}", "control", None, about, _point(1, *scores), "complete"))
     ended, kinds = aside.kept(kept), {"control": aside.CONTROLS, "finalist": aside.FINALS}
     for kind, parent in kinds.items():
         begun = {path.parent.name for path in place.glob(f"{parent}/*/config.json")}
         known = {name for name, one in ended.items() if (one.trial is None) == (kind == "control")}
-        for name in sorted(begun | known):
+        for name in sorted(begun | {name for name in known if re.fullmatch(r"[\w-]+", name)}):  # views name files so
             home, one = place / parent / name, ended.get(name)
             document, curve = read_json(home / "config.json"), read_curve(home / "curve.csv", problems)
             if one is not None and not curve:
