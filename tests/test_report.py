@@ -276,7 +276,7 @@ def test_sheets_and_figures_agree_with_slow_loops(finished: Path) -> None:
     made = records.read(finished)[0][0]
     kept = codes.read(finished / made.codes)
     look = sheets.look(finished, made, kept)
-    found = {sheet.title: sheet for sheet in sheets.sheets(look, kept)}
+    found = {sheet.title: sheet for sheet in sheets.sheets(look, kept, protocols.directions(kept))}
     assert len(found) == 4
     source = clipart.read()
     bits = {name: np.unpackbits(getattr(kept, name), axis=1, bitorder="little") for name in codes.CODES}
@@ -324,7 +324,7 @@ def test_another_dataset_is_not_shown_for_that_of_the_codes(finished: Path, tmp_
         sheets.Look(clipart.read(), dataclasses.replace(kept, query_labels=1 - kept.query_labels))
     gone = dataclasses.replace(clipart.read(), files=(tmp_path / "gone.png",) * len(clipart.read().labels))
     with pytest.raises(DatasetError, match=r"gone\.png: a picture cannot be read \(No such file"):
-        sheets.sheets(sheets.Look(gone, kept), kept)
+        sheets.sheets(sheets.Look(gone, kept), kept, protocols.directions(kept))
     with pytest.raises(RecordError, match="names no opening"):
         sheets.look(tmp_path, made, kept)
 
