@@ -115,7 +115,10 @@ def outline(path: Path, *, method: str, fixed: Mapping[str, Value]) -> Space:
         examples |= spec.get("when", {})
         values = next(spec[kind] for kind in ("float", "int", "choice") if kind in spec)
         examples[name] = float(values[0]) if "float" in spec or float in map(type, values) else values[0]
-    fields = [(name, type(value), config.param(value, "")) for name, value in examples.items()]
+    fields = [
+        (name, type(value), config.param(value, ""))  # type: ignore[type-var]  # it is one of its kinds
+        for name, value in examples.items()
+    ]
     unchecked = dataclasses.make_dataclass("Unchecked", fields, frozen=True)
     return space_reader.read({**document, "start_from": []}, unchecked, method=method, fixed=fixed, heading=str(path))
 
