@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cmh import curves
 from cmh.codes import Codes
 from cmh.curves import Curve
-from cmh.metrics import counted, pack_labels
+from cmh.metrics import _few, counted, pack_labels
 from cmh.metrics.ranked import Ranked
 
 CUTS = (50, 100, 500, 1000, 5000)
@@ -34,6 +34,8 @@ class Direction:
         words = (_words(query), _words(database), pack_labels(codes.query_labels), pack_labels(codes.database_labels))
         self._words, self._bits = words, codes.bits
         self.ranked = Ranked(*words, codes.bits, cuts=(_TOP, *CUTS))
+        if _few.worth_it(self.ranked.n_query, self.ranked.n_database):
+            self.ranked.counts = _few.histograms(*words, codes.bits)
 
     @functools.cached_property
     def full_batches(self) -> Ranked | None:

@@ -14,6 +14,7 @@ from cmh.codes import Codes
 from cmh.errors import RecordError
 from cmh.metrics import counted
 from cmh.metrics.counted import Floats
+from cmh.protocols import Direction
 from cmh.records import MEAN_DIGITS, Record
 
 
@@ -48,19 +49,26 @@ class EpochRule:
 
 
 def codes_of(folder: Path, record: Record) -> Codes:
-    """The codes of a record. Raises RecordError where they are another run's: MAP must be the record's number."""
+    """The codes of a record. Raises RecordError as `ranked_of` does."""
+    return ranked_of(folder, record)[0]
+
+
+def ranked_of(folder: Path, record: Record) -> tuple[Codes, tuple[Direction, Direction]]:
+    """The codes of a record, and both directions of search in them. Raises RecordError where they are another run's:
+    MAP must be the record's number."""
     path = folder / record.codes
     if record.codes != path.name or path.is_symlink():
         raise RecordError(f"{folder}: the file {record.codes!r} must lie in the folder of its record")
     found = code_files.read(path)
     if found.epochs:
         raise RecordError(f"{path}: has an axis of epochs, but a record is of one epoch; it belongs to something else")
-    for name, side in zip(("map_i2t", "map_t2i"), protocols.directions(found), strict=True):
+    sides = protocols.directions(found)
+    for name, side in zip(("map_i2t", "map_t2i"), sides, strict=True):
         value = counted.mean(side.ranked.average_precision())
         if abs(value - record.test[name]) > MEAN_DIGITS:
             numbers = f"its {name} is {value:.6f}, but the record says {record.test[name]:.6f}"
             raise RecordError(f"{path}: {numbers}: it belongs to another run, or one of the two was edited")
-    return found
+    return found, sides
 
 
 def table(codes: Codes) -> list[Line]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from cmh import config, methods, records, training
 from cmh.config import Value
-from cmh.study import controls, folder
+from cmh.study import aside, controls, folder
+from cmh.study.aside import Aside
 from cmh.study.space import Asha, Range, Space
 from cmh.study.storage import Proposal, Store
 from cmh.training import Epoch, run_folder
@@ -94,6 +95,24 @@ class MadeStudy:
             self.store.fail(number, more["kind"], more["reason"], result)
         if self.view is not None:
             self.view.ended(number)
+
+    def beside(self, name: str, trial: int | None, seed: int, *values: float, ended: bool = True) -> Aside | None:
+        """A run beside the search that has come so far; what came out of it where it has ended (without values: it
+        failed)."""
+        home = self.place / (aside.CONTROLS if trial is None else aside.FINALS) / name
+        best = max(values, default=0.0)
+        rows = [row(epoch, value, (value, epoch)) for epoch, value in enumerate(values, start=1)]
+        self.files(home, BASE, rows, seed)
+        if not ended:
+            return None
+        one = aside.failed(name, trial, seed, "loss = nan")
+        if values:
+            scores = {"val_map": best, "val_map_i2t": best, "val_map_t2i": best, "best_epoch": EPOCHS, "error": ""}
+            one = dataclasses.replace(one, **scores)  # type: ignore[arg-type]
+        aside.keep(self.store.study, one)
+        if self.view is not None:
+            self.view.validated(one)
+        return one
 
     def confirm(self, number: int, values: dict[str, Value], *seeds: int) -> None:
         """The winner with fresh seeds, tested."""

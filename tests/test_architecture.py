@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import collections
 import configparser
+import itertools
 import re
 import statistics
 import subprocess
@@ -22,6 +23,7 @@ DOORS = {
         "cmh/study/database.py",
         "cmh/study/figures.py",
         "cmh/study/notebook.py",
+        "cmh/study/plots.py",
         "cmh/study/samplers.py",
         "cmh/study/storage.py",
     },
@@ -174,6 +176,43 @@ def test_methods_are_short_and_share_by_composition() -> None:
         for start in range(len(lines) - 4):
             users.setdefault(tuple(lines[start : start + 5]), set()).add(path.stem)
     assert {run: names for run, names in users.items() if len(names) > 2} == {}
+
+
+def rules(text: str) -> set[tuple[str, str, str]]:
+    """(condition, selector, declaration) of a stylesheet."""
+    found = set()
+    bare = " ".join(re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL).split())
+    for condition, inside, selector, body in re.findall(
+        r"(@media[^{]+)\{((?: ?[^{}]+\{[^{}]*\})*) ?\}|([^{}]+)\{([^{}]*)\}", bare
+    ):
+        for selectors, some in re.findall(r"([^{}]+)\{([^{}]*)\}", inside) if condition else [(selector, body)]:
+            for one, declared in itertools.product(selectors.split(","), some.split(";")):
+                if declared.strip():
+                    found.add((condition.strip(), one.strip(), declared.strip()))
+    return found
+
+
+def test_rules_of_stylesheets_are_found() -> None:
+    text = "a, b { c: d; e: f } /* x { y: z } */ @media print { a { c: d; } g { h: i } } j { k: l; }"
+    both = {("", one, declared) for one in "ab" for declared in ("c: d", "e: f")}
+    assert rules(text) == {*both, ("@media print", "a", "c: d"), ("@media print", "g", "h: i"), ("", "j", "k: l")}
+
+
+def test_no_two_stylesheets_of_pages_repeat_a_rule() -> None:
+    """What pages share stands in `style.css` alone, and no page brings rules in its own text."""
+    sheets = {str(path.relative_to(ROOT)): rules(path.read_text()) for path in (ROOT / "cmh").rglob("*.css")}
+    assert len(sheets) >= 5
+    assert min(map(len, sheets.values())) > 5
+    repeated = {
+        (one, other): sheets[one] & sheets[other]
+        for one, other in itertools.combinations(sorted(sheets), 2)
+        if sheets[one] & sheets[other]
+    }
+    assert repeated == {}
+    pages = [path for path in (ROOT / "cmh").rglob("*") if path.suffix in (".py", ".html")]
+    styles = [text for path in pages for text in re.findall(r"<style[^>]*>(.*?)</style>", path.read_text(), re.DOTALL)]
+    assert len(styles) >= 3
+    assert [text for text in styles if ":" in text] == []
 
 
 def test_library_code_is_silent() -> None:

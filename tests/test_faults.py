@@ -25,6 +25,7 @@ from cmh.cluster import ray
 from cmh.errors import StudyError
 from cmh.signals import Interrupts
 from cmh.study import database, resources, tuner
+from cmh.study.aside import Aside
 from cmh.study.dispatcher import Dispatcher
 from cmh.study.resources import Resources, gpu_share
 from cmh.study.rungs import Rungs
@@ -69,6 +70,9 @@ class Quiet:
 
     def ended(self, number: int) -> None:
         self.seen.append(number)
+
+    def validated(self, one: Aside) -> None:
+        pass
 
 
 def session(

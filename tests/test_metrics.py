@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from cmh import metrics
 from cmh.errors import CmhError, MetricError
-from cmh.metrics import _checks, _kernel, _torch
+from cmh.metrics import _checks, _few, _kernel, _torch
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 TIES = ("expected", "optimistic", "pessimistic", "index")
@@ -332,6 +332,7 @@ def test_kernel_and_matrix_products_count_the_same(bits: int, labels: int) -> No
         *(_torch.histograms(*sides, device="cpu", half=half) for sides in (case, tensors) for half in (False, True)),
         _torch.histograms(*case, device="cpu", pairs=4),  # an item a chunk
         _torch.histograms(*tensors, device="cpu", pairs=4 * 10, half=True),  # the last chunk is not full
+        _few.histograms(*map(metrics.pack_codes, case[:2]), *map(metrics.pack_labels, case[2:]), bits),
     ):
         np.testing.assert_array_equal(counts[0], everything)
         np.testing.assert_array_equal(counts[1], relevant)

@@ -11,6 +11,8 @@ import itertools
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -157,6 +159,18 @@ def test_the_report_says_it_all(finished: Path) -> None:
     assert (finished / report.NAME).stat().st_size < 4e6
 
 
+def test_it_is_written_without_what_takes_seconds_to_load(finished: Path) -> None:
+    """And what it kept from loading is there for whoever wants it afterwards."""
+    code = (
+        "import sys, pathlib\nfrom cmh.views import report\nreport.write(pathlib.Path(sys.argv[1]))\n"
+        "loaded = {'torch', 'numba', 'ray', 'matplotlib', 'sklearn'} & set(sys.modules)\nassert not loaded, loaded\n"
+        "import optuna\nfrom optuna.visualization import matplotlib\n"
+        "assert optuna.visualization.matplotlib.plot_rank is matplotlib.plot_rank"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(finished)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_signs_of_html_stay_signs(finished: Path) -> None:
     shown = page_of(finished)
     assert EVIL in shown.text
@@ -262,7 +276,7 @@ def test_sheets_and_figures_agree_with_slow_loops(finished: Path) -> None:
     made = records.read(finished)[0][0]
     kept = codes.read(finished / made.codes)
     look = sheets.look(finished, made, kept)
-    found = {sheet.title: sheet for sheet in sheets.sheets(look, kept)}
+    found = {sheet.title: sheet for sheet in sheets.sheets(look, kept, protocols.directions(kept))}
     assert len(found) == 4
     source = clipart.read()
     bits = {name: np.unpackbits(getattr(kept, name), axis=1, bitorder="little") for name in codes.CODES}
@@ -310,7 +324,7 @@ def test_another_dataset_is_not_shown_for_that_of_the_codes(finished: Path, tmp_
         sheets.Look(clipart.read(), dataclasses.replace(kept, query_labels=1 - kept.query_labels))
     gone = dataclasses.replace(clipart.read(), files=(tmp_path / "gone.png",) * len(clipart.read().labels))
     with pytest.raises(DatasetError, match=r"gone\.png: a picture cannot be read \(No such file"):
-        sheets.sheets(sheets.Look(gone, kept), kept)
+        sheets.sheets(sheets.Look(gone, kept), kept, protocols.directions(kept))
     with pytest.raises(RecordError, match="names no opening"):
         sheets.look(tmp_path, made, kept)
 

@@ -26,7 +26,7 @@ import pytest
 from PIL import Image
 
 import cmh
-from cmh import search
+from cmh import search, style
 from cmh.errors import EncoderError
 from cmh.use import answers, collection, serve
 from cmh.use.answers import Answers
@@ -173,11 +173,13 @@ def test_other_names_and_other_sites_are_refused(site: Site) -> None:
     for where in ("cross-site", "same-site"):
         assert site.ask("/api/about", sec_fetch_site=where, sec_fetch_mode="no-cors")[0] == 403
         assert site.ask("/?text=red", sec_fetch_site=where, sec_fetch_mode="navigate")[0] == 200
-    for path in ("/", "/page.js", "/api/about", "/gone", "/api/search"):
+    for path in ("/", "/page.js", "/style.css", "/api/about", "/gone", "/api/search"):
         headers = site.ask(path)[1]
         assert headers["content-security-policy"].startswith("default-src 'self';")
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cross-origin-resource-policy"] == "same-origin"
+    code, headers, sheet = site.ask("/style.css")
+    assert (code, headers["content-type"].partition(";")[0], sheet) == (200, "text/css", style.SHARED.read_bytes())
 
 
 def test_no_path_leads_elsewhere(site: Site) -> None:

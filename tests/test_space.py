@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,6 +258,13 @@ def test_built_in_spaces_load(path: Path) -> None:
     found = space.load(path, method=path.stem)
     assert found.ranges
     assert not found.prior
+    first = found.ranges[0]
+    for fixed in ({}, {first.name: first.choices[0] if first.choices else first.low}):
+        whole, read = (
+            space.load(path, method=path.stem, fixed=fixed),
+            space.outline(path, method=path.stem, fixed=fixed),
+        )
+        assert read == dataclasses.replace(whole, start_from=())  # read without its method
 
 
 def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

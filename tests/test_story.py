@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmh.errors import ConfigError
-from cmh.views import curve_file, story
+from cmh.study import aside
+from cmh.views import curve_file, runs, story
 from tests.made_study import EPOCHS, whole
 
 
@@ -94,6 +96,15 @@ def test_a_run_without_record_and_a_record_without_run_are_shown(place: Path) ->
         *((1, True, False), (2, True, True), (3, False, False)),
     ]
     assert "records.jsonl:3: left out" in found.problems[0]
+
+
+def test_names_in_a_storage_lead_views_nowhere(place: Path) -> None:
+    """Files and environments are named by them, and a storage may be another's."""
+    known = {"(control)": [0.1] * 3, "../x (control)": [0.1] * 3, "ridge (control)": [0.1] * 3}
+    names = "../../x", "a/b", "", ".", "4-1001"
+    kept = {name: dataclasses.asdict(aside.failed(name, 4, 1001, "")) for name in names}
+    found = runs.besides(place, {"controls": known, aside.KEPT: kept}, [])
+    assert [one.name for one in found] == ["control-ridge", "finalist-4-1001"]
 
 
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:

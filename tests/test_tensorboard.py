@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import math
+import shutil
 import time
 import urllib.error
 import urllib.request
@@ -17,15 +18,17 @@ import pytest
 from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cmh import files, studies, tune, tune_options
+from cmh.study import aside
 from cmh.study.storage import Store
 from cmh.views import event_files, live
-from tests.made_study import BITS, MadeStudy, whole
+from tests.made_study import BITS, EPOCHS, SEED, MadeStudy, whole
 from tests.test_address import opened, study_of
 
-RUNS = [*(f"trial-{number}" for number in range(6)), "confirm-4-1", "confirm-4-2"]
+RUNS = [*(f"trial-{number}" for number in range(6)), "confirm-4-1", "confirm-4-2", "control-ridge"]
 SUCCESS, FAILURE = "STATUS_SUCCESS", "STATUS_FAILURE"
 
 
@@ -69,6 +72,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_run_has_its_scalars_and_its_end(study: Path) -> None:
     found = {path.name: read(path) for path in (study / "tensorboard").iterdir()}
     assert sorted(found) == sorted(RUNS)
+    assert scalars(found["control-ridge"], "best/val_map") == [(1, 0.45)]
     first = found["trial-0"]
     assert scalars(first, "val_map") == [(1, 0.3), (2, 0.5), (3, 0.6), (4, 0.4)]
     assert scalars(first, "best/val_map")[-1] == (4, 0.6)
@@ -129,6 +133,45 @@ def test_a_closed_search_is_done_when_it_was_killed_before_its_files_were(study:
     assert len(scalars(read(place / "tensorboard" / "trial-0"), "val_map")) == 4
 
 
+def test_runs_beside_the_search_are_shown_as_they_come(tmp_path: Path) -> None:
+    """The library's default and further seeds: live, ended as they end, and the same when written afterwards."""
+    place, views = tmp_path / "dcmh-clipart-16", list[live.Background]()
+    made = MadeStudy(place, watched(place, views))
+    made.beside("default", None, SEED, 0.2, 0.3, ended=False)
+    made.beside("7-1001", 7, 1001)  # it failed before its first epoch
+    finished(made, views)
+
+    def state(run: Path) -> tuple[list[tuple[int, float]], str | None]:
+        found = read(run)
+        curve = scalars(found, "val_map") if "val_map" in found.Tags()["scalars"] else []
+        if metadata.SESSION_END_INFO_TAG not in found.summary_metadata:
+            return curve, None
+        return curve, Status.Name(session(found, metadata.SESSION_END_INFO_TAG).session_end_info.status)
+
+    shown = place / "tensorboard"
+    assert state(shown / "control-default") == ([(1, 0.2), (2, 0.3)], None)
+    assert state(shown / "finalist-7-1001") == ([], FAILURE)
+    again = MadeStudy(place, watched(place, views))  # the next start
+    again.beside("default", None, SEED, 0.2, 0.3, 0.5, 0.4)
+    again.beside("4-1001", 4, 1001, 0.6, 0.65)
+    finished(again, views)
+    wanted = {
+        "control-default": ([(1, 0.2), (2, 0.3), (3, 0.5), (4, 0.4)], SUCCESS),
+        "control-ridge": ([(1, 0.45)], SUCCESS),
+        "finalist-4-1001": ([(1, 0.6), (2, 0.65)], SUCCESS),
+        "finalist-7-1001": ([], FAILURE),
+    }
+    assert {run.name: state(run) for run in sorted(shown.iterdir())} == wanted
+    start = session(read(shown / "finalist-4-1001"), metadata.SESSION_START_INFO_TAG).session_start_info.hparams
+    assert (start["origin"].string_value, start["seed"].number_value) == ("finalist", 1001)
+    start = session(read(shown / "control-ridge"), metadata.SESSION_START_INFO_TAG).session_start_info.hparams
+    assert (start["origin"].string_value, start["method"].string_value) == ("control", "ridge")
+    shutil.rmtree(place / "finals" / "4-1001")  # then only its result is known
+    wanted["finalist-4-1001"] = ([(EPOCHS, 0.65)], SUCCESS)
+    assert studies.main(["tensorboard", str(place), "--out", str(tmp_path / "out")]) == 0
+    assert {run.name: state(run) for run in sorted((tmp_path / "out").iterdir())} == wanted
+
+
 @pytest.mark.parametrize("loader", ["default", "python"])
 def test_a_real_server_shows_it_all(study: Path, loader: str) -> None:
     """Scalars and HPARAMS as the page asks for them, with the data server and without."""
@@ -164,7 +207,7 @@ def test_a_real_server_shows_it_all(study: Path, loader: str) -> None:
     }
     assert {name: round(value, 4) for name, value in best.items()} == {
         **{"trial-0": 0.6, "trial-1": 0.2, "trial-2": 0.25, "trial-4": 0.7, "trial-5": 0.35},
-        **{"confirm-4-1": 0.4, "confirm-4-2": 0.4},
+        **{"confirm-4-1": 0.4, "confirm-4-2": 0.4, "control-ridge": 0.45},
     }
     columns = {info["name"] for info in get("data/plugin/hparams/experiment", {})["hparamInfos"]}
     assert columns >= {"method", "bits", "dataset", "origin", "lr_image", "optimizer", "momentum", "gamma"}
@@ -181,7 +224,7 @@ def test_a_study_is_written_in_full_afterwards(
     for _ in range(2):
         assert studies.main(["tensorboard", str(place)]) == 0
         assert len(list(place.glob("tensorboard/*/events*"))) == len(RUNS)
-    assert "8 runs; see them with: tensorboard --logdir" in capsys.readouterr().out
+    assert "9 runs; see them with: tensorboard --logdir" in capsys.readouterr().out
     (place / "trials" / "0" / "curve.csv").write_text("damaged\n1,2\n")
     with files.locked(place / ".lock"):
         assert studies.main(["tensorboard", str(place)]) == 2
@@ -206,7 +249,7 @@ def test_a_disk_that_refuses_costs_one_warning(tmp_path: Path, caplog: pytest.Lo
     assert "tensorboard: switched off" in caplog.messages[0]
 
 
-@pytest.mark.parametrize(("words", "n_runs"), [([], 1), (["--no-tensorboard"], 0)])
+@pytest.mark.parametrize(("words", "n_runs"), [([], 2), (["--no-tensorboard"], 0)])
 def test_tune_writes_them_unless_told_otherwise(words: list[str], n_runs: int, tmp_path: Path) -> None:
     request = study_of(tmp_path)
     store = opened(request)
@@ -219,9 +262,10 @@ def test_tune_writes_them_unless_told_otherwise(words: list[str], n_runs: int, t
         screen.reported(proposal.number, 1, 0.5)
         store.complete(proposal.number, {})
         screen.ended(proposal.number)
+        screen.validated(aside.failed("default", None, 0, "loss = nan"))
         screen.close()
-    found = list(request.folder.glob("tensorboard/*/events*"))
-    assert len(found) == n_runs
+    found = sorted(request.folder.glob("tensorboard/*/events*"), reverse=True)
+    assert [path.parent.name for path in found] == [f"trial-{proposal.number}", "control-default"][:n_runs]
     if found:
         start = session(read(found[0].parent), metadata.SESSION_START_INFO_TAG).session_start_info.hparams
         assert (start["method"].string_value, start["bits"].number_value) == ("ridge", 8)

@@ -22,7 +22,8 @@ from cmh.study.storage import Store
 from cmh.training import Epoch
 from cmh.views import live, progress
 from cmh.views import visdom as command
-from cmh.views.story import Confirmation, Trial
+from cmh.views.runs import Confirmation
+from cmh.views.story import Trial
 from cmh.views.windows import Windows
 from tests.made_study import BASE, MadeStudy, row, whole
 
@@ -113,9 +114,13 @@ def test_a_finished_study_is_replayed(server: int, tmp_path: Path, capsys: pytes
     (place / "trials" / "1" / "curve.csv").write_text("damaged\n1,2\n")
     assert studies.main(["visdom", str(place), "--server", f"{HOST}:{server}"]) == 0
     out = capsys.readouterr()
-    assert out.out == f"8 environments at http://{HOST}:{server}, the first: cmh_a--b-----c-\n"
+    assert out.out == f"9 environments at http://{HOST}:{server}, the first: cmh_a--b-----c-\n"
     assert "1 of 1 lines are damaged" in out.err
     assert window(server, "cmh_a--b-----c-_trial-1", "MAP")["mean"] == [(1, 0.2)]
+    assert window(server, "cmh_a--b-----c-_control-ridge", "MAP") == {
+        **{"i→t": [(1, 0.4)], "t→i": [(1, 0.5)]},
+        "mean": [(1, 0.45)],
+    }
 
 
 def test_what_is_not_finite_is_a_gap(server: int) -> None:

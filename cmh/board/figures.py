@@ -142,7 +142,7 @@ def _curves(rows: Sequence[tuple[str, tuple[Run, ...]]], where: str, notes: list
             lacking[name] = without[0].folder
             continue
         try:
-            sides = [protocols.directions(scores.codes_of(run.folder, run.record)) for run in runs]
+            sides = [scores.ranked_of(run.folder, run.record)[1] for run in runs]
         except RecordError as error:
             wrong.append(f"{name} ({str(error).splitlines()[-1].strip()})")
             continue

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from cmh import style
 from cmh.board import render
 from cmh.board.rows import Board
 from cmh.board.tables import Row
@@ -42,7 +43,7 @@ def html(boards: Sequence[Board]) -> str:
         legend=list(dict.fromkeys(line for board in boards for line in render.legend(board))),
         bits=sorted({row.bits for board in boards for row in board.rows}),
         selections=sorted({row.selection for board in boards for row in board.rows}),
-        style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+        style=style.sheet(_FOLDER / "page.css"),
         script=(_FOLDER / "page.js").read_text(encoding="utf-8"),
     )
 

@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmh import methods, training, typed_json
+from cmh import methods, typed_json
 from cmh.config import Value
-from cmh.interfaces import SearchData
 from cmh.study import finals
 from cmh.study.trial_row import TrialRow
 
 if TYPE_CHECKING:
+    from cmh.interfaces import SearchData
     from cmh.study.database import Study
+    from cmh.training import Epoch
 
 KEPT = "aside"  # the storage's name for them
 FINALISTS = "finalists"  # … for how many trials get further seeds
 CONTROL = "default"  # the run of the library's default
+CONTROLS, FINALS = "controls", "finals"  # folders in the study's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ def name_of(trial: int, seed: int) -> str:
 def run(
     method: str,
     values: Mapping[str, Value],
-    report: Callable[[training.Epoch], None],
+    report: Callable[[Epoch], None],
     search: Callable[[], SearchData],
 ) -> Aside:
     """Train a flat mapping of hyperparameters and run settings to its end, on validation alone; what was begun in its
@@ -60,6 +62,8 @@ def run(
 
     Raises ConfigError where a value or the device cannot be used, NotFiniteError where a loss or a code is not finite.
     """
+    from cmh import training  # late: whoever reads a study needs no torch
+
     settings, config = training.parse(methods.get(method), values)
     folder = Path(settings.folder)
     fitted = training.fit(
@@ -90,8 +94,14 @@ def failed(name: str, trial: int | None, seed: int, error: str) -> Aside:
 
 def keep(study: Study, one: Aside) -> None:
     """Keep a run with its study, in one write."""
-    found = study.user_attrs.get(KEPT)
-    study.set_user_attr(KEPT, {**(found if isinstance(found, dict) else {}), one.name: dataclasses.asdict(one)})
+    study.set_user_attr(KEPT, with_run(study.user_attrs, one)[KEPT])
+
+
+def with_run(attributes: Mapping[str, object], one: Aside) -> dict[str, object]:
+    """What a storage keeps of a study, with a further run."""
+    found = attributes.get(KEPT)
+    known = found if isinstance(found, dict) else {}
+    return {**attributes, KEPT: {**known, one.name: dataclasses.asdict(one)}}
 
 
 def kept(attributes: Mapping[str, object]) -> dict[str, Aside]:

@@ -12,28 +12,26 @@ from cmh.study.storage import Store
 from cmh.study.trial_row import TrialRow
 from cmh.study.work import RunningValidation
 
-CONTROLS, FINALS = "controls", "finals"  # folders in the study's
-
 
 def control(study: StudyRequest, store: Store) -> list[RunningValidation]:
     """The library's default, trained as a trial is, where it has not been yet; none where the search starts from it, or
     where nothing is searched (`points`)."""
     if study.space.starts_from("default") or folder.POINTS in study.notes or aside.CONTROL in aside.kept(store.kept()):
         return []
-    place = (study.folder / CONTROLS / aside.CONTROL).resolve()
+    place = (study.folder / aside.CONTROLS / aside.CONTROL).resolve()
     return [RunningValidation({**study.base, **study.noted_run, "folder": str(place)})]
 
 
 def seed(study: StudyRequest, row: TrialRow, number: int) -> RunningValidation:
     """A trial's configuration with another seed."""
-    place = (study.folder / FINALS / aside.name_of(row.number, number)).resolve()
+    place = (study.folder / aside.FINALS / aside.name_of(row.number, number)).resolve()
     values = {**row.config, **study.noted_run, **study.space.run_of(row.origin), "seed": number}
     return RunningValidation({**values, "folder": str(place)}, row.number)
 
 
 def place(study: StudyRequest, one: Aside) -> Path:
     """The folder of a run."""
-    return study.folder / (CONTROLS if one.trial is None else FINALS) / one.name
+    return study.folder / (aside.CONTROLS if one.trial is None else aside.FINALS) / one.name
 
 
 def keeper(study: StudyRequest, store: Store) -> weights.Keeper | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from cmh import methods, training
+from cmh import methods
 from cmh.config import INPUTS
-from cmh.study.outcome import Scores
-from cmh.study.request import StudyRequest
 
 if TYPE_CHECKING:
+    from cmh.study.outcome import Scores
+    from cmh.study.request import StudyRequest
     from cmh.study.storage import Store
 
 KEPT = "controls"  # the storage's name for them
@@ -46,6 +46,8 @@ def kept(attributes: Mapping[str, object]) -> dict[str, Scores]:
 
 def _of_study(study: StudyRequest, *, sees_labels: bool) -> dict[str, Scores]:
     """The control of methods that see no labels is CCA-ITQ; ridge stands above it as what labels are worth."""
+    from cmh import training  # late, as in `aside`
+
     data = study.dataset.search()
     floor = training.chance(data)
     values: dict[str, Scores] = {"chance": (floor, floor, floor)}

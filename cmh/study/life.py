@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 class Screen(View, Protocol):
     """Who watches a search, until it is closed."""
 
+    def validated(self, one: Aside) -> None:
+        """A run beside the search has ended, which the storage knows; that may be after it was closed."""
+
     def close(self) -> None:
         """The search has ended; called once or more."""
 
@@ -234,6 +237,7 @@ class Life:
         if self.study.keep == "winner":
             weights.remove(beside.place(self.study, one).glob(weights.PATTERN))
         self.tell(beside.line(one))
+        self.screen.validated(one)
         if self.over:
             self.finish()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,6 +103,24 @@ def find(path: str) -> Path:
         what += f" ({parent} does not exist)"
     hint = f" did you mean {' or '.join(near)}?" if near else ""
     raise ConfigError(f"--space {path}: {what};{hint} built in: {', '.join(sorted(known))}")
+
+
+def outline(path: Path, *, method: str, fixed: Mapping[str, Value]) -> Space:
+    """A built-in file, which is known to be right, without its start points: the method's module, which loads torch,
+    is not asked. Raises ConfigError as `load` does, but for what only the method knows."""
+    document = config.load_yaml(path)
+    assert isinstance(document, dict)
+    examples: dict[str, Value] = {}  # of each hyperparameter a value, whose kind is its own
+    for name, spec in document["params"].items():
+        examples |= spec.get("when", {})
+        values = next(spec[kind] for kind in ("float", "int", "choice") if kind in spec)
+        examples[name] = float(values[0]) if "float" in spec or float in map(type, values) else values[0]
+    fields = [
+        (name, type(value), config.param(value, ""))  # type: ignore[type-var]  # it is one of its kinds
+        for name, value in examples.items()
+    ]
+    unchecked = dataclasses.make_dataclass("Unchecked", fields, frozen=True)
+    return space_reader.read({**document, "start_from": []}, unchecked, method=method, fixed=fixed, heading=str(path))
 
 
 def load(path: Path, *, method: str, fixed: Mapping[str, Value] | None = None, epochs: int | None = None) -> Space:

@@ -13,6 +13,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from cmh import style
 from cmh.errors import CmhError, EncoderError
 from cmh.use.answers import MOST_BYTES, MOST_FOUND, Answers, utf8
 from cmh.use.collection import KINDS
@@ -130,7 +131,7 @@ def application(answers: Answers, host: str) -> Starlette:
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import FileResponse, JSONResponse, Response
     from starlette.routing import Mount, Route
     from starlette.staticfiles import StaticFiles
 
@@ -184,12 +185,16 @@ def application(answers: Answers, host: str) -> Starlette:
         raw = there(answers.picture(asked.path_params["version"], item))
         return Response(raw, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
+    def shared(_: Request) -> Response:
+        return FileResponse(style.SHARED, media_type="text/css")
+
     return Starlette(
         routes=[
             Route("/api/about", about),
             Route("/api/search", search),
             Route("/api/search", search_by_picture, methods=["POST"]),
             Route("/api/picture/{version}/{item}", picture),
+            Route("/style.css", shared),
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
         middleware=[

@@ -9,7 +9,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmh import files
+from cmh import files, style
 from cmh.errors import CmhError, EncoderError
 from cmh.features.pictures import rgb
 
@@ -18,10 +18,10 @@ COLUMNS = 10
 LETTERS = 16  # of a line below a picture
 ENDINGS = (".png", ".html")
 
-STYLE = """body{font:14px sans-serif;margin:2em;background:#fff;color:#222}h2{font-size:1.1em;margin:1.5em 0 .3em}
-p{color:#666;margin:0 0 .6em}div{display:flex;flex-wrap:wrap;gap:12px}figure{margin:0;width:136px}
-img{max-width:136px;max-height:136px;display:block;margin:auto}figcaption{font-size:12px;overflow-wrap:anywhere}
-b{color:#06c}"""
+HEAD = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +73,11 @@ def thumbnail(raw: bytes, side: int) -> bytes | None:
 
 
 def _page(answers: Sequence[Answer], title: str) -> str:
-    parts = [f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"]
+    rules = style.sheet(Path(__file__).with_suffix(".css"))
+    parts = [HEAD, f"<title>{html.escape(title)}</title>\n<style>\n{rules}</style>"]
     for answer in answers:
-        parts.append(f"<h2>{html.escape(answer.query)}</h2><p>{html.escape(answer.note)}</p><div>")
+        query, note = html.escape(answer.query), html.escape(answer.note)
+        parts.append(f'<h2>{query}</h2><p class="note">{note}</p><div class="found">')
         for found in answer.found:
             small = thumbnail(found.picture, 2 * SIDE) if found.picture is not None else None
             image = f'<img alt="" src="data:image/png;base64,{base64.b64encode(small).decode()}">' if small else ""

@@ -51,7 +51,7 @@ def _shipped(story: Story) -> Space | None:
     if story.method not in methods.names():
         return None
     space = collected(
-        lambda: spaces.load(
+        lambda: spaces.outline(
             spaces.find(story.method), method=story.method, fixed=fixed if isinstance(fixed, dict) else {}
         ),
         [],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,8 +13,9 @@ from cmh import files, ledger, methods, records
 from cmh.board.statistics import intervals, levels
 from cmh.records import Record
 from cmh.study import aside, weights
-from cmh.study.outcome import Outcome, Scores
-from cmh.training import checkpoint
+
+if TYPE_CHECKING:
+    from cmh.study.outcome import Outcome, Scores
 
 # Origin of a trial, and its name in the table.
 KNOWN_GOOD = {"paper": "paper setting", "default": "library default", "from": "winner of --from"}
@@ -54,6 +56,8 @@ def table(outcome: Outcome) -> str:
 
 def _weights(outcome: Outcome) -> str:
     """Where they lie: those that were tested, else those of its trial."""
+    from cmh.training import checkpoint  # late: the report of a study needs no torch
+
     study, number = outcome.study.folder, outcome.best.number
     if outcome.records:
         seeds = ", ".join(str(record.identity.seed) for record in outcome.records)

@@ -1,4 +1,4 @@
-"""Runs as TensorBoard's event files: in a study's `tensorboard/` a run for each trial and each confirmation.
+"""Runs as TensorBoard's event files: in a study's `tensorboard/` each trial, control, further seed, confirmation.
 
 What TensorBoard 2.21 makes of such files decides how they are written:
 
@@ -30,7 +30,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cmh.config import Value
-from cmh.views.story import Confirmation, Curve, Story, Trial
+from cmh.views.runs import Beside, Confirmation, Curve
+from cmh.views.story import Story, Trial
 
 FOLDER = "tensorboard"  # in the study's
 DONE = "complete"  # an empty file beside the events of a run that has ended
@@ -78,6 +79,12 @@ class EventFiles:
         self._write(
             f"confirm-{run.name}", {**about, **run.settings}, run.curve, last, STATUS_SUCCESS if run.test else None
         )
+
+    def beside(self, run: Beside) -> None:
+        """A run beside the search as far as it has come. Raises OSError where it cannot be written."""
+        seed: dict[str, Value] = {} if run.seed is None else {"seed": run.seed}
+        status = {"complete": STATUS_SUCCESS, "failed": STATUS_FAILURE}.get(run.state)
+        self._write(run.name, {"origin": run.kind, **seed, **run.settings}, run.curve, {}, status)
 
     def flush(self, *, last: bool) -> None:
         """Nothing: no file is open."""
@@ -148,9 +155,11 @@ def write(story: Story, place: Path) -> int:
     files = EventFiles(place, {"method": story.method, "dataset": story.dataset, "bits": story.bits})
     for trial in story.trials:
         files.trial(trial)
+    for beside in story.besides:
+        files.beside(beside)
     for run in story.confirmations:
         files.confirmation(run)
-    return len(story.trials) + len(story.confirmations)
+    return len(story.trials) + len(story.besides) + len(story.confirmations)
 
 
 def _term(name: str) -> str:

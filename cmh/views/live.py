@@ -16,18 +16,23 @@ from typing import Protocol
 
 from cmh import files
 from cmh.config import Value
+from cmh.study import aside
+from cmh.study.aside import Aside
 from cmh.study.life import Screen, Watch
 from cmh.study.request import StudyRequest
 from cmh.study.rerun import Bar
 from cmh.study.storage import Proposal, Store
 from cmh.study.trial_row import TrialRow
 from cmh.training import Epoch
-from cmh.views import event_files, story, windows
+from cmh.views import event_files, runs, story, windows
 from cmh.views.curve_file import read_curve
 from cmh.views.progress import Progress
-from cmh.views.story import Confirmation, Trial
+from cmh.views.runs import Beside, Confirmation
+from cmh.views.story import Trial
 
 log = logging.getLogger(__name__)
+
+LOOKED_AT = (f"{aside.CONTROLS}/*/curve.csv", f"{aside.FINALS}/*/curve.csv", "confirm/*/curve.csv", "records.jsonl")
 
 
 class Sink(Protocol):
@@ -38,6 +43,9 @@ class Sink(Protocol):
 
     def confirmation(self, run: Confirmation) -> None:
         """The winner with a fresh seed."""
+
+    def beside(self, run: Beside) -> None:
+        """A control, or one of the best trials with a further seed."""
 
     def flush(self, *, last: bool) -> None:
         """All that is new was given; `last`: there will be no more."""
@@ -100,10 +108,13 @@ class Follower:
     ) -> None:
         self.place, self.views, self.row_of = place, views, row_of or store.row
         self.running: dict[int, Trial] = {}
+        self.kept = store.kept()  # what the storage has of the runs that are no trials
         self.seen: dict[Background, object] = {}
         for row in store.rows():
             if row.state != "interrupted":
                 self._show(story.trial_of(row), row.copied_from)
+        for view in views:
+            view.looks.append(lambda view=view: self._look(view))  # type: ignore[misc]
 
     def started(self, proposal: Proposal) -> None:
         """A trial was handed to a worker."""
@@ -121,11 +132,12 @@ class Follower:
         row = self.row_of(number)
         self._show(story.trial_of(row), row.copied_from)
 
+    def validated(self, one: Aside) -> None:
+        """A run beside the search has ended."""
+        self.kept = aside.with_run(self.kept, one)
+
     def close(self) -> None:
-        """The search has ended: from here on the confirmations are looked at."""
-        for view in self.views:
-            if not view.looks:
-                view.looks.append(lambda view=view: self._look(view))  # type: ignore[misc]
+        """The search has ended; its confirmation follows."""
 
     def _note(self, trial: Trial) -> None:
         self.running[trial.number] = trial
@@ -137,13 +149,15 @@ class Follower:
             view.leave(f"trial {trial.number}", lambda view=view: view.sink.trial(story.written(trial, curve)))  # type: ignore[misc]
 
     def _look(self, view: Background) -> None:
-        """Show the confirmations, where something of them has changed."""
-        files = [*self.place.glob("confirm/*/curve.csv"), *self.place.glob("records.jsonl")]
+        """Show the runs that are no trials, where something of them has changed."""
+        kept, files = self.kept, [path for pattern in LOOKED_AT for path in self.place.glob(pattern)]
         with contextlib.suppress(OSError):  # a file is being exchanged
-            state = {path: (found.st_size, found.st_mtime_ns) for path in files for found in [path.stat()]}
-            if state and self.seen.get(view) != state:
+            state = kept, {path: (found.st_size, found.st_mtime_ns) for path in files for found in [path.stat()]}
+            if self.seen.get(view) != state:
                 self.seen[view] = state
-                for run in story.confirmations(self.place, []):
+                for beside in runs.besides(self.place, kept, []):
+                    view.sink.beside(beside)
+                for run in runs.confirmations(self.place, []):
                     view.sink.confirmation(run)
 
 
@@ -167,6 +181,11 @@ class Screens:
         """A trial is complete, pruned or failed."""
         for screen in self.screens:
             screen.ended(number)
+
+    def validated(self, one: Aside) -> None:
+        """A run beside the search has ended."""
+        for screen in self.screens:
+            screen.validated(one)
 
     def close(self) -> None:
         """The search has ended."""

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print it; the exit code. Raises ConfigError where the folder holds no study."""
-    from cmh.views import story, worth  # late: they bring PyTorch and Optuna
+    from cmh.views import story, worth  # late: they bring Optuna
 
     found = story.read_study(arguments.study)
     sys.stdout.write("\n".join([*text(worth.read(found)), ""]))

@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from cmh import config as configs
-from cmh import identity, records
 from cmh.config import Value
 from cmh.errors import ConfigError, StudyError, collected
-from cmh.records import Record
 from cmh.study import aside, controls, database, folder, trial_row
-from cmh.study.outcome import Scores
 from cmh.study.storage import MOVED
 from cmh.study.trial_row import TrialRow
 from cmh.views.closing import KNOWN_GOOD
 from cmh.views.curve_file import read_curve
+from cmh.views.runs import Beside, Confirmation, Curve, Settings, besides, confirmations, read_json, settings_of
 
-Curve = Mapping[int, Mapping[str, float]]  # by epoch: val_map, and where they are known the loss terms, seconds, …
-Settings = Mapping[str, Value]
+if TYPE_CHECKING:
+    from cmh.study.figures import Trials
+    from cmh.study.outcome import Scores
 
 DIGITS = 1e-9  # by how much a curve file may differ from the storage, which some databases round
 
@@ -61,20 +59,6 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True)
-class Confirmation:
-    """The winner trained anew with one seed."""
-
-    name: str  # TRIAL-SEED, as its folder is called
-    seed: int
-    settings: Settings
-    curve: Curve
-    chosen_epoch: int | None = None
-    validation: Mapping[str, float] = dataclasses.field(default_factory=dict)  # map, map_i2t, map_t2i
-    test: Mapping[str, float] = dataclasses.field(default_factory=dict)  # the same and more; empty before the test
-    record: Record | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Story:
     """A study as far as it has come."""
 
@@ -92,6 +76,8 @@ class Story:
     winner: int | None  # its trial's number
     kept: Mapping[str, object]  # what its storage keeps beside the trials
     problems: Sequence[str]  # one line each: what could not be read
+    besides: Sequence[Beside] = ()  # controls, then further seeds
+    stored: Trials = ()  # as Optuna has them, for its own plots; none where the storage cannot be read
 
     @property
     def best(self) -> Trial | None:
@@ -108,10 +94,10 @@ def read_study(place: Path) -> Story:
         raise ConfigError(*problems)
     document = collected(lambda: configs.load_yaml(place / "study.yml"), []) if about is not None else None
     identity = dict(about.identity) if about is not None else {}
-    rows, kept = _stored(place, problems)
+    rows, kept, stored = _stored(place, problems)
     winner = aside.standing(rows, kept, (about.seed if about is not None else None) or 0).winner
     trials = _trials(place, rows, identity.get("params"), problems)
-    first: Mapping[str, object] = next((_json(path) for path in sorted(place.glob("*/*/config.json"))), {})
+    first: Mapping[str, object] = next((read_json(path) for path in sorted(place.glob("*/*/config.json"))), {})
     known = {**first, **identity}
     bits = known.get("bits")
     return Story(
@@ -123,12 +109,14 @@ def read_study(place: Path) -> Story:
         identity=identity,
         document=document if isinstance(document, dict) else {},
         trials=trials,
+        besides=besides(place, kept, problems),
         confirmations=confirmations(place, problems),
         controls=_controls(kept, trials),
         seconds=float(cast(float, kept.get("seconds", 0.0))),
         winner=None if winner is None else winner.number,
         kept=kept,
         problems=problems,
+        stored=stored,
     )
 
 
@@ -172,31 +160,9 @@ def written(trial: Trial, path: Path, problems: list[str] | None = None) -> Tria
     return dataclasses.replace(trial, curve=shown)
 
 
-def confirmations(place: Path, problems: list[str]) -> list[Confirmation]:
-    """The runs in `confirm/` of a study's folder, with their records, and records whose run has gone; by seed."""
-    known, notes = collected(lambda: records.read(place), problems) or ([], [])
-    problems += notes
-    by_run = {record.identity.digest(): record for record in known}
-    found, used = [], set[str]()
-    for path in sorted(place.glob("confirm/*/config.json")):
-        document, curve = _json(path), read_curve(path.with_name("curve.csv"), problems)
-        made = document.get("identity")
-        if isinstance(made, dict) and isinstance(made.get("settings"), dict):
-            made = {**made, "settings": identity.dated(made["settings"])}
-        match = next((key for key, record in by_run.items() if record.identity.without() == made), "")
-        seed = document.get("seed")
-        used.add(match)
-        one = Confirmation(path.parent.name, seed if isinstance(seed, int) else 0, _settings(document), curve)
-        found.append(_tested(one, by_run[match]) if match else one)
-    for key, record in by_run.items():
-        if key not in used:
-            seed = record.identity.seed
-            found.append(_tested(Confirmation(f"{key}-{seed}", seed, record.identity.config, {}), record))
-    return sorted(found, key=lambda one: (one.seed, one.name))
-
-
-def _stored(place: Path, problems: list[str]) -> tuple[list[TrialRow], Mapping[str, object]]:
-    """The rows of all trials (their `config` is what was searched), and what the storage keeps of the study."""
+def _stored(place: Path, problems: list[str]) -> tuple[list[TrialRow], Mapping[str, object], Trials]:
+    """The rows of all trials (their `config` is what was searched), what the storage keeps of the study, and the trials
+    as it has them."""
     try:
         url, name = folder.storage_of(place)
         with database.readable_errors(url):  # of an address that is none, too
@@ -205,10 +171,10 @@ def _stored(place: Path, problems: list[str]) -> tuple[list[TrialRow], Mapping[s
             kept = study.user_attrs
     except (StudyError, ConfigError) as error:
         problems += [*error.problems, "its trials are shown as their own files have them"]
-        return _of_files(place, problems), {}
+        return _of_files(place, problems), {}, ()
     begun = [trial for trial in trials if trial.state.name != "WAITING"]
     about = [(one.number, one.state.name, one.intermediate_values, one.user_attrs, dict(one.params)) for one in begun]
-    return [trial_row.from_stored(*values) for values in about], kept
+    return [trial_row.from_stored(*values) for values in about], kept, trials
 
 
 def _of_files(place: Path, problems: list[str]) -> list[TrialRow]:
@@ -241,18 +207,12 @@ def _trials(place: Path, rows: Sequence[TrialRow], params: object, problems: lis
     found = []
     for row in rows:
         home = place / "trials" / str(row.number if row.copied_from is None else row.copied_from)
-        settings = _settings(_json(home / "config.json"))
+        settings = settings_of(read_json(home / "config.json"))
         if row.origin in ("search", "default"):
             shared = shared or {key: value for key, value in settings.items() if key not in searched}
         trial = written(trial_of(row), home / "curve.csv", problems)
         found.append(dataclasses.replace(trial, settings=settings or trial.settings))
     return [dataclasses.replace(trial, settings={**shared, **trial.settings}) for trial in found]
-
-
-def _tested(run: Confirmation, record: Record) -> Confirmation:
-    return dataclasses.replace(
-        run, chosen_epoch=record.chosen_epoch, validation=record.validation, test=record.test, record=record
-    )
 
 
 def _controls(kept: Mapping[str, object], trials: Sequence[Trial]) -> dict[str, Scores]:
@@ -266,18 +226,3 @@ def _controls(kept: Mapping[str, object], trials: Sequence[Trial]) -> dict[str, 
         if origin == aside.CONTROL and run is not None and run.val_map is not None:
             found[name] = run.val_map_i2t, run.val_map_t2i, run.val_map
     return found
-
-
-def _json(path: Path) -> dict[str, object]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _settings(document: Mapping[str, object]) -> dict[str, Value]:
-    """The hyperparameters in a `config.json`."""
-    config = document.get("config")
-    items = config.items() if isinstance(config, dict) else ()
-    return {str(key): value for key, value in items if isinstance(value, (bool, int, float, str))}

@@ -125,8 +125,6 @@ def edges(worth: Worth) -> Iterator[Finding]:
     """Speaks of each numeric range in whose outer tenth lie the winner and `AT_EDGE` of the best quarter of the trials
     that have it, at least four, unless that end is the hyperparameter's legal limit."""
     best = worth.story.best
-    module = collected(lambda: methods.get(worth.story.method), [])
-    table = configs.params(module.Config) if module is not None else {}
     for name, item in worth.ranges.items():
         having = sorted((one for one in worth.compared if name in one[0].config), key=lambda one: -one[1])
         top = having[: max(4, math.ceil(TOP * len(having)))]
@@ -137,14 +135,19 @@ def edges(worth: Worth) -> Iterator[Finding]:
         for end, at in (("lower", [1 - place for place in places]), ("upper", places)):
             inside = sum(place > 1 - EDGE for place in at)
             won_there = (1 - won if end == "lower" else won) > 1 - EDGE
-            wider = _wider(item, end, table.get(name))
-            if won_there and inside >= AT_EDGE * len(top) and wider:
+            if won_there and inside >= AT_EDGE * len(top) and (wider := _wider(item, end, _limits(worth, name))):
                 range_ = trials.searched_in(worth.story).get(name, "its range")
                 text = (
                     f"{name} is at the {end} end of its range: the winner and {inside} of the best {len(top)} trials"
                     f" lie in the last tenth of {range_}"
                 )
                 yield Finding("edge", text, f"search {name} in {wider}, as another study (--out)")
+
+
+def _limits(worth: Worth, name: str) -> configs.Param | None:
+    """A hyperparameter with its legal limits, as its method has it (which loads torch); None where that is not here."""
+    module = collected(lambda: methods.get(worth.story.method), [])
+    return configs.params(module.Config).get(name) if module is not None else None
 
 
 def _wider(item: BaseDistribution, end: str, param: configs.Param | None) -> str:

@@ -74,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         for trial in found.trials:
             shown.trial(trial)
+        for beside in found.besides:
+            shown.beside(beside)
         for confirmed in found.confirmations:
             shown.confirmation(confirmed)
         shown.flush(last=True)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cmh.views.event_files import TAGS
-from cmh.views.story import Confirmation, Curve, Trial
+from cmh.views.runs import Beside, Confirmation, Curve
+from cmh.views.story import Trial
 
 if TYPE_CHECKING:
     from visdom import Visdom
@@ -47,6 +48,10 @@ class Windows:
 
     def confirmation(self, run: Confirmation) -> None:
         """A confirmation as far as it has come, or another run that is no trial."""
+        self._run(run.name, run.curve)
+
+    def beside(self, run: Beside) -> None:
+        """A control, or one of the best trials with a further seed, as far as it has come."""
         self._run(run.name, run.curve)
 
     def flush(self, *, last: bool) -> None:

@@ -6,12 +6,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import mean
 
 from cmh.config import Value
-from cmh.errors import CmhError
-from cmh.study import database, figures, folder
+from cmh.study import figures
 from cmh.study.expected import expected_best
 from cmh.study.figures import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from cmh.study.trial_row import TrialRow
@@ -47,20 +45,10 @@ class Worth:
 
 def read(story: Story) -> Worth:
     """What the search of a study was worth, as far as its storage can be read."""
-    stored, rung = stored_trials(story.folder), figures.first_rung(story.identity)
+    stored, rung = story.stored, figures.first_rung(story.identity)
     ranges = {name: one for trial in stored for name, one in trial.distributions.items()}
     compared = figures.valued(stored, rung)
     return Worth(story, trials.as_rows(story), compared, rung, ranges, figures.importances(stored, rung))
-
-
-def stored_trials(place: Path) -> figures.Trials:
-    """The trials of a study as Optuna has them; none where the storage cannot be read, which the story says already."""
-    try:
-        where = folder.storage_of(place)
-        with database.readable_errors(where[0]):
-            return database.open_study(*where).get_trials(deepcopy=False)
-    except CmhError:
-        return []
 
 
 def position(item: BaseDistribution, value: Value) -> float | None:

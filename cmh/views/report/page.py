@@ -10,17 +10,21 @@ from pathlib import Path
 
 import jinja2
 
-from cmh import __version__, files, protocols, scores
+from cmh import __version__, files, scores, style
 from cmh.codes import Codes
 from cmh.errors import collected
+from cmh.protocols import Direction
 from cmh.records import Record
 from cmh.study import figures
 from cmh.views import verdict, worth
 from cmh.views.report import retrieval, sheets, trials
 from cmh.views.report.parts import Chart, Table, chart
 from cmh.views.story import Story
+from cmh.views.worth import Worth
 
 FOLDER = Path(__file__).parent
+
+Ranked = tuple[Codes, tuple[Direction, Direction]]  # codes of a run, and both directions of search in them
 
 
 def html(story: Story) -> str:
@@ -34,8 +38,8 @@ def html(story: Story) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    search_charts, about_importance = _search(story)
     known = worth.read(story)
+    search_charts, about_importance = _search(known)
     test_charts, tables = _retrieval(codes)
     return environment.get_template("page.html").render(
         story=story,
@@ -63,7 +67,7 @@ def html(story: Story) -> str:
         facts=_facts(story, found),
         problems=problems,
         reproduce=f"python -m cmh.reproduce {files.quoted(story.folder)}",
-        style=(FOLDER / "page.css").read_text(encoding="utf-8"),
+        style=style.sheet(FOLDER / "page.css"),
         script=(FOLDER / "page.js").read_text(encoding="utf-8"),
         plotly=_plotly(),
         version=__version__,
@@ -82,9 +86,9 @@ def _occurs(word: str, table: Table) -> bool:
     return word in " ".join([*table.head, *(row[0] for row in table.rows)])
 
 
-def _search(story: Story) -> tuple[list[Chart], str]:
+def _search(known: Worth) -> tuple[list[Chart], str]:
     """Charts of the trials, and what is said about importance."""
-    rows = trials.as_rows(story)
+    rows, stored, rung = known.rows, known.story.stored, known.rung
     states = [row.state for row in rows]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     made = [
@@ -104,9 +108,7 @@ def _search(story: Story) -> tuple[list[Chart], str]:
             440,
         ),
     ]
-    stored = worth.stored_trials(story.folder)
-    rung = figures.first_rung(story.identity)
-    compared, complete = figures.n_valued(stored, rung), figures.n_valued(stored, None)
+    compared, complete = len(known.compared), figures.n_valued(stored, None)
     at = "at their best epoch" if rung is None else f"at the first rung, epoch {rung}"
     which = f"{compared} of {len(rows)} trials, by their validation MAP {at}"
     if rung is not None:
@@ -132,19 +134,19 @@ def _search(story: Story) -> tuple[list[Chart], str]:
     return [one for one in made if one is not None], about
 
 
-def _codes(story: Story, found: Sequence[Record], problems: list[str]) -> list[Codes]:
-    """The stored codes of the confirmed runs, as far as they are there."""
+def _codes(story: Story, found: Sequence[Record], problems: list[str]) -> list[Ranked]:
+    """The stored codes of the confirmed runs, as far as they are there, ranked once for all that is shown of them."""
     kept = [record for record in found if record.codes]
     if len(kept) < len(found):
         problems.append(f"the codes of {len(found) - len(kept)} of {len(found)} confirmed runs were not kept")
-    read = [collected(functools.partial(scores.codes_of, story.folder, record), problems) for record in kept]
+    read = [collected(functools.partial(scores.ranked_of, story.folder, record), problems) for record in kept]
     return [one for one in read if one is not None]
 
 
-def _retrieval(codes: Sequence[Codes]) -> tuple[list[Chart], list[Table]]:
-    if not codes:
+def _retrieval(found: Sequence[Ranked]) -> tuple[list[Chart], list[Table]]:
+    if not found:
         return [], []
-    sides = [protocols.directions(one) for one in codes]
+    codes, sides = [one for one, _ in found], [both for _, both in found]
     made = [
         chart(
             "recall",
@@ -170,14 +172,14 @@ def _retrieval(codes: Sequence[Codes]) -> tuple[list[Chart], list[Table]]:
 
 
 def _sheets(
-    story: Story, found: Sequence[Record], codes: Sequence[Codes], problems: list[str]
+    story: Story, found: Sequence[Record], codes: Sequence[Ranked], problems: list[str]
 ) -> tuple[int, Sequence[sheets.Sheet]]:
     """The seed whose codes are shown, and the sheets."""
     kept = [record for record in found if record.codes]
     if not codes or len(kept) != len(codes):
         return 0, []
-    looked = collected(lambda: sheets.look(story.folder, kept[0], codes[0]), problems)
-    made = collected(lambda: sheets.sheets(looked, codes[0]), problems) if looked is not None else None
+    looked = collected(lambda: sheets.look(story.folder, kept[0], codes[0][0]), problems)
+    made = collected(lambda: sheets.sheets(looked, *codes[0]), problems) if looked is not None else None
     return kept[0].identity.seed, made or []
 
 

@@ -111,12 +111,13 @@ def look(place: Path, record: Record, codes: Codes) -> Look:
     return Look(source, codes)
 
 
-def sheets(found: Look, codes: Codes) -> list[Sheet]:
-    """A dozen queries spread evenly over the test split, and the worst failures: image → text, then text → image.
+def sheets(found: Look, codes: Codes, sides: Sequence[protocols.Direction]) -> list[Sheet]:
+    """A dozen queries spread evenly over the test split, and the worst failures: of each of the `sides`, image → text,
+    then text → image.
 
     Raises DatasetError where a picture cannot be read.
     """
-    plans = [plan for way, side in enumerate(protocols.directions(codes)) for plan in _plans(codes, side, way)]
+    plans = [plan for way, side in enumerate(sides) for plan in _plans(codes, side, way)]
     pictured = set[int]()
     for _, way, places, nearest, _ in plans:
         side, shown = ("query", places) if way == 0 else ("database", nearest)

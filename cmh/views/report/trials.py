@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from cmh import config as configs
-from cmh import identity, methods, records
+from cmh import identity, records
 from cmh.config import Value
-from cmh.errors import CmhError, collected
+from cmh.errors import CmhError
 from cmh.records import Record
 from cmh.study import aside
 from cmh.study.figures import plain
@@ -102,9 +101,9 @@ def hyperparameters(story: Story, found: Sequence[Record]) -> Table:
     for trial in story.trials:
         if (name := closing.KNOWN_GOOD.get(trial.origin)) and name not in columns:
             columns[name] = trial.settings
-    if aside.CONTROL in aside.kept(story.kept) and (module := collected(lambda: methods.get(story.method), [])):
-        fixed = story.identity.get("fixed")
-        columns["library default"] = {**configs.defaults(module.Config), **(fixed if isinstance(fixed, dict) else {})}
+    for one in story.besides:
+        if one.name == f"control-{aside.CONTROL}" and one.settings and one.state != "running":
+            columns["library default"] = one.settings
     if story.best is not None:
         columns[f"tuned (trial {story.best.number})"] = story.best.settings
     elif found:
