@@ -23,7 +23,6 @@ DOORS = {
         "cmh/study/database.py",
         "cmh/study/figures.py",
         "cmh/study/notebook.py",
-        "cmh/study/plots.py",
         "cmh/study/samplers.py",
         "cmh/study/storage.py",
     },

@@ -23,13 +23,12 @@ def write(place: Path, target: Path | None = None) -> Path:
     What cannot be shown is named in the page. Raises ConfigError where the folder holds nothing of a study, StudyError
     where the extra [report] is not installed or the page cannot be written.
     """
-    from cmh.study import figures, plots  # late, as all that needs Optuna: `--help` of the command looks in here
+    from cmh.study import figures  # late, as all that needs Optuna: `--help` of the command looks in here
     from cmh.views.report import page
     from cmh.views.story import read_study
 
     figures.need_extra()
-    with plots.without_matplotlib():
-        text = page.html(read_study(place))
+    text = page.html(read_study(place))
     target = target or place / NAME
     try:
         files.write_atomic(target, text)
