@@ -79,17 +79,18 @@ def board(folder: Path) -> rows.Board:
 def table(one: rows.Board) -> Iterator[str]:
     """README's table, in the order of 32 bits."""
     of = {(row.method, row.bits): row for row in one.rows}
-    heads = [f"{bits} bits" for bits in BITS]
+    lengths = sorted({row.bits for row in one.rows})
+    heads = [f"{bits} bits" for bits in lengths]
     yield f"| ranks | group | method | year | kind | {' | '.join(heads)} | i→t, t→i at {SHOWN} | marks |"
-    yield f"|{'---|' * (7 + len(BITS))}"
+    yield f"|{'---|' * (7 + len(lengths))}"
     for row in sorted((row for row in one.rows if row.bits == SHOWN), key=lambda row: -row.map_mean):
         module, cells = methods.get(row.method), []
-        for bits in BITS:
+        for bits in lengths:
             here = of.get((row.method, bits))
             cells.append("" if here is None else f"{here.map_mean:.3f}{interval(here)}")
         ranks = str(row.rank_low) if row.rank_low == row.rank_high else f"{row.rank_low}–{row.rank_high}"
         about = [ranks, row.letters or "", f"`{row.method}`", str(module.YEAR), module.KIND, *cells]
-        marks = {mark for bits in BITS for mark in marks_of(of.get((row.method, bits)))}
+        marks = {mark for bits in lengths for mark in marks_of(of.get((row.method, bits)))}
         both = f"{row.map_i2t:.3f}, {row.map_t2i:.3f}"
         yield f"| {' | '.join([*about, both, ', '.join(sorted(marks))])} |"
 
