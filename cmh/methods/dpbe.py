@@ -48,7 +48,7 @@ from cmh.interfaces import Batches, Setup
 from cmh.losses import Means, weighted
 from cmh.nets.laplace import LaplaceLinear, outputs
 from cmh.nets.optimizers import Falling, optimizer
-from cmh.nets.team import MODALITIES, Team
+from cmh.nets.team import Team
 from cmh.nets.towers import layers
 from cmh.training import train
 
@@ -112,11 +112,11 @@ class Method:
 
     def encode_image(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`."""
-        return self.team.encode(features, MODALITIES[0], "image_hash")
+        return self.team.encode(features, "image", "image_hash")
 
     def encode_text(self, features: Tensor) -> Tensor:
         """Real-valued outputs `(n, bits)`."""
-        return self.team.encode(features, MODALITIES[1], "text_hash")
+        return self.team.encode(features, "text", "text_hash")
 
 
 def affinity(labels: Tensor) -> Tensor:
