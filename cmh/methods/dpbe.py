@@ -68,9 +68,9 @@ class Config:
     kept: int = param(0, "draws whose mean makes the codes; 0: the weights' means", low=0, high=1000, paper=5)
     memory: float = param(0.999, "memory ρ of the precisions", low=0, high=1)
     pairs: float = param(5000.0, "n: the larger, the slower precisions grow", above=0, high=1e12)
-    lr_image: float = param(3e-4, "learning rate of the image net at the start", above=0, high=10, paper=1e-3)
-    lr_text: float = param(2e-3, "learning rate of the text net at the start", above=0, high=10, paper=1e-3)
-    batch_size: int = param(64, "items a step", low=1, high=65536, paper=300)
+    lr_image: float = param(1e-3, "learning rate of the image net at the start", above=0, high=10)
+    lr_text: float = param(5e-3, "learning rate of the text net at the start", above=0, high=10, paper=1e-3)
+    batch_size: int = param(32, "items a step", low=1, high=65536, paper=300)
     hidden_image: int = param(1024, "hidden units of the image net; 0: hash layer only", low=0, high=65536, paper=0)
     hidden_text: int = param(1024, "hidden units of the text net; 0: hash layer only", low=0, high=65536, paper=0)
 
@@ -102,7 +102,7 @@ class Method:
                 z = outputs(x, *layer.draw(self.config.samples))
                 layer.observe(x.detach(), z.detach(), scale=self.scale, memory=self.config.memory)
                 drawn.append(z.transpose(0, 1)[-1:] if self.config.counted == "last" else z.transpose(0, 1))
-            loss, terms = step_loss(*drawn, affinity(self.labels[batch.index]))
+            loss, terms = step_loss(drawn[0], drawn[1], affinity(self.labels[batch.index]))
             self.team.step(loss)
             means.add({"loss": loss, **terms})
         for layer in self.hash.values():

@@ -54,12 +54,13 @@ class LaplaceLinear(nn.Module):
 
 def outputs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """What several draws `(m, K, d)`, `(m, K)` of a layer give for features `(n, d)`: `(n, m, K)`."""
-    return linear(x, weight.flatten(0, 1), bias.flatten()).unflatten(1, bias.shape)
+    return linear(x, weight.flatten(0, 1), bias.flatten()).reshape(len(x), *bias.shape)
 
 
 def units(z: Tensor) -> Tensor:
     """z / (|z| + 1e-6) over the last axis."""
-    return z / (z.norm(dim=-1, keepdim=True) + EPS)
+    of_length_one: Tensor = z / (z.norm(dim=-1, keepdim=True) + EPS)
+    return of_length_one
 
 
 def curvature(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
