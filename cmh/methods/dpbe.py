@@ -25,14 +25,16 @@ Differences from the paper and from the authors' code (QinLab-WFU/DPBE @9088cc0)
    else comes of these triplets: the curvature is that of y alone. Here it is always `pairs`.
 4. The code draws five times before each test. Here `kept` draws are made after each epoch and belong to the weights;
    our default has none: a code is of θ̂.
-5. h grows by about N²/n a step: σ soon is far below |θ̂|, and the draws are next to θ̂.
+5. How far draws are from θ̂ hangs on N: of 2686 items, after the default's 30 epochs, the median σ is .013 where that of
+   |θ̂| is .022 (texts: .036, .049), and 5 % of a draw's bits (4 %) are others than those of θ̂.
 6. A's normalised forms, and the noise on labels, are not used in the code: left out. The draws' standard deviations,
    which are to tell how reliable a code is, are no part of a code.
 7. The code fine-tunes CLIP ViT-B/32 (learning rate 1e-5) under the hash layers. On frozen features these are all that
    is left; our default puts a hidden layer under them, whose weights are numbers. First weights are PyTorch's own.
 8. The code's BertAdam (no bias correction, decoupled weight decay .2, each tensor's gradient clipped to norm 1, warm-up
    and a cosine) is Adam here, without decay or clipping, with rates that fall straight to a hundredth over the run.
-9. The default values are ours.
+9. The default values are ours. On the clip art v3 (32 bits, 30 epochs, validation MAP, chance .162, ridge .475) they
+   give .539, the paper's point .329, below ridge: in batches of 300 it has 270 steps, and no hidden layer.
 """
 
 from __future__ import annotations
