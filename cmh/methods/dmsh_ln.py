@@ -85,8 +85,8 @@ class Method:
         return self.pair.one_pass(batches, self._loss)
 
     def _loss(self, batch: Batch, f: Tensor, g: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        labels = self.labels[batch.index]
-        return step_loss(f, g, similar(labels, labels), self.config)
+        own = self.labels[batch.index]
+        return step_loss(f, g, similar(own, own), self.config)
 
 
 def step_loss(f: Tensor, g: Tensor, S: Tensor, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
