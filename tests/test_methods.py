@@ -34,9 +34,9 @@ COSTLY = (
 
 def test_the_folder_holds_what_it_should() -> None:
     assert [
-        *("agah", "cca_itq", "chn", "cmhh", "cpah", "dadh", "dcgh", "dchmt", "dcmh", "ddbh", "ddwsh"),
-        *("dgcpn", "dhaph", "dimch", "djsrh", "dnph", "dnph_qmi", "dsah", "dscph", "dsph", "gcdh", "gch"),
-        *("jdsh", "mith", "nrch", "prdh", "random", "ridge", "scahn", "ssah", "twdh", "ucch"),
+        *("agah", "cca_itq", "chn", "cmhh", "cpah", "dadh", "dcgh", "dchmt", "dchuc", "dcmh", "ddbh", "ddwsh"),
+        *("dgcpn", "dhaph", "dimch", "djsrh", "dmsh_ln", "dnph", "dnph_qmi", "dpbe", "dsah", "dscph", "dsph", "gcdh"),
+        *("gch", "jdsh", "mith", "nrch", "prdh", "random", "ridge", "scahn", "ssah", "twdh", "ucch"),
     ] == NAMES
 
 
