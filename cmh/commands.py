@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 import unicodedata
@@ -18,6 +19,7 @@ from typing import NoReturn
 
 from cmh import files
 from cmh.errors import CmhError
+from cmh.signals import SIGNALS
 
 SIGNS = {  # what stands for a sign that a terminal cannot show
     **{"→": "->", "←": "<-", "±": "+/-", "×": "x", "…": "...", "·": "*", "−": "-", "–": "-", "‖": "||", "√": "sqrt"},
@@ -44,6 +46,9 @@ def guarded(work: Callable[[], int]) -> int:
             return 2
         except KeyboardInterrupt:
             sys.stderr.write(f"\n{INTERRUPTED}\n")
+            # Within `exec` of a text (so dataclasses are made, while something is imported) an interrupt marks `python
+            # -m` to die of SIGINT when it ends, though it was caught (CPython 3.11.7); the next text takes the mark away.
+            eval("0")  # noqa: S307
             return 130
         except BrokenPipeError:
             return 1
@@ -52,6 +57,13 @@ def guarded(work: Callable[[], int]) -> int:
                 raise
             sys.stderr.write(f"error: {error.filename or 'a file'}: {error.strerror}; {ELSEWHERE}\n")
             return 2
+
+
+def end(code: int) -> NoReturn:
+    """End the process with a code, when all is done: a signal that comes now must not make another one of it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def any_terminal() -> None:

@@ -142,4 +142,4 @@ def _write_reports(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.end(main())

@@ -111,7 +111,7 @@ SHOWN = {
     **{f"{name} --help": [name, "--help"] for name in __main__.COMMANDS},
     "all": [],
     "a method": ["methods", "dcmh"],
-    "a board": ["leaderboard", str(Path(__file__).parent.parent / "experiments" / "board")],
+    "a board": ["leaderboard", str(Path(__file__).parent.parent / "experiments" / "boards")],
     "an error": ["reproduce", "nöwhere→"],
 }
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,6 +36,25 @@ def test_the_second_ends_a_command_at_once() -> None:
     assert done.stdout == "1\n1\n"
     assert done.stderr == "\ninterrupted again: ended at once; the same command goes on from here\n"
     assert done.returncode == 130
+
+
+def test_an_interrupt_in_an_import_ends_a_command_with_its_code(tmp_path: Path) -> None:
+    """A dataclass is made of a text that is executed: an interrupt in it marks `python -m` to die of SIGINT."""
+    (tmp_path / "command.py").write_text(
+        "import sys\nfrom cmh import commands\n"
+        "if __name__ == '__main__':\n    sys.exit(commands.guarded(lambda: exec('raise KeyboardInterrupt')))\n"
+    )
+    command = [sys.executable, "-m", "command"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "interrupted" in done.stderr
+    assert done.returncode == 130
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_after_the_end_changes_no_code(number: signal.Signals) -> None:
+    program = f"import atexit, signal\nfrom cmh import commands\natexit.register(signal.raise_signal, {int(number)})\n"
+    done = subprocess.run([sys.executable, "-c", f"{program}commands.end(2)"], check=False)
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -117,9 +137,10 @@ def test_while_ray_starts_sigterm_stays_ours_and_its_servers_are_in_groups_of_th
 
 
 def test_a_signal_while_ray_starts_is_raised_when_it_has(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """In the middle it may be lost, in code of Ray's that ignores exceptions."""
+    monkeypatch.chdir(tmp_path)
     done: list[str] = []
 
     @contextlib.contextmanager
