@@ -47,7 +47,7 @@ def guarded(work: Callable[[], int]) -> int:
         except KeyboardInterrupt:
             sys.stderr.write(f"\n{INTERRUPTED}\n")
             # Within `exec` of a text (so dataclasses are made, while something is imported) an interrupt marks `python
-            # -m` to die of SIGINT when it ends, though it was caught (CPython 3.11.7); the next text takes the mark away.
+            # -m` to die of SIGINT when it ends, though it was caught (CPython 3.11.7); the next text takes that away.
             eval("0")  # noqa: S307
             return 130
         except BrokenPipeError:
