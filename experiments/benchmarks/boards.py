@@ -69,7 +69,7 @@ def aged(folder: Path) -> Iterator[Path]:
 
 def board(folder: Path) -> rows.Board:
     """The board of the records. Raises CmhError where there is none."""
-    found, notes = rows.boards(find.find([folder])[0], papers.reported([]), current.aged)
+    found, notes = rows.boards(find.find([folder])[0], papers.reported(papers.experiments()), current.aged)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     (one,) = found
