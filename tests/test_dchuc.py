@@ -143,7 +143,7 @@ def test_s_adds_up_to_nothing_however_it_is_split(monkeypatch: pytest.MonkeyPatc
         assert torch.allclose(unified.weighed(labels, H, r), S @ H)
     alike = torch.ones(3, 2)
     assert unified.ratio(alike, alike) == 0
-    assert bool((unified.centred(similar(alike, alike), 0.0) == 1).all())
+    assert bool((unified.centred(similar(alike, alike), unified.ratio(alike, alike)) == 1).all())
 
 
 def fitted(**more: Any) -> Any:

@@ -49,19 +49,20 @@ class UnifiedCodes:
         return {"V": self.V, "W": self.W, **self.outputs}
 
 
-def centred(S: Tensor, r: float) -> Tensor:
+def centred(S: Tensor, r: Tensor) -> Tensor:
     """1 where the 0/1 S is 1, else −r."""
     return S * (1 + r) - r
 
 
-def ratio(labels: Tensor, others: Tensor) -> float:
-    """Of all pairs of rows `(n, c)`, `(m, c)`: how many share a label, over how many do not; 0 where all do."""
-    alike = sum(float(S.sum(dtype=torch.float64)) for S in _blocks(labels, others))
+def ratio(labels: Tensor, others: Tensor) -> Tensor:
+    """Of all pairs of rows `(n, c)`, `(m, c)`: how many share a label, over how many do not; 0 where all do. A scalar,
+    float64."""
+    alike = torch.stack([S.sum(dtype=torch.float64) for S in _blocks(labels, others)]).sum()
     apart = len(labels) * len(others) - alike
-    return alike / apart if apart else 0.0
+    return torch.where(apart > 0, alike / apart.clamp_min(1), 0.0)
 
 
-def weighed(labels: Tensor, H: Tensor, r: float) -> Tensor:
+def weighed(labels: Tensor, H: Tensor, r: Tensor) -> Tensor:
     """S H `(N, K)` for the S of labels `(N, c)` that has −r where items share none; S is never stored whole."""
     return torch.cat([(1 + r) * (S @ H) for S in _blocks(labels, labels)]) - r * H.sum(0)
 
