@@ -152,6 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
         with multiprocessing.get_context("spawn").Pool(given.jobs, maxtasksperchild=8) as pool:
             for number, line in enumerate(pool.imap_unordered(make, tasks), start=1):
                 print(f"{number}/{len(tasks)} {line}", flush=True)
+            pool.close()
+            pool.join()
     wanted = written(given.out, given.readme)
     if given.check:
         lines = differing(wanted)
