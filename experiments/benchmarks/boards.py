@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import difflib
 import io
-import multiprocessing
 import shutil
 import sys
 import tempfile
@@ -25,9 +24,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import processes
 import yaml
 
-from cmh import leaderboard, methods, reproduce
+from cmh import commands, leaderboard, methods, reproduce
 from cmh.board import current, find, papers, rows
 
 ROOT = Path(__file__).parents[2]
@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="default: all")
     parser.add_argument("--bits", nargs="+", type=int, choices=BITS, default=BITS)
-    parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--jobs", type=commands.whole(1), default=1, help="processes (default: 1)")
     parser.add_argument("--out", type=Path, default=FOLDER, metavar="DIR")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="FILE")
     parser.add_argument("--tables", action="store_true", help="train nothing, write the tables")
@@ -149,11 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
         names = given.methods or methods.names()
         order = sorted(given.bits, key=lambda bits: (bits != SHOWN, bits))  # what is shown first
         tasks = [(name, bits, given.out) for bits in order for name in names]
-        with multiprocessing.get_context("spawn").Pool(given.jobs, maxtasksperchild=8) as pool:
-            for number, line in enumerate(pool.imap_unordered(make, tasks), start=1):
-                print(f"{number}/{len(tasks)} {line}", flush=True)
-            pool.close()
-            pool.join()
+        for number, line in enumerate(processes.as_they_come(make, tasks, given.jobs), start=1):
+            print(f"{number}/{len(tasks)} {line}", flush=True)
     wanted = written(given.out, given.readme)
     if given.check:
         lines = differing(wanted)

@@ -12,15 +12,14 @@ another version of the method is never added to.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import multiprocessing
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import curve_tables
+import processes
 from curve_tables import About, Row, TableError
 
 from cmh import methods, training
@@ -114,18 +113,13 @@ def main(arguments: list[str] | None = None) -> int:
             drop_other(tables[study.space.method], about(study))
         tasks = list(missing(wanted, given.points, given.out))
         print(f"{len(tasks)} curves to train", flush=True)
-        with contextlib.ExitStack() as stack:
-            done: Iterable[tuple[StudyRequest, Row]] = map(train, tasks)
-            if given.jobs > 1:
-                pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(given.jobs))
-                done = pool.imap_unordered(train, tasks)
-            for number, (study, found) in enumerate(done, start=1):
-                table = curve_tables.add(tables[study.space.method], about(study), found)
-                print(
-                    f"{number}/{len(tasks)} {study.space.method} {found.origin}: {max(found.curve, default=0):.4f}"
-                    f" in {found.seconds:.0f} s {found.failed}; {len(table.rows)} rows",
-                    flush=True,
-                )
+        for number, (study, found) in enumerate(processes.as_they_come(train, tasks, given.jobs), start=1):
+            table = curve_tables.add(tables[study.space.method], about(study), found)
+            print(
+                f"{number}/{len(tasks)} {study.space.method} {found.origin}: {max(found.curve, default=0):.4f}"
+                f" in {found.seconds:.0f} s {found.failed}; {len(table.rows)} rows",
+                flush=True,
+            )
     except CmhError as error:
         print(error, file=sys.stderr)
         return 2

@@ -20,7 +20,6 @@ import contextlib
 import csv
 import dataclasses
 import functools
-import multiprocessing
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import processes
 
 from cmh import datasets, methods, training
 from cmh.errors import CmhError, NotFiniteError
@@ -230,11 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
             writer = csv.writer(file)
             if waiting and not rows:
                 writer.writerow(Row._fields)
-            done: Iterable[Row] = map(train, waiting)
-            if given.jobs > 1 and waiting:
-                pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(given.jobs))
-                done = pool.imap_unordered(train, waiting)
-            for number, row in enumerate(done, start=1):
+            for number, row in enumerate(processes.as_they_come(train, waiting, given.jobs), start=1):
                 rows.append(row)
                 writer.writerow((*row[:-1], f"{row.val_map:.4f}"))
                 file.flush()
