@@ -7,11 +7,13 @@ import logging
 import multiprocessing
 import socket
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -198,6 +200,22 @@ def test_a_server_that_hangs_is_not_waited_for(tmp_path: Path, caplog: pytest.Lo
         view.close()
         assert time.monotonic() - began < 5
     assert caplog.messages == ["visdom: it did not take everything in 0.2 s; "]
+
+
+def test_one_that_fails_after_it_was_given_up_says_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    held = threading.Event()
+
+    def fail() -> None:
+        held.wait(60)
+        raise OSError("gone")
+
+    sink: Any = SimpleNamespace(flush=lambda *, last: None)
+    view = live.Background(sink, "visdom", "", every=0.0, patience=0.01)
+    view.leave("trial 0", fail)
+    view.close()
+    held.set()
+    view._thread.join(60)
+    assert caplog.messages == ["visdom: it did not take everything in 0.01 s; "]
 
 
 def test_without_the_package_the_extra_is_named(

@@ -61,6 +61,7 @@ class Background:
     def __init__(self, sink: Sink, name: str, cure: str, *, every: float, patience: float) -> None:
         self.sink, self._name, self._cure, self._every, self._patience = sink, name, cure, every, patience
         self._waiting: dict[str, Callable[[], None]] = {}
+        self._warned = False
         self._changed, self._closing = threading.Condition(), threading.Event()
         self.looks: list[Callable[[], None]] = []  # what is called in every round, before the thread ends once more
         self._thread = threading.Thread(target=self._work, name=f"cmh {name}", daemon=True)
@@ -80,7 +81,7 @@ class Background:
             self._changed.notify()
         self._thread.join(self._patience)
         if self._thread.is_alive():
-            log.warning("%s: it did not take everything in %g s; %s", self._name, self._patience, self._cure)
+            self._warn(f"it did not take everything in {self._patience:g} s")
 
     def _work(self) -> None:
         try:
@@ -97,7 +98,14 @@ class Background:
                 self._closing.wait(self._every)
         except Exception as error:  # whatever a view dies of stays its own
             text = " ".join(str(error).split())[:200] or type(error).__name__
-            log.warning("%s: switched off (%s); the search goes on; %s", self._name, text, self._cure)
+            self._warn(f"switched off ({text}); the search goes on")
+
+    def _warn(self, text: str) -> None:
+        """Once: whoever was given up may still fail."""
+        with self._changed:
+            first, self._warned = not self._warned, True
+        if first:
+            log.warning("%s: %s; %s", self._name, text, self._cure)
 
 
 class Follower:
