@@ -34,10 +34,10 @@ Differences from the paper (its formulas are from a public reading note) and fro
    MAP, clip art v2, 32 bits): it is the method, not a fault. In 12 epochs it gave .33 with equal weights and .62 with
    η = β = 100, five label passes an epoch and high rates; in 30 epochs of batches of 64 .55 with 2 label passes and .67
    with 3. The label net must be ahead of those that follow it, which is why an epoch takes 5 times DCMH's. α stays
-   small: features after a ReLU have no negative products, so that dissimilar pairs can never be right. η is the paper's:
-   with 100 codes stand still before they are right where bits are many or steps few (clip art v3, 32 and 128 bits .60
-   and .37, 612 stamps .20; with η = 1 .61, .57 and .30, the stamps' ridge .47). Lower rates help at 128 bits and harm
-   the stamps, batches of 16 help those (.45 with η = 100) and take three times as long.
+   small: features after a ReLU have no negative products, so that dissimilar pairs can never be right. η is the
+   paper's: with 100 codes stand still before they are right where bits are many or steps few (clip art v3, 32 and 128
+   bits .60 and .37, 612 stamps .20; with η = 1 .61, .57 and .30, the stamps' ridge .47). Lower rates help at 128 bits
+   and harm the stamps, batches of 16 help those (.45 with η = 100) and take three times as long.
 """
 
 from __future__ import annotations
