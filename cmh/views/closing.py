@@ -85,7 +85,7 @@ def about_default(dataset: str, method: str, prior: str) -> list[str]:
     """What one should know of the library's default beside a search: what it was set on, and whether it began there."""
     lines = []
     if method in methods.names():
-        here = ", of an earlier version: no fresh value here" if dataset == DEFAULTS_SET_ON else ""
+        here = ", of this or an earlier version: no fresh value here" if dataset == DEFAULTS_SET_ON else ""
         lines.append(f"library default: set by hand on the validation split of {DEFAULTS_SET_ON}{here}")
     if "defaults" in prior:
         lines.append("the search started from it (a prior): tuned is not the search's merit alone")
