@@ -380,7 +380,8 @@ def test_the_closing_table_shows_the_winners_optimism(monkeypatch: pytest.Monkey
     assert "library default (failed)" in text
     assert "validation of trial" not in text
     assert closing.about_default("clipart", "dcmh", "defaults") == [
-        "library default: set by hand on the validation split of clipart, of this or an earlier version: no fresh value here",
+        "library default: set by hand on the validation split of clipart, of this or an earlier version: "
+        "no fresh value here",
         "the search started from it (a prior): tuned is not the search's merit alone",
     ]
     assert closing.about_default("data", "mine.py", "") == []
