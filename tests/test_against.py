@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +41,23 @@ def test_equal_trees_have_equal_curves_and_checkpoints(tmp_path: Path) -> None:
     assert [one["ratio"]["median"] for one in sizes] == [1.0, 1.0]
     for one in found["rows"]:
         assert one["what"] in done.stdout
+
+
+def test_a_tree_with_other_defaults_trains_at_this_ones(tmp_path: Path) -> None:
+    """As PRDH, whose batch was halved: the time of twice as many steps was taken for that of slower ones."""
+    shutil.copytree(ROOT / "cmh", tmp_path / "old" / "cmh")
+    file = tmp_path / "old" / "cmh" / "methods" / "dcmh.py"
+    code = re.sub(r"batch_size: int = param\(\d+", "batch_size: int = param(7", file.read_text())
+    code = code.replace("weight_std: float", "older_name: float").replace("config.weight_std", "config.older_name")
+    file.write_text(code)
+    assert "param(7" in code
+    assert "config.older_name" in code
+    out = tmp_path / "against.json"
+    done = run(tmp_path / "old", "--tiny", "--only", "dcmh", "--epochs", 2, "--repeats", 1, "--out", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = json.loads(out.read_text())["rows"]
+    assert found["config"]["batch_size"] > 7
+    assert found["differs"] == 0
 
 
 def test_a_tree_that_cannot_be_measured_is_told(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ Rows: epochs of DCMH at its default and its paper's point, of every deep method 
 at their papers' points (minutes an epoch), of DGCPN with 10,000 items, of DCMH at NUS-WIDE's size; checkpoints of
 ResNet-18 under DCMH; if asked for, the first command, and torchcmh's training loop in place of OLD.
 
-Both trees train on the same arrays, in processes of their own, in turns; the one that goes first changes. An epoch is
+Both trees train on the same arrays at this tree's points (what the older one has no name for stays at what it does), in
+processes of their own, in turns; the one that goes first changes. An epoch is
 CPU seconds (`time.process_time`) of training and validation; the first of a run is warm-up and left out (not where a
 run has only one: said so). A run counts by the median of its epochs; a row shows the median of its runs, and the median
 of the ratios new/old of its pairs, both with least and most. `MAP` is the last epoch's of both trees, `differs` the

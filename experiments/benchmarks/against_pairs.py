@@ -105,8 +105,12 @@ class Pairs:
         return found
 
     def epochs(self, what: str, task: dict[str, Any], most: float | None, repeats: int) -> dict[str, Any]:
-        """A line on the epochs of both trees: CPU seconds, MAP, how far the curves differ, peak memory."""
+        """A line on the epochs of both trees: CPU seconds, MAP, how far the curves differ, peak memory.
+
+        Both train at the new tree's point, as far as the old one knows its hyperparameters: defaults change.
+        """
         threads = task["values"]["threads"]
+        task = {**task, "config": self.alone(1, {**task, "task": "point"})}
         found = self.turns(lambda side: self.alone(side, task, threads), repeats)
         about = compared(what, "s", threads, [[middle(run["cpu"]) for run in runs] for runs in found], most)
         sides = dict(zip(SIDES, found, strict=True))
@@ -116,6 +120,7 @@ class Pairs:
             "MAP": {"old": old[-1], "new": new[-1]},
             "differs": max(abs(a - b) for a, b in zip(old, new, strict=True)),
             "peak_mib": {side: statistics.median(run["peak_mib"] for run in runs) for side, runs in sides.items()},
+            "config": task["config"],
             "runs": sides,
             "note": "" if len(old) > 1 else "one epoch, its first",
         }

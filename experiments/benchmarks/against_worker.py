@@ -99,6 +99,15 @@ def methods(_task: dict[str, Any]) -> dict[str, Any]:
     return {"names": [name for name in registry.names() if registry.get(name).KIND != "shallow"]}
 
 
+def point(task: dict[str, Any]) -> dict[str, Any]:
+    """The hyperparameters of a method's default or paper point, as this tree has it."""
+    from cmh import config as configs
+    from cmh import methods as registry
+
+    of = configs.paper if task["point"] == "paper" else configs.defaults
+    return of(registry.get(task["method"]).Config)
+
+
 def torchcmh(task: dict[str, Any]) -> dict[str, Any]:
     """CPU seconds of an epoch of torchcmh's own DCMH, training alone: its `train` and loss, its batches, its buffers.
 
@@ -181,11 +190,11 @@ def _parsed(task: dict[str, Any]) -> tuple[Any, Any, Any]:
 
     module = registry.get(task["method"])
     values: dict[str, Any] = {"dataset": task["dataset"], "bits": 32, "device": "cpu", **task["values"]}
-    if task["point"] == "paper":
-        values |= configs.paper(module.Config)
+    config = task.get("config") or point(task)
+    known = configs.params(module.Config)
+    values |= {name: value for name, value in config.items() if name in known}
     if task["tiny"]:
-        given = {**configs.defaults(module.Config), **values}
-        values |= {name: min(int(given[name]), 16) for name in given if name.startswith("hidden")}
+        values |= {name: min(int(values[name]), 16) for name in values if name.startswith("hidden")}
     parse = getattr(training, "parse", None) or training.split
     run, config = parse(module, values)
     return module, run, config
@@ -199,7 +208,14 @@ def main() -> int:
 
         if not Path(cmh.__file__).resolve().is_relative_to(tree):
             raise RuntimeError(f"cmh was imported from {cmh.__file__}, but {tree} is to be measured: set PYTHONPATH")
-    tasks = {"epochs": epochs, "checkpoint": checkpoint, "prepare": prepare, "methods": methods, "torchcmh": torchcmh}
+    tasks = {
+        "epochs": epochs,
+        "checkpoint": checkpoint,
+        "prepare": prepare,
+        "methods": methods,
+        "point": point,
+        "torchcmh": torchcmh,
+    }
     result.write_text(json.dumps(tasks[task["task"]](task)))
     return 0
 
