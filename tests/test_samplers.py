@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from cmh.study.samplers import STARTUP_TRIALS, _Worth
+from cmh.study import figures
+from cmh.study.samplers import OUTSIDE, STARTUP_TRIALS, _Worth
 from cmh.study.space import Asha, Range, Space
 from cmh.study.storage import Store
 
@@ -86,3 +88,45 @@ def test_a_sampler_sees_pruned_trials_as_complete_and_the_storage_does_not_chang
     there = [(trial.state, trial.value) for trial in study.get_trials()]
     assert there[0] == (TrialState.PRUNED, 0.7)  # Optuna's own value of it: the last of its curve
     assert len(there) == 5
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random", "qmc"])
+def test_no_sampler_sees_a_start_point_outside_of_the_ranges(sampler: str, tmp_path: Path) -> None:
+    """What a paper's own optimizer wants, and what comes of it, says nothing of the space."""
+    learned(sampler)
+    found = []
+    for units, worth in ((128, 0.9), (1024, 0.1)):
+        start = (("paper", (("lr", 1e-4), ("gamma", 0.0), ("units", units))),)
+        space = Space("dcmh", RANGES, start, sampler, Asha(1, 3), EPOCHS, TRIALS)
+        url, proposals = f"sqlite:///{tmp_path}/{units}.db", []
+        for number in range(TRIALS):
+            store = Store(url, "s", space, BASE, seed=3)  # as after a kill
+            proposal = store.propose(TRIALS)
+            assert proposal is not None
+            assert proposal.number == number
+            store.report(number, 1, worth if proposal.origin == "paper" else proposal.config["lr"])
+            store.complete(number, {})
+            proposals.append(proposal)
+        paper, *others = proposals
+        assert paper.protected
+        assert paper.config == {"lr": 1e-4, "gamma": 0.0, "units": units}
+        assert store.row(0).config == paper.config
+        assert store.row(0).val_map_best == worth
+        assert len({tuple(one.config.items()) for one in others}) == len(others)
+        assert all(item.holds(one.config[item.name]) for one in others for item in RANGES)
+        found.append([one.config for one in others])
+        assert len(figures.valued(store.study.get_trials(), None)) == len(others)
+        assert figures.slices(store.study.get_trials()) is not None
+    assert found[0] == found[1]
+
+
+def test_a_start_point_outside_that_is_begun_anew_stays_outside() -> None:
+    space = Space("dcmh", RANGES, (("paper", (("lr", 3.0), ("gamma", 0.0), ("units", 2))),), "tpe", None, 1, 3)
+    store = Store(None, "s", space, BASE, seed=3)
+    first = store.propose(3)
+    assert first is not None
+    store.replace(first.number, "moved", {})
+    again = store.propose(3)
+    assert again is not None
+    assert (again.number, again.origin, again.config) == (1, "paper", first.config)
+    assert all(OUTSIDE in trial.user_attrs for trial in store.study.trials)

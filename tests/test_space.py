@@ -106,7 +106,24 @@ def test_a_point_outside_an_inactive_range_is_no_problem() -> None:
     document["start_from"] = ["default"]  # mode is linear there, so share is not searched
     assert read(document).starts()
     document["start_from"] = ["paper"]
-    assert problems(document)[0].startswith("start_from: share = 0.2 of paper lies outside [0.3, 0.5]")
+    assert read(document).notes == (
+        "the paper's share 0.2: outside of what is searched, so no sampler sees that trial",
+    )
+
+
+def test_a_papers_point_may_lie_outside_where_the_range_could_hold_it() -> None:
+    inside = read(GOOD)
+    assert not inside.notes
+    assert not any(inside.outside(point) for _, point in inside.starts())
+    document = changed("params.rate.float", [0.01, 1])
+    document["start_from"] = ["paper"]
+    found = read(document)
+    assert found.notes == ("the paper's rate 5: outside of what is searched, so no sampler sees that trial",)
+    assert found.outside(found.starts()[0][1])
+    document["params"]["rate"] = {"float": [6, 8]}
+    assert read(document).notes == found.notes
+    grid = {"params": {"units": {"int": [1, 7]}}, "search": {"sampler": "grid"}}
+    assert problems(grid)[0].startswith("start_from: units = 8 of paper lies outside [1, 7]; widen the range")
 
 
 BAD: list[tuple[str, object, str]] = [
@@ -158,7 +175,6 @@ BAD: list[tuple[str, object, str]] = [
     ("start_from", [{"rat": 1}], "start_from, point 1: 'rat' is not known; did you mean 'rate'?"),
     ("start_from", [{"rate": 11}], "start_from, point 1: rate is 11, but must be a number > 0 and <= 10"),
     ("start_from", [{"rate": 6}], "start_from: rate = 6.0 of point 1 lies outside [0.001, 5] log; widen"),
-    ("params.rate.float", [0.01, 1], "start_from: rate = 5.0 of paper lies outside [0.01, 1] log; widen the range"),
     ("params.mode.choice", ["linear"], "start_from: mode = 'log' of paper lies outside {linear}"),
     ("search", {"sampler": "bayes"}, "search is {'sampler': 'bayes'}, but must be {sampler: tpe | random"),
     ("search", {"sampler": ["tpe"]}, "search is {'sampler': ['tpe']}, but must be"),
@@ -264,7 +280,7 @@ def test_built_in_spaces_load(path: Path) -> None:
             space.load(path, method=path.stem, fixed=fixed),
             space.outline(path, method=path.stem, fixed=fixed),
         )
-        assert read == dataclasses.replace(whole, start_from=())  # read without its method
+        assert read == dataclasses.replace(whole, start_from=(), notes=())  # read without its method
 
 
 def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

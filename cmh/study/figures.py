@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cmh.errors import StudyError
 from cmh.study import weights
+from cmh.study.samplers import OUTSIDE
 from cmh.study.trial_row import TrialRow, from_stored
 
 if TYPE_CHECKING:
@@ -183,9 +184,10 @@ def started(trials: Trials) -> list[TrialRow]:
 
 
 def valued(trials: Trials, rung: int | None) -> list[tuple[TrialRow, float]]:
-    """Trials with the value by which they are compared; copies of others and those trained anew as others left out."""
+    """Trials with the value by which they are compared; left out are copies of others, those trained anew as others,
+    and start points outside of the ranges."""
     found = []
-    for row in started(trials):
+    for row in started([trial for trial in trials if OUTSIDE not in trial.user_attrs]):
         until: float = math.inf
         reached = row.completed
         if rung is not None:  # where not every epoch is validated, the first one from the rung on decides

@@ -30,6 +30,16 @@ class Range:
             return value in self.choices
         return not isinstance(value, (str, bool)) and self.low <= value <= self.high
 
+    def reachable(self, value: Value) -> bool:
+        """Whether the range could be made so wide that it holds a value."""
+        return self.kind != "choice" and not isinstance(value, (str, bool)) and (value > 0 or not self.log)
+
+    def reaching(self, value: Value) -> Range:
+        """The range, so wide that it holds a value, if it is `reachable`."""
+        if isinstance(value, str) or not self.reachable(value):
+            return self
+        return dataclasses.replace(self, low=min(self.low, value), high=max(self.high, value))
+
     def text(self) -> str:
         """As a person would write it."""
         if self.kind == "choice":
@@ -85,6 +95,10 @@ class Space:
     def starts_from(self, name: str) -> bool:
         """Whether a point is among its start points."""
         return any(name == other for other, _ in self.start_from)
+
+    def outside(self, point: Mapping[str, Value]) -> bool:
+        """Whether a point has a value that lies outside of its range."""
+        return any(item.active(point) and not item.holds(point[item.name]) for item in self.ranges)
 
     @property
     def prior(self) -> str:

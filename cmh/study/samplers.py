@@ -8,6 +8,9 @@ the curve ends at the rung where it was pruned. Left alone, Optuna's GP and CMA-
 which ASHA leaves few, and are random search until there are enough; its TPE ranks every pruned trial below all complete
 ones, a bad start point that is never pruned included. So each sampler looks at the study through `_Worth`. In the
 storage a pruned trial stays what it is.
+
+**A start point outside of the ranges** (a paper's, whose learning rates are those of another optimizer) is a trial, but
+no sampler sees it: of the space it says nothing. (A grid, which Optuna reads from the storage itself, has none.)
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from cmh.errors import StudyError
 from cmh.seeding import derive
 from cmh.study.space import Range, Space
 
-STARTUP_TRIALS = 8  # trials before TPE models the history; start points count
+STARTUP_TRIALS = 8  # trials before TPE models the history; start points inside the ranges count
+OUTSIDE = "outside"  # among a trial's attributes: it lies outside of the ranges
 
 
 class SeededSampler(BaseSampler):
@@ -71,9 +75,10 @@ class SeededSampler(BaseSampler):
 
 
 class _Worth(optuna.Study):
-    """A study as the sampler of a trial sees it: pruned trials are complete, with the best value of their curves.
+    """A study as the sampler of a trial sees it: pruned trials are complete, with the best value of their curves, and
+    those outside of the ranges are not there.
 
-    The trial itself is not in it: what a killed process had drawn for it already must not move what is drawn now.
+    Nor is the trial itself: what a killed process had drawn for it already must not move what is drawn now.
     """
 
     def __init__(self, study: optuna.Study, number: int) -> None:
@@ -85,7 +90,8 @@ class _Worth(optuna.Study):
     ) -> list[FrozenTrial]:
         """What every sampler of Optuna asks for."""
         trials = super()._get_trials(deepcopy, None, use_cache)
-        seen = [_completed(trial) for trial in trials if trial.number != self._number]
+        others = [trial for trial in trials if trial.number != self._number and OUTSIDE not in trial.user_attrs]
+        seen = [_completed(trial) for trial in others]
         return seen if states is None else [trial for trial in seen if trial.state in states]
 
 

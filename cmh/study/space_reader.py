@@ -43,6 +43,7 @@ class _Reader:
 
     def __init__(self, document: object, config: type[Config], fixed: Mapping[str, Value]) -> None:
         self.problems: list[str] = []
+        self.notes: list[str] = []
         if not isinstance(document, dict):
             self.problems.append(f"the file holds {shown(document)}, but must be a mapping with {', '.join(KEYS)}")
         self.document: Mapping[object, object] = document if isinstance(document, dict) else {}
@@ -62,7 +63,6 @@ class _Reader:
             self.problems.append(f"objective is {objective}, but must be 'val_map' (the protocol)")
         ranges = self._ranges()
         asha, own_epochs = self._schedule()
-        notes: tuple[str, ...] = ()
         if asha is not None and asha.first_rung >= (epochs or own_epochs):
             if epochs is None:
                 self.problems.append(
@@ -70,9 +70,9 @@ class _Reader:
                     " lower it or give trials more --epochs"
                 )
             else:
-                notes = (
+                self.notes.append(
                     f"--epochs {epochs}: the first rung would be at epoch {asha.first_rung}, so there is none,"
-                    " and every trial runs to its end",
+                    " and every trial runs to its end"
                 )
             asha = None
         epochs = epochs or own_epochs
@@ -86,9 +86,9 @@ class _Reader:
                 for item in ranges
                 if item.kind == "float"
             ]
-        starts = self._starts(ranges)
+        starts = self._starts(ranges, sampler)
         finalists = self._whole("finalists", self.document.get("finalists", 0), 0)
-        rest = (sampler, asha, epochs, trials, every, database, finalists, notes)
+        rest = (sampler, asha, epochs, trials, every, database, finalists, tuple(self.notes))
         return None if self.problems else Space(method, ranges, starts, *rest)
 
     def _ranges(self) -> tuple[Range, ...]:
@@ -193,7 +193,7 @@ class _Reader:
             return "tpe"
         return str(search["sampler"])
 
-    def _starts(self, ranges: Iterable[Range]) -> tuple[tuple[str, tuple[tuple[str, Value], ...]], ...]:
+    def _starts(self, ranges: Iterable[Range], sampler: str) -> tuple[tuple[str, tuple[tuple[str, Value], ...]], ...]:
         spec = self.document.get("start_from", ["paper"])
         if not isinstance(spec, list):
             self.problems.append(f"start_from is {shown(spec)}, but must be a list of paper, default or mappings")
@@ -215,11 +215,18 @@ class _Reader:
                 continue
             point = {**point, **self.fixed}
             outside = [item for item in ranges if item.active(point) and not item.holds(point[item.name])]
+            # A paper's learning rates may be those of another optimizer than the one that is searched.
+            free = name == "paper" and sampler != "grid"
+            kept = [item for item in outside if free and item.reachable(point[item.name])]
             self.problems += [
                 f"start_from: {item.name} = {point[item.name]!r} of {name} lies outside {item.text()};"
                 f" widen the range or take {name} out of start_from"
                 for item in outside
+                if item not in kept
             ]
+            if kept:
+                values = ", ".join(f"{item.name} {point[item.name]:.3g}" for item in kept)
+                self.notes.append(f"the paper's {values}: outside of what is searched, so no sampler sees that trial")
             starts.append((name, tuple(point.items())))
         return tuple(starts)
 
