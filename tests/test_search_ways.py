@@ -130,7 +130,7 @@ def test_tables_that_cannot_be_used_are_one_message_with_the_cure(
         "dsph.jsonl.gz: has 9 curves, but 40 are the fewest",
         "djsrh.jsonl.gz: has curves of 3 epochs, too few for a rung at epoch 3",
         "dcgh.jsonl.gz: is a table of another version of dcgh",
-        "high: 11.0 there, 10.0 here",
+        "alpha: float [0.05, 11.0] log there, float [0.05, 10.0] log here",
         "cmhh.jsonl.gz: there is no table of cmhh; `python experiments/benchmarks/curves.py cmhh` makes it",
         *(f"{number}.jsonl.gz: is no table of curves" for number in range(4)),
     ):

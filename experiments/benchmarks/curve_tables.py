@@ -113,7 +113,7 @@ def add(path: Path, about: About, row: Row) -> Table:
 
 def check(path: Path, there: About, here: About) -> None:
     """Raises TableError with all that differs, where curves of both must not stand in one table."""
-    lines = differences({**there.identity, "space": there.ranges}, {**here.identity, "space": here.ranges})
+    lines = differences({**there.identity, "space": told(there.ranges)}, {**here.identity, "space": told(here.ranges)})
     if lines:
         raise TableError(*lines, heading=f"{path}: is a table of something else; --fresh begins it anew")
 
@@ -121,6 +121,16 @@ def check(path: Path, there: About, here: About) -> None:
 def ranges(found: tuple[Range, ...]) -> dict[str, dict[str, Any]]:
     """A search space as a table holds it."""
     return {item.name: json.loads(json.dumps(dataclasses.asdict(item))) for item in found}
+
+
+def told(found: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The search space of a table, a line for each hyperparameter, all digits of its range."""
+
+    def line(item: Range) -> str:
+        span = item.text() if item.choices else f"[{item.low}, {item.high}]{' log' * item.log}"
+        return f"{item.kind} {span}" + "".join(f" where {key} is {value}" for key, value in item.when)
+
+    return {item.name: line(item) for item in as_ranges(found)}
 
 
 def as_ranges(found: dict[str, dict[str, Any]]) -> tuple[Range, ...]:
@@ -135,8 +145,8 @@ def as_ranges(found: dict[str, dict[str, Any]]) -> tuple[Range, ...]:
 def check_current(path: Path, about: About) -> None:
     """Raises TableError where the method, or its shipped search space, is no longer what the curves are of."""
     space = spaces.load(spaces.find(about.method), method=about.method, epochs=about.epochs)
-    here = {"code": code_hash(Path(str(methods.get(about.method).__file__))), "space": ranges(space.ranges)}
-    lines = differences({"code": about.identity["code"], "space": about.ranges}, here)
+    here = {"code": code_hash(Path(str(methods.get(about.method).__file__))), "space": told(ranges(space.ranges))}
+    lines = differences({"code": about.identity["code"], "space": told(about.ranges)}, here)
     if lines:
         cure = "`curves.py --fresh` makes it again; --old compares on it as it is"
         raise TableError(*lines, heading=f"{path}: is a table of another version of {about.method}; {cure}")
