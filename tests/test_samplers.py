@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -15,6 +16,7 @@ from cmh.study import figures
 from cmh.study.samplers import OUTSIDE, STARTUP_TRIALS, _Worth
 from cmh.study.space import Asha, Range, Space
 from cmh.study.storage import Store
+from cmh.views import worth as worths
 
 RANGES = (Range("lr", "float", 1e-4, 1e-1, log=True), Range("gamma", "float", 0, 1), Range("units", "int", 2, 64))
 CHOICES = (Range("lr", "choice", choices=(0.1, 0.01, 1e-4)), Range("units", "int", 2, 8))
@@ -117,6 +119,9 @@ def test_no_sampler_sees_a_start_point_outside_of_the_ranges(sampler: str, tmp_p
         found.append([one.config for one in others])
         assert len(figures.valued(store.study.get_trials(), None)) == len(others)
         assert figures.slices(store.study.get_trials()) is not None
+        stored = store.study.get_trials()
+        story = SimpleNamespace(stored=[*stored[1:], stored[0]], identity={}, trials=[])
+        assert worths.read(story).ranges["units"].high == 64  # type: ignore[arg-type, attr-defined]
     assert found[0] == found[1]
 
 

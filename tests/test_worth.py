@@ -289,7 +289,7 @@ def test_the_parts_of_a_range_and_the_expected_best_in_words() -> None:
         ["high third", "0.500", "0.500", "1"],
     ]
     assert [row[5] for row in found.rows[:3]] == ["", "", "0.1"]
-    assert found.rows[0][0].startswith("lr_image [0.0001, 0.05] log")
+    assert found.rows[0][0].startswith("lr_image [0.0001, 0.01] log")
     assert [row[1:5] for row in found.rows[-2:]] == [["64", "0.500", "0.500", "1"], ["128", "0.300", "0.300", "1"]]
     table = worth.expected_table(made)
     assert table is not None

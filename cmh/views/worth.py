@@ -12,6 +12,7 @@ from cmh.config import Value
 from cmh.study import figures
 from cmh.study.expected import expected_best
 from cmh.study.figures import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from cmh.study.samplers import OUTSIDE
 from cmh.study.trial_row import TrialRow
 from cmh.views.report import trials
 from cmh.views.report.parts import Table
@@ -46,7 +47,8 @@ class Worth:
 def read(story: Story) -> Worth:
     """What the search of a study was worth, as far as its storage can be read."""
     stored, rung = story.stored, figures.first_rung(story.identity)
-    ranges = {name: one for trial in stored for name, one in trial.distributions.items()}
+    inside = [trial for trial in stored if OUTSIDE not in trial.user_attrs]
+    ranges = {name: one for trial in inside for name, one in trial.distributions.items()}
     compared = figures.valued(stored, rung)
     return Worth(story, trials.as_rows(story), compared, rung, ranges, figures.importances(stored, rung))
 
