@@ -17,6 +17,7 @@ from cmh import methods
 from cmh.config import param
 from cmh.errors import ConfigError
 from cmh.study import space, space_reader
+from cmh.study.ranges import outside
 from cmh.study.space import Asha, Range, Space
 
 
@@ -114,12 +115,12 @@ def test_a_point_outside_an_inactive_range_is_no_problem() -> None:
 def test_a_papers_point_may_lie_outside_where_the_range_could_hold_it() -> None:
     inside = read(GOOD)
     assert not inside.notes
-    assert not any(inside.outside(point) for _, point in inside.starts())
+    assert not any(outside(inside.ranges, point) for _, point in inside.starts())
     document = changed("params.rate.float", [0.01, 1])
     document["start_from"] = ["paper"]
     found = read(document)
     assert found.notes == ("the paper's rate 5: outside of what is searched, so no sampler sees that trial",)
-    assert found.outside(found.starts()[0][1])
+    assert [item.name for item in outside(found.ranges, found.starts()[0][1])] == ["rate"]
     document["params"]["rate"] = {"float": [6, 8]}
     assert read(document).notes == found.notes
     grid = {"params": {"units": {"int": [1, 7]}}, "search": {"sampler": "grid"}}

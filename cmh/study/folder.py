@@ -21,6 +21,7 @@ from cmh.errors import ConfigError, StudyError
 from cmh.identity import STUDY, Identity, differences
 from cmh.study import address
 from cmh.study.database import best_points, open_study
+from cmh.study.ranges import outside
 from cmh.study.space import Space
 from cmh.study.trial_row import TrialRow
 
@@ -161,7 +162,7 @@ def warm_start(folder: Path, source: Path, space: Space, base: Mapping[str, Valu
     for params in best_points(open_study(*storage_of(source)), 10 * WARM_POINTS):
         values = {**there, **params}
         point = {**base, **{item.name: values[item.name] for item in space.ranges if item.active(values)}}
-        if all(item.holds(point[item.name]) for item in space.ranges if item.active(point)) and point not in points:
+        if not outside(space.ranges, point) and point not in points:
             points.append(point)
     if not points:
         raise ConfigError(f"--warm-start {source}: has no complete trial whose point lies inside this search space")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from cmh.config import Value
 
@@ -45,6 +45,11 @@ class Range:
         if self.kind == "choice":
             return "{" + ", ".join(map(str, self.choices)) + "}"
         return f"[{self.low:g}, {self.high:g}]" + (" log" if self.log else "")
+
+
+def outside(ranges: Iterable[Range], point: Mapping[str, Value]) -> list[Range]:
+    """The ranges that a point (all hyperparameters) has a value outside of."""
+    return [item for item in ranges if item.active(point) and not item.holds(point[item.name])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +101,6 @@ class Space:
         """Whether a point is among its start points."""
         return any(name == other for other, _ in self.start_from)
 
-    def outside(self, point: Mapping[str, Value]) -> bool:
-        """Whether a point has a value that lies outside of its range."""
-        return any(item.active(point) and not item.holds(point[item.name]) for item in self.ranges)
-
     @property
     def prior(self) -> str:
         """What beside the paper's point its first trials were taken from, for the board; empty: nothing, it searches
@@ -113,9 +114,9 @@ class Space:
 
         Raises ValueError where the point lies outside of a range.
         """
-        for item in self.ranges:
-            if item.active(point) and not item.holds(point[item.name]):
-                raise ValueError(f"{item.name} = {point[item.name]!r} of the default lies outside {item.text()}")
+        if beyond := outside(self.ranges, point):
+            item = beyond[0]
+            raise ValueError(f"{item.name} = {point[item.name]!r} of the default lies outside {item.text()}")
         after = sum(name == "paper" for name, _ in self.start_from)
         starts = [*self.start_from[:after], ("default", tuple(point.items())), *self.start_from[after:]]
         return dataclasses.replace(self, start_from=tuple(starts))

@@ -25,6 +25,7 @@ from cmh.interfaces import Dataset, MethodModule
 from cmh.study import address, confirm, finals, folder, learnable, starts
 from cmh.study import space as spaces
 from cmh.study import target as targets
+from cmh.study.ranges import outside
 from cmh.study.space import Space
 
 log = logging.getLogger(__name__)
@@ -245,8 +246,7 @@ def _space(name: str, file: Path, values: Mapping[str, Value], asked: Asked) -> 
         searched = {item.name for item in space.ranges}
         fixed.update({key: value for key, value in point.items() if key not in searched})
         space = spaces.load(file, method=name, fixed=fixed, epochs=asked.epochs)
-        inside = all(item.holds(point[item.name]) for item in space.ranges if item.active(point))
-        around = (*space.start_from, *([("from", tuple(point.items()))] if inside else []))
+        around = (*space.start_from, *([] if outside(space.ranges, point) else [("from", tuple(point.items()))]))
         return dataclasses.replace(space, start_from=around)
 
     space = collected(load, problems)

@@ -10,7 +10,7 @@ from cmh import config as configs
 from cmh.config import Param, Value, shown
 from cmh.errors import ConfigError
 from cmh.interfaces import Config
-from cmh.study.ranges import Asha, Range, Space
+from cmh.study.ranges import Asha, Range, Space, outside
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "grid", "qmc")
 KEYS = ("method", "params", "start_from", "search", "schedule", "objective", "trials", "finalists")
@@ -214,14 +214,14 @@ class _Reader:
                 self.problems.append(f"start_from: {shown(entry)} must be paper, default or a mapping of values")
                 continue
             point = {**point, **self.fixed}
-            outside = [item for item in ranges if item.active(point) and not item.holds(point[item.name])]
+            beyond = outside(ranges, point)
             # A paper's learning rates may be those of another optimizer than the one that is searched.
             free = name == "paper" and sampler != "grid"
-            kept = [item for item in outside if free and item.reachable(point[item.name])]
+            kept = [item for item in beyond if free and item.reachable(point[item.name])]
             self.problems += [
                 f"start_from: {item.name} = {point[item.name]!r} of {name} lies outside {item.text()};"
                 f" widen the range or take {name} out of start_from"
-                for item in outside
+                for item in beyond
                 if item not in kept
             ]
             if kept:

@@ -23,6 +23,7 @@ from cmh.config import Value
 from cmh.errors import StudyError
 from cmh.study import trial_row
 from cmh.study.database import Key, key_of, open_storage, origin_of, stands_for_its_configuration, without_password
+from cmh.study.ranges import outside
 from cmh.study.samplers import OUTSIDE, SeededSampler, suggest
 from cmh.study.space import Space
 from cmh.study.trial_row import TrialRow
@@ -91,9 +92,7 @@ class Store:
         known = {trial.user_attrs.get("origin") for trial in trials}
         for origin, point in space.starts():
             if origin not in known:
-                active = {item.name: point[item.name] for item in space.ranges if item.active(point)}
-                about = {"origin": origin} | ({OUTSIDE: True} if space.outside(point) else {})
-                self.study.enqueue_trial(active, user_attrs=about)
+                self._enqueue(origin, point)
         for trial in sorted(trials, key=lambda trial: not trial.state.is_finished()):
             moved = trial.user_attrs.get("result", {}).get("failure") == MOVED
             self._n_asked += trial.state != TrialState.WAITING and not moved
@@ -103,6 +102,12 @@ class Store:
                 self._trained.setdefault(
                     key_of({**self._config_of(trial), **self.space.run_of(origin_of(trial))}), trial.number
                 )
+
+    def _enqueue(self, origin: str, point: Mapping[str, Value]) -> None:
+        """Have a point (all hyperparameters) tried next."""
+        active = {item.name: point[item.name] for item in self.space.ranges if item.active(point)}
+        marked = {OUTSIDE: True} if outside(self.space.ranges, point) else {}
+        self.study.enqueue_trial(active, user_attrs={"origin": origin, **marked})
 
     def _claim(self, owner: str, name: str) -> None:
         found = self.study.user_attrs.get("owner", "")
@@ -146,10 +151,10 @@ class Store:
     def _proposal(self, trial: optuna.trial.Trial, curve: dict[int, float]) -> Proposal:
         origin = origin_of(trial)
         config = self._start_config(origin)
-        outside = OUTSIDE in trial.user_attrs
         for item in self.space.ranges:
             if item.active(config):
-                config[item.name] = suggest(trial, item.reaching(config[item.name]) if outside else item)
+                wide = item.reaching(config[item.name]) if OUTSIDE in trial.user_attrs else item
+                config[item.name] = suggest(trial, wide)
         self._running[trial.number] = trial, curve
         about = "memory" in trial.user_attrs, self.space.run_of(origin)
         return Proposal(trial.number, origin, config, dict(curve), *about)
@@ -247,8 +252,7 @@ class Store:
         trial, _ = self._running[number]
         self._train_another_for(number)
         # In this order: killed in between, the trial is taken up again, and the new one finds it as its twin.
-        about = {"origin": origin_of(trial)} | ({OUTSIDE: True} if OUTSIDE in trial.user_attrs else {})
-        self.study.enqueue_trial(dict(trial.params), user_attrs=about)
+        self._enqueue(origin_of(trial), {**self._start_config(origin_of(trial)), **trial.params})
         self._end(number, TrialState.FAIL, {**result, "failure": MOVED, "error": reason})
         self._n_asked -= 1
 

@@ -22,13 +22,13 @@ import dataclasses
 import functools
 import heapq
 import math
-import multiprocessing
 import statistics
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import curve_tables
+import processes
 import torch
 from curve_tables import Row, Table, TableError
 from landscape import Landscape
@@ -280,11 +280,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{place.table.about.method}: {len(place.table.rows)} curves; {values}; {explained}", flush=True)
     numbers = range(1, given.repetitions + 1)
     tasks = [(path, name, number, budgets) for path in tables for name in given.ways for number in numbers]
-    if given.jobs == 1:
-        found = [find(task) for task in tasks]
-    else:
-        with multiprocessing.get_context("spawn").Pool(given.jobs) as pool:
-            found = pool.map(find, tasks, chunksize=given.repetitions)
+    compared = [arena(path).table.about.method for path in tables]
+    found = sorted(
+        processes.as_they_come(find, tasks, given.jobs),
+        key=lambda one: (compared.index(one.method), given.ways.index(one.way), one.repetition),
+    )
     print("\n".join(report(found, budgets, given.ways)))
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
