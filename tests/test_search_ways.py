@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from cmh import config, methods, training
 from cmh.study import space as spaces
-from cmh.study.ranges import Asha, Range, Space
+from cmh.study.ranges import Range, Space
 from cmh.study.storage import Store
 from tests.test_own_data import write_arrays
 
@@ -265,8 +265,8 @@ def test_error_of_widths_is_that_of_a_slow_second_way() -> None:
 def test_a_place_in_a_range_leads_back_to_its_value() -> None:
     for point in (row.values for row in rows(50)):
         for item in (RANGES[0], RANGES[2]):
-            assert landscape.at(item, landscape.place(item, point)) == pytest.approx(point[item.name])
-    assert landscape.at(RANGES[2], 1.0) == 10
+            assert item.at(landscape.place(item, point)) == pytest.approx(point[item.name])
+    assert RANGES[2].at(1.0) == 10
 
 
 # Ways to search
@@ -312,52 +312,26 @@ def test_brackets_are_as_many_as_hyperband_has_and_strict() -> None:
     assert [brackets.stops(number, 1, {1: (number + 1) / 10}) for number in range(3)] == [True, True, False]
     assert not brackets.stops(27, 1, {1: 0.0})  # its first rung is at 3
     assert brackets.stops(27, 3, {3: 0.9})
-    assert brackets.reached == {1: {0: 0.1, 1: 0.2, 2: pytest.approx(0.3)}, 3: {27: 0.9}, 9: {}, 27: {}}
+    assert [brackets.asha(number).first_rung for number in (0, 27, 39, 45)] == [1, 3, 9, 27]
 
 
-def a_prior(mode: dict[str, Any]) -> tuple[Any, Store]:
-    space = Space("dcmh", RANGES, (), "random", None, 30, 400)
+def test_priorband_of_its_paper_knows_the_bracket_of_each_trial() -> None:
+    """1 of 1 + first rung is uniform: far from a prior at one end, only those are found."""
+    low: dict[str, Any] = {"lr": 1e-4, "kind": "b", "units": 2}
+    space = Space("dcmh", RANGES, (("paper", tuple(low.items())),), "priorband", None, 30, 400)
     store = Store(None, "s", space, {}, 0)
-    brackets = search_ways.Brackets(30)
-    store.study.sampler = search_ways.PriorBand(space, mode, brackets, 1)
-    return store.study.sampler, store
-
-
-def test_priorband_draws_from_the_prior_as_often_as_the_paper_says() -> None:
-    sampler, store = a_prior({"lr": 1e-3, "kind": "b", "units": 4})
-    points = [store.propose(400).config for _ in range(400)]  # type: ignore[union-attr]
-    assert all(item.holds(point[item.name]) for point in points for item in RANGES if item.active(point))
-    for index, wanted in enumerate((1 / 2, 1 / 4, 1 / 10, 1 / 28)):
-        numbers = [number for number in range(4000) if sampler.brackets.of(number) == index]
-        uniform = [sampler._source(store.study, number)[0] == "uniform" for number in numbers]
-        assert np.mean(uniform) == pytest.approx(wanted, abs=0.06)
-    kinds = collections.Counter(point["kind"] for point in points)
-    assert kinds["b"] > kinds["a"] + kinds["c"]
-
-
-def test_priorband_trusts_the_incumbent_where_the_best_are_far_from_the_prior() -> None:
-    sampler, store = a_prior({"lr": 1e-4, "kind": "b", "units": 2})
-    for number in range(12):
-        proposal = store.propose(100)
-        assert proposal is not None
-        sampler.brackets.stops(number, 1, {1: proposal.config["lr"]})
-    best = max(trial.params["lr"] for trial in store.study.trials)
-    assert best > 0.03
-    sources = [sampler._source(store.study, number) for number in range(27 + 12, 27 + 12 + 6)]
-    sources += [sampler._source(store.study, 49 * turn + 48) for turn in range(40)]
-    by = collections.Counter(source for source, _ in sources)
-    assert by["incumbent"] > 3 * by["prior"]
-    assert all(found["lr"] == best for source, found in sources if source == "incumbent")
-
-
-def test_densities_of_a_prior_add_up_to_one() -> None:
-    ranges = (Range("lr", "float", 1e-4, 1, log=True), Range("kind", "choice", choices=("a", "b", "c")))
-    space = Space("dcmh", ranges, (), "random", None, 30, 4)
-    sampler = search_ways.PriorBand(space, {}, search_ways.Brackets(30), 1)
-    centre = {"lr": 3e-4, "kind": "a"}
-    shares = (np.arange(2000) + 0.5) / 2000
-    points = [{"lr": landscape.at(ranges[0], share), "kind": kind} for share in shares for kind in "abc"]
-    assert sum(sampler.density(point, centre) for point in points) / 2000 == pytest.approx(1, abs=1e-6)
+    way = next(way for way in search_ways.ways() if way.name == "priorband hyperband")
+    brackets = way.prepare(store, 0)
+    for _ in range(147):
+        store.propose(400)
+    first = {one: brackets.asha(one).first_rung for one in range(147)}
+    assert collections.Counter(first.values()) == {1: 81, 3: 36, 9: 18, 27: 12}
+    far = {rung: [] for rung in (1, 27)}  # type: dict[int, list[bool]]
+    for trial in store.study.trials[1:]:
+        if first[trial.number] in far:
+            far[first[trial.number]].append(trial.params["lr"] > 1e-4 * 1000**0.7)
+    assert np.mean(far[1]) > 0.08  # half are uniform, of which .3 are there, and of the prior's .005
+    assert sum(far[27]) <= 1
 
 
 # Searches
@@ -394,9 +368,9 @@ def test_random_search_is_that_of_a_slow_second_way(arena: Any) -> None:
     assert steps == best[: len(steps)]
 
 
-@pytest.mark.parametrize("name", [way.name for way in search_ways.ways(Space("", (), (), "tpe", Asha(3, 3), 30, 24))])
+@pytest.mark.parametrize("name", [way.name for way in search_ways.ways()])
 def test_every_way_spends_its_budget_and_finds_what_it_has_seen(name: str, arena: Any) -> None:
-    way = next(way for way in search_ways.ways(arena.space) if way.name == name)
+    way = next(way for way in search_ways.ways() if way.name == name)
     n = 4 if way.sampler == "gp" else 12  # it is slow once it has learned; tests/test_samplers.py does that
     steps = samplers.search(arena, way, 1, n * EPOCHS)
     assert len(steps) == n * EPOCHS
@@ -432,14 +406,14 @@ def test_gains_are_of_equal_repetitions() -> None:
     found = [
         samplers.Found(method, way, number, (regret + number / 10,), (8,), 3.0)
         for method in ("dcmh", "dsph")
-        for way, regret in (("today", 0.5), ("random", 0.4 if method == "dcmh" else 0.52))
+        for way, regret in ((samplers.BASELINE, 0.5), ("random", 0.4 if method == "dcmh" else 0.52))
         for number in (1, 2, 3)
     ]
-    lines = list(samplers.report(found, (6,), ["today", "random"]))
+    lines = list(samplers.report(found, (6,), [samplers.BASELINE, "random"]))
     assert "| random | +0.0400 ± 0.0000 * | 1 of 2 |" in "\n".join(lines)
-    assert lines[-1] == "Better than today's at every budget, beyond the interval: random."
-    assert list(samplers.report(found, (6,), ["random", "today"]))[-3:] == lines[-3:]
-    assert "| today | 0.7000 ± 0.2484 | 8 | 3 of 3 | 3 |" in lines
+    assert lines[-1] == f"Better than {samplers.BASELINE} at every budget, beyond the interval: random."
+    assert list(samplers.report(found, (6,), ["random", samplers.BASELINE]))[-3:] == lines[-3:]
+    assert f"| {samplers.BASELINE} | 0.7000 ± 0.2484 | 8 | 3 of 3 | 3 |" in lines
 
 
 def test_the_comparison_prints_tables_and_writes_csv_and_a_plot(
@@ -448,7 +422,18 @@ def test_the_comparison_prints_tables_and_writes_csv_and_a_plot(
     for method in ("dcmh", "dsph"):
         curve_tables.write(curve_tables.path_of(method, tmp_path), made(method, 40))
     out = tmp_path / "out"
-    asked = ["--tables", str(tmp_path), "--ways", "today", "random", "--budgets", "2", "4", "--repetitions", "3"]
+    asked = [
+        "--tables",
+        str(tmp_path),
+        "--ways",
+        samplers.BASELINE,
+        "random",
+        "--budgets",
+        "2",
+        "4",
+        "--repetitions",
+        "3",
+    ]
     assert samplers.main([*asked, "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert "dcmh: 40 curves; best 0." in text

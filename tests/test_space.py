@@ -108,7 +108,7 @@ def test_a_point_outside_an_inactive_range_is_no_problem() -> None:
     assert read(document).starts()
     document["start_from"] = ["paper"]
     assert read(document).notes == (
-        "the paper's share 0.2: outside of what is searched, so no sampler sees that trial",
+        "the paper's share 0.2: outside of what is searched, so no sampler learns from that trial",
     )
 
 
@@ -119,7 +119,7 @@ def test_a_papers_point_may_lie_outside_where_the_range_could_hold_it() -> None:
     document = changed("params.rate.float", [0.01, 1])
     document["start_from"] = ["paper"]
     found = read(document)
-    assert found.notes == ("the paper's rate 5: outside of what is searched, so no sampler sees that trial",)
+    assert found.notes == ("the paper's rate 5: outside of what is searched, so no sampler learns from that trial",)
     assert [item.name for item in outside(found.ranges, found.starts()[0][1])] == ["rate"]
     document["params"]["rate"] = {"float": [6, 8]}
     assert read(document).notes == found.notes
@@ -177,9 +177,9 @@ BAD: list[tuple[str, object, str]] = [
     ("start_from", [{"rate": 11}], "start_from, point 1: rate is 11, but must be a number > 0 and <= 10"),
     ("start_from", [{"rate": 6}], "start_from: rate = 6.0 of point 1 lies outside [0.001, 5] log; widen"),
     ("params.mode.choice", ["linear"], "start_from: mode = 'log' of paper lies outside {linear}"),
-    ("search", {"sampler": "bayes"}, "search is {'sampler': 'bayes'}, but must be {sampler: tpe | random"),
+    ("search", {"sampler": "bayes"}, "search is {'sampler': 'bayes'}, but must be {sampler: priorband | tpe | random"),
     ("search", {"sampler": ["tpe"]}, "search is {'sampler': ['tpe']}, but must be"),
-    ("search", {"sampler": "tpe", "seed": 1}, "but must be {sampler: tpe"),
+    ("search", {"sampler": "tpe", "seed": 1}, "but must be {sampler: priorband"),
     ("search", "tpe", "search is 'tpe', but must be"),
     ("schedule", "asha", "schedule is 'asha', but must be {asha: {first_rung, reduction, epochs, strict}} or none"),
     ("schedule", {"hyperband": {}}, "schedule is {'hyperband': {}}, but must be"),

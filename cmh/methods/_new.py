@@ -17,10 +17,10 @@ params:
   lr_text: {{float: [1.0e-3, 1.0e-1], log: true}}
   batch_size: {{choice: [64, 128, 256]}}
 start_from: []  # [paper] once `paper=` values stand in Config
-search: {{sampler: tpe}}
-schedule: {{asha: {{first_rung: 3, reduction: 3, epochs: 30}}}}
+search: {{sampler: priorband}}
+schedule: {{asha: {{first_rung: 1, reduction: 3, strict: true, epochs: 30}}}}
 objective: val_map
-trials: 24
+trials: 72
 """
 
 EXPERIMENT = """\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 
 from cmh.config import Value
@@ -39,6 +40,18 @@ class Range:
         if isinstance(value, str) or not self.reachable(value):
             return self
         return dataclasses.replace(self, low=min(self.low, value), high=max(self.high, value))
+
+    def share(self, value: Value) -> float:
+        """Where a value lies between the ends of a range of numbers, 0 to 1, on its scale."""
+        scale = math.log if self.log else float
+        return (scale(float(value)) - scale(self.low)) / (scale(self.high) - scale(self.low))
+
+    def at(self, share: float) -> Value:
+        """The value at such a place."""
+        scale = math.log if self.log else float
+        value = scale(self.low) + share * (scale(self.high) - scale(self.low))
+        value = min(self.high, max(self.low, math.exp(value) if self.log else value))
+        return round(value) if self.kind == "int" else value
 
     def text(self) -> str:
         """As a person would write it."""

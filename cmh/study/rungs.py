@@ -57,10 +57,16 @@ class Rungs:
 
     def _note(self, number: int, curve: Mapping[int, float], before: int) -> None:
         """What the trial had reached at the rungs before an epoch, where that is not known yet."""
+        decided = {epoch: value for epoch, value in curve.items() if epoch < before}
         for rung, recorded in self.reached.items():
-            at = min((epoch for epoch in curve if epoch >= rung), default=before)  # not every epoch is validated
-            if at < before:
-                recorded.setdefault(number, max(value for epoch, value in curve.items() if epoch <= at))
+            if (best := best_at(rung, decided)) is not None:
+                recorded.setdefault(number, best)
+
+
+def best_at(rung: int, curve: Mapping[int, float]) -> float | None:
+    """The best validation MAP of a curve up to a rung, or the first validated epoch after it; None below it."""
+    at = min((epoch for epoch in curve if epoch >= rung), default=None)
+    return None if at is None else max(value for epoch, value in curve.items() if epoch <= at)
 
 
 def _strict_cutoff(reduction: int, recorded: Mapping[int, float]) -> float:

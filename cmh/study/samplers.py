@@ -24,10 +24,11 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from cmh.config import Value
 from cmh.errors import StudyError
 from cmh.seeding import derive
-from cmh.study.space import Range, Space
+from cmh.study.distributions import distribution
+from cmh.study.priorband import PriorBand
+from cmh.study.space import Space
 
 STARTUP_TRIALS = 8  # trials before TPE models the history; start points inside the ranges count
 OUTSIDE = "outside"  # among a trial's attributes: it lies outside of the ranges
@@ -123,6 +124,8 @@ class _Sobol(optuna.samplers.QMCSampler):
 
 
 def _build(space: Space, seed: int) -> BaseSampler:
+    if space.sampler == "priorband":
+        return PriorBand(space, seed)
     with warnings.catch_warnings():  # multivariate TPE, GP and QMC are marked experimental
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return _SAMPLERS[space.sampler](seed)
@@ -153,22 +156,3 @@ _SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "qmc": lambda seed: optuna.samplers.RandomSampler(seed=seed),  # what lies outside the sequence: nothing
     "grid": lambda seed: optuna.samplers.BruteForceSampler(seed=seed),
 }
-
-
-def distribution(item: Range) -> BaseDistribution:
-    """A range of the space as Optuna has it."""
-    if item.kind == "choice":
-        return optuna.distributions.CategoricalDistribution(item.choices)
-    if item.kind == "int":
-        return optuna.distributions.IntDistribution(int(item.low), int(item.high), log=item.log)
-    return optuna.distributions.FloatDistribution(item.low, item.high, log=item.log)
-
-
-def suggest(trial: optuna.trial.Trial, item: Range) -> Value:
-    """The value that a trial has in a range: proposed now, and stored, if it has none yet."""
-    if item.kind == "choice":
-        choice: Value = trial.suggest_categorical(item.name, item.choices)  # type: ignore[assignment]  # never None
-        return choice
-    if item.kind == "int":
-        return trial.suggest_int(item.name, int(item.low), int(item.high), log=item.log)
-    return trial.suggest_float(item.name, item.low, item.high, log=item.log)

@@ -12,7 +12,7 @@ from cmh.errors import ConfigError
 from cmh.interfaces import Config
 from cmh.study.ranges import Asha, Range, Space, outside
 
-SAMPLERS = ("tpe", "random", "gp", "cmaes", "grid", "qmc")
+SAMPLERS = ("priorband", "tpe", "random", "gp", "cmaes", "grid", "qmc")
 KEYS = ("method", "params", "start_from", "search", "schedule", "objective", "trials", "finalists")
 VALIDATION = ("validate_every", "validation_database")  # settings of all trials
 
@@ -226,7 +226,9 @@ class _Reader:
             ]
             if kept:
                 values = ", ".join(f"{item.name} {point[item.name]:.3g}" for item in kept)
-                self.notes.append(f"the paper's {values}: outside of what is searched, so no sampler sees that trial")
+                self.notes.append(
+                    f"the paper's {values}: outside of what is searched, so no sampler learns from that trial"
+                )
             starts.append((name, tuple(point.items())))
         return tuple(starts)
 

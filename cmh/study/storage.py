@@ -23,8 +23,9 @@ from cmh.config import Value
 from cmh.errors import StudyError
 from cmh.study import trial_row
 from cmh.study.database import Key, key_of, open_storage, origin_of, stands_for_its_configuration, without_password
+from cmh.study.distributions import suggest
 from cmh.study.ranges import outside
-from cmh.study.samplers import OUTSIDE, SeededSampler, suggest
+from cmh.study.samplers import OUTSIDE, SeededSampler
 from cmh.study.space import Space
 from cmh.study.trial_row import TrialRow
 

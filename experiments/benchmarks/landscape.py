@@ -38,18 +38,7 @@ def place(item: Range, values: Mapping[str, Value]) -> float:
         return np.nan
     if item.kind == "choice":
         return item.choices.index(values[item.name])
-    low, high, value = item.low, item.high, float(values[item.name])
-    if item.log:
-        low, high, value = np.log(low), np.log(high), np.log(value)
-    return float((value - low) / (high - low))
-
-
-def at(item: Range, share: float) -> Value:
-    """The value at a place between 0 and 1 of a range of numbers."""
-    low, high = (np.log(item.low), np.log(item.high)) if item.log else (item.low, item.high)
-    value = float(low + share * (high - low))
-    value = min(item.high, max(item.low, float(np.exp(value)) if item.log else value))
-    return round(value) if item.kind == "int" else value
+    return item.share(values[item.name])
 
 
 def gaps(item: Range, ours: Floats, theirs: Floats) -> Floats:

@@ -1,14 +1,14 @@
 """Ways to search, compared on stored curves (`curves.py`): nothing is trained, and all of it takes minutes.
 
     python experiments/benchmarks/samplers.py --jobs 2 --out FOLDER
-    python experiments/benchmarks/samplers.py dcmh dsph --ways today "tpe strict 2/4" random
+    python experiments/benchmarks/samplers.py dcmh dsph --ways "tpe asha 3/3" "tpe strict 2/4" random
 
 Each way searches each table's space from scratch, the paper's point first where the table has it, two trials at once,
 by cmh's own session, storage, samplers and rungs (others in `search_ways.py`). What a trial scores comes from the table
 (`landscape.py`, with its limits). A budget is counted in epochs of full trainings, spent on however many trials.
 
 Regret is the best validation MAP that the table has, less the best that the search has seen. Shown are means over the
-repetitions with 95 % intervals (t), and over all tables the difference to cmh as it is, of equal repetitions;
+repetitions with 95 % intervals (t), and over all tables the difference to the first way, of equal repetitions;
 `≥ default` counts repetitions that reach the library default's value within the largest budget, and `epochs` is the
 median of what that took; `trials` is the median of how many the largest budget was spent on. FOLDER gets `samplers.csv`
 and, with matplotlib (extra `[report]`), `samplers.svg`.
@@ -43,7 +43,7 @@ from cmh.study.session import Budget, RunningTrial, Session, Work
 from cmh.study.storage import Proposal, Store
 
 WORKERS = 2
-SLOW = ("gp strict 2/4",)  # many trials, and a GP for each: only where it is asked for
+BASELINE = ways()[0].name
 FEWEST = 40  # curves of a table, of which 150 are meant: among few, whoever comes near the best is given its curve
 LONGEST_RUNG = 3  # the latest first rung that is compared
 COLUMNS = ("method", "way", "repetition", "budget", "regret", "trials", "epochs_to_default")
@@ -106,7 +106,7 @@ def search(place: Arena, way: Way, repetition: int, epochs: int) -> list[tuple[f
     store = Store(None, f"{method}-{repetition}", space, known["default"], repetition)
     session = Session(Work(store, epochs, Path(), {"epochs": about.epochs}, None, _NoView()), Budget())  # type: ignore[arg-type]
     if way.prepare is not None:
-        session.rungs = way.prepare(store, known[way.prior], repetition)  # type: ignore[assignment]  # or what stops like them
+        session.rungs = way.prepare(store, repetition)  # type: ignore[assignment]  # or what stops like them
     best, n_trials, steps = -math.inf, 0, list[tuple[float, int]]()
     clock: list[tuple[int, int]] = [(0, worker) for worker in range(WORKERS)]
     running: dict[int, tuple[RunningTrial, Row]] = {}
@@ -136,7 +136,7 @@ def find(task: tuple[Path, str, int, tuple[int, ...]]) -> Found:
     """A search, measured."""
     path, name, repetition, budgets = task
     place = arena(path)
-    way = next(way for way in ways(place.space) if way.name == name)
+    way = next(way for way in ways() if way.name == name)
     full = place.table.about.epochs
     steps = search(place, way, repetition, max(budgets) * full)
     default = place.of("default")
@@ -173,20 +173,20 @@ def report(found: list[Found], budgets: tuple[int, ...], names: list[str]) -> It
             text = " | ".join(f"{mean:.4f} ± {half:.4f}" for mean, half in cells)
             n_trials = statistics.median(one.trials[-1] for one in ours)
             yield f"| {name} | {text} | {n_trials:g} | {share} | {statistics.median(reached):g} |"
-    if "today" not in names:
+    if BASELINE not in names:
         return
     head = " | ".join(map(str, budgets))
     clear = []
-    yield f"\n| regret, less than today's | {head} | better on |\n|---|{'---|' * (len(budgets) + 1)}"
+    yield f"\n| less regret than {BASELINE} | {head} | better on |\n|---|{'---|' * (len(budgets) + 1)}"
     for name in names:
-        if name == "today":
+        if name == BASELINE:
             continue
         cells, better = [], 0
         for index in range(len(budgets)):
             gains = {
                 method: [
                     theirs.regret[index] - ours.regret[index]
-                    for theirs, ours in zip(of[method, "today"], of[method, name], strict=True)
+                    for theirs, ours in zip(of[method, BASELINE], of[method, name], strict=True)
                 ]
                 for method in tables
             }
@@ -196,7 +196,7 @@ def report(found: list[Found], budgets: tuple[int, ...], names: list[str]) -> It
         text = " | ".join(f"{mean:+.4f} ± {half:.4f}{' *' if abs(mean) > half else ''}" for mean, half in cells)
         yield f"| {name} | {text} | {better} of {len(tables)} |"
     yield "\n±: 95 % interval over repetitions; *: beyond it. Better on: tables, at the largest budget."
-    yield f"Better than today's at every budget, beyond the interval: {', '.join(clear) or 'none'}."
+    yield f"Better than {BASELINE} at every budget, beyond the interval: {', '.join(clear) or 'none'}."
 
 
 def paths(names: list[str], folder: Path, old: bool) -> list[Path]:
@@ -250,11 +250,12 @@ def draw(found: list[Found], budgets: tuple[int, ...], names: list[str], path: P
 
 def main(arguments: list[str] | None = None) -> int:
     """Compare, print and draw."""
-    known = [way.name for way in ways(spaces.load(spaces.find("dcmh"), method="dcmh"))]
-    quick = [name for name in known if name not in SLOW]
+    known = [way.name for way in ways()]
+    extra = [way.name for way in ways() if way.extra]
+    quick = [name for name in known if name not in extra]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="default: all tables")
-    listed = f"{'; '.join(known)} (default: all but the slow {', '.join(SLOW)})"
+    listed = f"{'; '.join(known)} (default: all but {', '.join(extra)})"
     parser.add_argument("--ways", nargs="+", choices=known, default=quick, metavar="WAY", help=listed)
     parser.add_argument("--budgets", nargs="+", type=int, default=[6, 12, 24], help="full trainings (default: 6 12 24)")
     parser.add_argument("--repetitions", type=int, default=10)

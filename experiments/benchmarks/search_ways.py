@@ -13,20 +13,14 @@ from typing import Protocol
 
 import numpy as np
 import optuna
-from landscape import at, place
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from cmh.config import Value
-from cmh.seeding import derive
 from cmh.study.ranges import Asha, Space
 from cmh.study.rungs import Rungs
+from cmh.study.samplers import SeededSampler
 from cmh.study.storage import Store
-
-DEVIATION = 0.25  # of a prior, and of a step from the incumbent, in shares of a range
-MUTATED = 0.5  # share of the hyperparameters that such a step changes
 
 
 class Stopper(Protocol):
@@ -38,13 +32,13 @@ class Stopper(Protocol):
 @dataclasses.dataclass(frozen=True)
 class Way:
     """A way to search. `sampler` is one of cmh's; `prepare` may put another in the store's study, and gives a stopper
-    in the place of `asha`'s, from the store, the point that a prior stands around, and a seed."""
+    in the place of `asha`'s, from the store and a seed."""
 
     name: str
     sampler: str = "tpe"
     asha: Asha | None = None
-    prepare: Callable[[Store, Mapping[str, Value], int], Stopper | None] | None = None
-    prior: str = "paper"
+    prepare: Callable[[Store, int], Stopper | None] | None = None
+    extra: bool = False  # compared only where it is asked for
 
 
 class Brackets:
@@ -53,8 +47,8 @@ class Brackets:
 
     def __init__(self, epochs: int, first: int = 1, reduction: int = 3) -> None:
         firsts = Asha(first, reduction).rungs(epochs)
-        self.reduction = reduction
-        self._rungs = [Rungs(Asha(rung, reduction, strict=True), epochs, ()) for rung in firsts]
+        self._ashas = [Asha(rung, reduction, strict=True) for rung in firsts]
+        self._rungs = [Rungs(asha, epochs, ()) for asha in self._ashas]
         n = len(firsts)
         sizes = [math.ceil(n / (n - index) * reduction ** (n - index - 1)) for index in range(n)]
         self._turns = [index for index, size in enumerate(sizes) for _ in range(size)]
@@ -67,92 +61,22 @@ class Brackets:
         """By the rungs of the trial's bracket."""
         return self._rungs[self.of(number)].stops(number, epoch, curve)
 
-    @property
-    def reached(self) -> dict[int, dict[int, float]]:
-        """The best of each trial (by number) at each rung (by epoch), of all brackets."""
-        found: dict[int, dict[int, float]] = {}
-        for rungs in self._rungs:
-            for epoch, values in rungs.reached.items():
-                found.setdefault(epoch, {}).update(values)
-        return found
+    def asha(self, number: int) -> Asha:
+        """The rungs of a trial."""
+        return self._ashas[self.of(number)]
 
 
-class PriorBand(BaseSampler):
-    """The sampler of PriorBand (Mallik et al., NeurIPS 2023): uniform, around a prior, or a step from the incumbent.
+class _Bracketed(SeededSampler):
+    """PriorBand as in its paper, whose share of uniform points hangs on a trial's bracket."""
 
-    With a first rung of index r, 1 in 1 + reduction^r is uniform. The rest is of the prior until a rung holds
-    `reduction` trials; then it is shared by how likely the best 1/reduction of the highest such rung are under either,
-    weighted by rank. Differences: trials come one by one to several workers, and what stopped is not taken up again.
-    """
-
-    def __init__(self, space: Space, mode: Mapping[str, Value], brackets: Brackets, seed: int) -> None:
-        self.items = {item.name: item for item in space.ranges}
-        self.mode, self.brackets, self.seed = mode, brackets, seed
+    def __init__(self, space: Space, seed: int, brackets: Brackets) -> None:
+        super().__init__(space, seed)
+        self.brackets = brackets
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Nothing is drawn together."""
-        return {}
-
-    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: object) -> dict[str, object]:
-        """Nothing."""
-        return {}
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> object:
-        """From the trial's source, the same for all its hyperparameters."""
-        draw = np.random.default_rng(derive(self.seed, "value", trial.number, param_name))
-        item, (source, centre) = self.items[param_name], self._source(study, trial.number)
-        if source == "incumbent" and draw.random() >= MUTATED and param_name in centre:
-            return centre[param_name]
-        uniform = source == "uniform" or param_name not in centre
-        if item.kind == "choice":
-            if source == "prior" and not uniform and draw.random() < 0.5:
-                return centre[param_name]
-            return item.choices[int(draw.integers(len(item.choices)))]
-        if uniform:
-            return at(item, draw.random())
-        middle = min(1.0, max(0.0, place(item, centre)))
-        while not 0 <= (share := draw.normal(middle, DEVIATION)) <= 1:
-            pass
-        return at(item, share)
-
-    def _source(self, study: optuna.Study, number: int) -> tuple[str, Mapping[str, Value]]:
-        reduction = self.brackets.reduction
-        uniform = 1 / (1 + reduction ** self.brackets.of(number))
-        known = {epoch: values for epoch, values in self.brackets.reached.items() if len(values) >= reduction}
-        incumbent: Mapping[str, Value] = {}
-        of_incumbent = 0.0
-        if known:
-            trials = study.get_trials(deepcopy=False)
-            values = known[max(known)]
-            ranked = sorted(values, key=values.__getitem__, reverse=True)[: max(1, len(values) // reduction)]
-            best = max(((value, one) for reached in known.values() for one, value in reached.items()))[1]
-            incumbent = trials[best].params
-            scores = [
-                sum((len(ranked) - rank) * self.density(trials[one].params, centre) for rank, one in enumerate(ranked))
-                for centre in (self.mode, incumbent)
-            ]
-            of_incumbent = scores[1] / sum(scores) if sum(scores) > 0 else 0.5
-        draw = np.random.default_rng(derive(self.seed, "source", number)).random()
-        if draw < uniform:
-            return "uniform", {}
-        return ("incumbent", incumbent) if draw < uniform + (1 - uniform) * of_incumbent else ("prior", self.mode)
-
-    def density(self, values: Mapping[str, Value], centre: Mapping[str, Value]) -> float:
-        """Of a point under normal distributions around another, cut off at the ends of the ranges."""
-        found = 1.0
-        for name, item in self.items.items():
-            if name not in values or name not in centre:
-                continue
-            if item.kind == "choice":
-                found *= 0.5 * (values[name] == centre[name]) + 0.5 / len(item.choices)
-                continue
-            middle, scale = min(1.0, max(0.0, place(item, centre))), DEVIATION * math.sqrt(2)
-            inside = (math.erf((1 - middle) / scale) + math.erf(middle / scale)) / 2
-            height = math.exp(-(((place(item, values) - middle) / scale) ** 2)) / (scale * math.sqrt(math.pi))
-            found *= height / inside
-        return found
+        """Of the trial's bracket."""
+        self.space = dataclasses.replace(self.space, asha=self.brackets.asha(trial.number))
+        return super().infer_relative_search_space(study, trial)
 
 
 class Extrapolation:
@@ -201,7 +125,7 @@ class Pruner:
         return self.pruner.prune(self.store.study, self.store.study.get_trials(deepcopy=False)[number])
 
 
-def _hyperband(store: Store, _: Mapping[str, Value], seed: int) -> Stopper:
+def _hyperband(store: Store, seed: int) -> Stopper:
     """Optuna's Hyperband with Optuna's TPE, each bracket of which learns by itself."""
     pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=store.space.epochs, reduction_factor=3)
     with warnings.catch_warnings():
@@ -211,33 +135,37 @@ def _hyperband(store: Store, _: Mapping[str, Value], seed: int) -> Stopper:
     return Pruner(pruner, store)
 
 
-def _median(store: Store, _: Mapping[str, Value], seed: int) -> Stopper:
+def _median(store: Store, seed: int) -> Stopper:
     return Pruner(optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=2), store)
 
 
-def _priorband(store: Store, mode: Mapping[str, Value], seed: int) -> Stopper:
+def _brackets(store: Store, _seed: int) -> Stopper:
+    return Brackets(store.space.epochs)
+
+
+def _priorband(store: Store, seed: int) -> Stopper:
     brackets = Brackets(store.space.epochs)
-    store.study.sampler = PriorBand(store.space, mode, brackets, seed)
+    store.study.sampler = _Bracketed(store.space, seed, brackets)
     return brackets
 
 
-def ways(space: Space) -> list[Way]:
-    """What is compared; the first is cmh as it is, by the space's own sampler and schedule."""
+def ways() -> list[Way]:
+    """What is compared. The first is what the shipped spaces said before, the second what they say."""
+    quick = Asha(1, 3, strict=True)
     return [
-        Way("today", space.sampler, space.asha),
+        Way("tpe asha 3/3", "tpe", Asha(3, 3)),
+        Way("priorband strict 1/3", "priorband", quick),
         Way("random", "random"),
         Way("tpe", "tpe"),
         Way("gp", "gp"),
-        *(
-            Way(f"tpe strict {first}/{reduction}", "tpe", Asha(first, reduction, strict=True))
-            for first, reduction in ((1, 3), (2, 4), (3, 3))
-        ),
-        Way("tpe brackets", "tpe", None, lambda store, _mode, _seed: Brackets(store.space.epochs)),
-        Way("gp strict 2/4", "gp", Asha(2, 4, strict=True)),
-        Way("priorband", "random", None, _priorband),
-        Way("priorband (default)", "random", None, _priorband, prior="default"),
-        Way("tpe extrapolation", "tpe", None, lambda store, _mode, _seed: Extrapolation(store.space.epochs)),
-        Way("tpe extrapolation 8", "tpe", None, lambda store, _mode, _seed: Extrapolation(store.space.epochs, 8)),
-        Way("tpe median", "tpe", None, _median),
+        Way("tpe strict 1/3", "tpe", quick),
+        Way("tpe strict 3/3", "tpe", Asha(3, 3, strict=True)),
+        Way("priorband hyperband", "priorband", None, _priorband),
+        Way("tpe extrapolation", "tpe", None, lambda store, _seed: Extrapolation(store.space.epochs)),
         Way("optuna hyperband", "tpe", None, _hyperband),
+        Way("tpe strict 2/4", "tpe", Asha(2, 4, strict=True), extra=True),
+        Way("gp strict 2/4", "gp", Asha(2, 4, strict=True), extra=True),  # slow: many trials, and a GP for each
+        Way("tpe hyperband", "tpe", None, _brackets, extra=True),
+        Way("tpe extrapolation 8", "tpe", None, lambda store, _seed: Extrapolation(store.space.epochs, 8), extra=True),
+        Way("tpe median", "tpe", None, _median, extra=True),
     ]

@@ -26,7 +26,7 @@ import optuna
 
 from cmh import config, methods
 from cmh.study import space as spaces
-from cmh.study.samplers import distribution
+from cmh.study.distributions import distribution
 from cmh.study.session import Session
 from cmh.study.storage import Store
 from cmh.study.work import Budget, RunningTrial, Work
