@@ -21,8 +21,10 @@ DOORS = {
     "ray": {"cmh/cluster.py"},
     "optuna": {
         "cmh/study/database.py",
+        "cmh/study/distributions.py",
         "cmh/study/figures.py",
         "cmh/study/notebook.py",
+        "cmh/study/priorband.py",
         "cmh/study/samplers.py",
         "cmh/study/storage.py",
     },

@@ -35,7 +35,7 @@ from cmh.study.storage import Proposal, Store
 from cmh.study.trial_row import TrialRow
 from cmh.study.work import Budget, RunningConfirmation, RunningTrial, Work
 
-SAMPLERS = ("tpe", "random", "gp", "cmaes", "grid", "qmc")
+SAMPLERS = ("priorband", "tpe", "random", "gp", "cmaes", "grid", "qmc")
 EPOCHS = 4
 BASE: dict[str, Any] = {"optimizer": "adam", "momentum": 0.0, "gamma": 1.0, "units": 4}
 RANGES = (

@@ -190,7 +190,7 @@ def plans(*arguments: str) -> int:
 def test_the_space_beside_the_file_is_found(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "mine", "--out", "own"]) == 0
     space = (here / "own" / "mine.yml").read_text()
-    (here / "own" / "mine.yml").write_text(space.replace("sampler: tpe", "sampler: random"))
+    (here / "own" / "mine.yml").write_text(space.replace("sampler: priorband", "sampler: random"))
     capsys.readouterr()
     assert plans("--method", "ridge", "own/mine.py") == 0
     shown = capsys.readouterr().out
@@ -198,7 +198,7 @@ def test_the_space_beside_the_file_is_found(here: Path, capsys: pytest.CaptureFi
     assert "studies/mine-clipart-8" in shown
     assert shown.count("sampler: tpe") == shown.count("sampler: random") == 1
     # One that is asked for comes first; the others keep their own.
-    (here / "other.yml").write_text(space.replace("sampler: tpe", "sampler: qmc"))
+    (here / "other.yml").write_text(space.replace("sampler: priorband", "sampler: qmc"))
     assert plans("--method", "ridge", "own/mine.py", "--space", "other.yml") == 0
     assert "sampler: qmc" in capsys.readouterr().out
     assert main(["new", "mine", "--out", "twin"]) == 0

@@ -92,7 +92,7 @@ def test_a_sampler_sees_pruned_trials_as_complete_and_the_storage_does_not_chang
     assert len(there) == 5
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random", "qmc"])
+@pytest.mark.parametrize("sampler", ["priorband", "tpe", "gp", "cmaes", "random", "qmc"])
 def test_no_sampler_sees_a_start_point_outside_of_the_ranges(sampler: str, tmp_path: Path) -> None:
     """What a paper's own optimizer wants, and what comes of it, says nothing of the space."""
     learned(sampler)

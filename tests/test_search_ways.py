@@ -410,7 +410,7 @@ def test_gains_are_of_equal_repetitions() -> None:
         for number in (1, 2, 3)
     ]
     lines = list(samplers.report(found, (6,), [samplers.BASELINE, "random"]))
-    assert "| random | +0.0400 ± 0.0000 * | 1 of 2 |" in "\n".join(lines)
+    assert "| random | +0.0400 ± 0.0000 * | 1 of 2 | 3, 3 | 3, 3 |" in "\n".join(lines)
     assert lines[-1] == f"Better than {samplers.BASELINE} at every budget, beyond the interval: random."
     assert list(samplers.report(found, (6,), ["random", samplers.BASELINE]))[-3:] == lines[-3:]
     assert f"| {samplers.BASELINE} | 0.7000 ± 0.2484 | 8 | 3 of 3 | 3 |" in lines

@@ -425,7 +425,7 @@ def test_a_dataset_that_is_not_here_is_said_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "cmaes", "qmc", "grid"])
+@pytest.mark.parametrize("sampler", ["priorband", "tpe", "random", "gp", "cmaes", "qmc", "grid"])
 def test_proposals_depend_on_seed_number_and_history_alone(sampler: str, tmp_path: Path) -> None:
     if sampler == "cmaes":
         pytest.importorskip("cmaes")

@@ -177,9 +177,16 @@ def report(found: list[Found], budgets: tuple[int, ...], names: list[str]) -> It
         return
     head = " | ".join(map(str, budgets))
     clear = []
-    yield f"\n| less regret than {BASELINE} | {head} | better on |\n|---|{'---|' * (len(budgets) + 1)}"
+    yield f"\n| less regret than {BASELINE} | {head} | better on | ≥ default | epochs |"
+    yield f"|---|{'---|' * (len(budgets) + 3)}"
     for name in names:
+        reached = [[one.to_default for one in of[method, name]] for method in tables]
+        share = ", ".join(str(sum(map(math.isfinite, one))) for one in reached)
+        medians = ", ".join(
+            "—" if statistics.median(one) == math.inf else f"{statistics.median(one):g}" for one in reached
+        )
         if name == BASELINE:
+            yield f"| {name} |{' |' * (len(budgets) + 1)} {share} | {medians} |"
             continue
         cells, better = [], 0
         for index in range(len(budgets)):
@@ -194,8 +201,9 @@ def report(found: list[Found], budgets: tuple[int, ...], names: list[str]) -> It
             better = sum(statistics.mean(one) > 0 for one in gains.values())
         clear += [name] if all(mean > half for mean, half in cells) else []
         text = " | ".join(f"{mean:+.4f} ± {half:.4f}{' *' if abs(mean) > half else ''}" for mean, half in cells)
-        yield f"| {name} | {text} | {better} of {len(tables)} |"
+        yield f"| {name} | {text} | {better} of {len(tables)} | {share} | {medians} |"
     yield "\n±: 95 % interval over repetitions; *: beyond it. Better on: tables, at the largest budget."
+    yield f"≥ default, epochs: of {', '.join(tables)}; —: not within the largest budget."
     yield f"Better than {BASELINE} at every budget, beyond the interval: {', '.join(clear) or 'none'}."
 
 
