@@ -228,7 +228,7 @@ def test_a_search_of_a_method_of_ones_own_with_slow_epochs(here: Path) -> None:
     space = (
         (here / "mine.yml")
         .read_text()
-        .replace("first_rung: 3, reduction: 3, epochs: 30", "first_rung: 1, reduction: 2, epochs: 3")
+        .replace("first_rung: 2, reduction: 3, strict: true, epochs: 30", "first_rung: 1, reduction: 2, epochs: 3")
     )
     (here / "mine.yml").write_text(space)
     command = ["--method", "mine.py", "--space", "mine.yml", "--trials", "4", "--bits", "8", "--seeds", "1"]

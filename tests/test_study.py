@@ -334,7 +334,7 @@ def test_a_plan_of_few_epochs_says_that_there_are_no_rungs(tmp_path: Path, capsy
     few = ["--method", "ridge", "dcmh", "--epochs", "2", "--bits", "8", "--trials", "2"]
     assert tune.main([*few, "--out", str(tmp_path / "out"), "--plan"]) == 0
     shown = capsys.readouterr()
-    assert "dcmh: --epochs 2: the first rung would be at epoch 3, so there is none" in shown.err
+    assert "dcmh: --epochs 2: the first rung would be at epoch 2, so there is none" in shown.err
     assert shown.out.count("rungs: none") == 2
 
 

@@ -18,7 +18,7 @@ params:
   batch_size: {{choice: [64, 128, 256]}}
 start_from: []  # [paper] once `paper=` values stand in Config
 search: {{sampler: priorband}}
-schedule: {{asha: {{first_rung: 1, reduction: 3, strict: true, epochs: 30}}}}
+schedule: {{asha: {{first_rung: 2, reduction: 3, strict: true, epochs: 30}}}}
 objective: val_map
 trials: 72
 """

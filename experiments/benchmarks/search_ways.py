@@ -151,18 +151,21 @@ def _priorband(store: Store, seed: int) -> Stopper:
 
 def ways() -> list[Way]:
     """What is compared. The first is what the shipped spaces said before, the second what they say."""
-    quick = Asha(1, 3, strict=True)
+    early = Asha(1, 3, strict=True)
     return [
         Way("tpe asha 3/3", "tpe", Asha(3, 3)),
-        Way("priorband strict 1/3", "priorband", quick),
+        Way("priorband strict 2/3", "priorband", Asha(2, 3, strict=True)),
         Way("random", "random"),
         Way("tpe", "tpe"),
         Way("gp", "gp"),
-        Way("tpe strict 1/3", "tpe", quick),
+        Way("tpe strict 1/3", "tpe", early),
         Way("tpe strict 3/3", "tpe", Asha(3, 3, strict=True)),
         Way("priorband hyperband", "priorband", None, _priorband),
         Way("tpe extrapolation", "tpe", None, lambda store, _seed: Extrapolation(store.space.epochs)),
         Way("optuna hyperband", "tpe", None, _hyperband),
+        Way("priorband strict 1/3", "priorband", early, extra=True),
+        Way("priorband strict 3/3", "priorband", Asha(3, 3, strict=True), extra=True),
+        Way("priorband asha 2/3", "priorband", Asha(2, 3), extra=True),
         Way("tpe strict 2/4", "tpe", Asha(2, 4, strict=True), extra=True),
         Way("gp strict 2/4", "gp", Asha(2, 4, strict=True), extra=True),  # slow: many trials, and a GP for each
         Way("tpe hyperband", "tpe", None, _brackets, extra=True),
