@@ -30,8 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cmh.config import Value
 from cmh.seeding import derive
 from cmh.study.distributions import distribution
-from cmh.study.ranges import Range, Space
-from cmh.study.rungs import best_at
+from cmh.study.ranges import Range, Space, best_at
 
 DEVIATION = 0.25  # of the prior, and of a step from the incumbent, in shares of a range
 MUTATED = 0.5  # share of the hyperparameters that such a step changes

@@ -89,6 +89,12 @@ class Asha:
         return rungs
 
 
+def best_at(rung: int, curve: Mapping[int, float]) -> float | None:
+    """The best validation MAP of a curve up to a rung, or the first validated epoch after it; None below it."""
+    at = min((epoch for epoch in curve if epoch >= rung), default=None)
+    return None if at is None else max(value for epoch, value in curve.items() if epoch <= at)
+
+
 @dataclasses.dataclass(frozen=True)
 class Space:
     """A checked search space file."""

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from cmh.cluster import ASHAScheduler, TrialScheduler
-from cmh.study.ranges import Asha
+from cmh.study.ranges import Asha, best_at
 
 METRIC = "val_map_best"
 
@@ -61,12 +61,6 @@ class Rungs:
         for rung, recorded in self.reached.items():
             if (best := best_at(rung, decided)) is not None:
                 recorded.setdefault(number, best)
-
-
-def best_at(rung: int, curve: Mapping[int, float]) -> float | None:
-    """The best validation MAP of a curve up to a rung, or the first validated epoch after it; None below it."""
-    at = min((epoch for epoch in curve if epoch >= rung), default=None)
-    return None if at is None else max(value for epoch, value in curve.items() if epoch <= at)
 
 
 def _strict_cutoff(reduction: int, recorded: Mapping[int, float]) -> float:

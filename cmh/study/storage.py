@@ -100,9 +100,8 @@ class Store:
             if trial.state == TrialState.RUNNING:
                 self._interrupted.append((trial, dict(trial.intermediate_values)))
             if stands_for_its_configuration(trial):
-                self._trained.setdefault(
-                    key_of({**self._config_of(trial), **self.space.run_of(origin_of(trial))}), trial.number
-                )
+                key = key_of({**self._config_of(trial), **self.space.run_of(origin_of(trial))})
+                self._trained.setdefault(key, trial.number)
 
     def _enqueue(self, origin: str, point: Mapping[str, Value]) -> None:
         """Have a point (all hyperparameters) tried next."""

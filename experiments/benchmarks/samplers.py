@@ -7,11 +7,12 @@ Each way searches each table's space from scratch, the paper's point first where
 by cmh's own session, storage, samplers and rungs (others in `search_ways.py`). What a trial scores comes from the table
 (`landscape.py`, with its limits). A budget is counted in epochs of full trainings, spent on however many trials.
 
-Regret is the best validation MAP that the table has, less the best that the search has seen. Shown are means over the
-repetitions with 95 % intervals (t), and over all tables the difference to the first way, of equal repetitions;
-`≥ default` counts repetitions that reach the library default's value within the largest budget, and `epochs` is the
-median of what that took; `trials` is the median of how many the largest budget was spent on. FOLDER gets `samplers.csv`
-and, with matplotlib (extra `[report]`), `samplers.svg`.
+Regret is the best validation MAP that the table has, less that of the trial that would win if the search ended now: the
+best of those that came to their end (0 as long as there is none). Shown are means over the repetitions with 95 %
+intervals (t), and over all tables the difference to the first way, of equal repetitions; `≥ default` counts repetitions
+that reach the library default's value within the largest budget, and `epochs` is the median of what that took; `trials`
+is the median of how many the largest budget was spent on. FOLDER gets `samplers.csv` and, with matplotlib (extra
+`[report]`), `samplers.svg`.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def arena(path: Path) -> Arena:
 
 
 def search(place: Arena, way: Way, repetition: int, epochs: int) -> list[tuple[float, int]]:
-    """Search until so many epochs are spent; of each epoch (best validation MAP so far, trials that had begun)."""
+    """Search until so many epochs are spent; of each epoch (validation MAP of the winner so far, trials begun)."""
     method, about = place.table.about.method, place.table.about
     known = {"paper": config.paper(methods.get(method).Config), "default": config.defaults(methods.get(method).Config)}
     first = place.of("paper")
@@ -107,7 +108,7 @@ def search(place: Arena, way: Way, repetition: int, epochs: int) -> list[tuple[f
     session = Session(Work(store, epochs, Path(), {"epochs": about.epochs}, None, _NoView()), Budget())  # type: ignore[arg-type]
     if way.prepare is not None:
         session.rungs = way.prepare(store, repetition)  # type: ignore[assignment]  # or what stops like them
-    best, n_trials, steps = -math.inf, 0, list[tuple[float, int]]()
+    best, n_trials, steps = 0.0, 0, list[tuple[float, int]]()
     clock: list[tuple[int, int]] = [(0, worker) for worker in range(WORKERS)]
     running: dict[int, tuple[RunningTrial, Row]] = {}
     while len(steps) < epochs and not session.search_ended:  # a space of few choices is tried out at some time
@@ -120,14 +121,14 @@ def search(place: Arena, way: Way, repetition: int, epochs: int) -> list[tuple[f
         if worker in running:
             trial, row = running[worker]
             epoch = len(store.curve(trial.number)) + 1
-            best = max(best, *row.curve[epoch - 1 : epoch], -math.inf)
-            steps.append((best, n_trials))
             if epoch > len(row.curve):
                 session.failed(trial, *row.failed.split(": ", 1))
             else:
                 session.reported(trial, {"epoch": epoch, "val_map": row.curve[epoch - 1], "epochs": about.epochs})
             if trial.number not in session.running:
                 del running[worker]
+                best = max(best, *row.curve) if store.row(trial.number).completed else best
+            steps.append((best, n_trials))
         heapq.heappush(clock, (now + 1, worker))
     return [*steps, *[(best, n_trials)] * (epochs - len(steps))]
 
