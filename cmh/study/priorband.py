@@ -11,7 +11,7 @@ outside of its range (a paper's rate of another optimizer) the nearest end. With
 
 Differences from the paper:
 1. Trials come one by one to several workers, by asynchronous halving in place of Hyperband's brackets, as the authors'
-   library NePS has it, too. On our stored curves it found no less ("Measured" in README).
+   library NePS has it, too. On our stored curves it found more ("Ways to search" in README).
 2. What was stopped is not taken up again.
 3. A choice keeps the prior's value in half of the draws and is uniform in the rest (the paper leaves the weight open).
 """
