@@ -7,7 +7,7 @@ have proposed.
 the curve ends at the rung where it was pruned. Left alone, Optuna's GP and CMA-ES learn from complete trials only, of
 which ASHA leaves few, and are random search until there are enough; its TPE ranks every pruned trial below all complete
 ones, a bad start point that is never pruned included. So each sampler looks at the study through `_Worth`. In the
-storage a pruned trial stays what it is.
+storage a pruned trial stays what it is. (`priorband.py` compares trials rung by rung instead.)
 
 **A start point outside of the ranges** (a paper's, whose learning rates are those of another optimizer) is a trial, but
 no sampler sees it: of the space it says nothing. (A grid, which Optuna reads from the storage itself, has none.)
