@@ -155,9 +155,10 @@ def test_densities_are_those_of_scipy(middle: float, other: float) -> None:
     assert sampler.density(point, centre) == pytest.approx(slow, rel=1e-6)
 
 
-def test_densities_add_up_to_one() -> None:
+@pytest.mark.parametrize("centre", [{"lr": 3e-4, "kind": "a"}, {"lr": 3e-4}, {"kind": "a"}, {}])
+def test_densities_add_up_to_one(centre: dict[str, Any]) -> None:
+    """Also of a centre without some hyperparameters, or without any: there all is uniform."""
     sampler = PriorBand(space(), 0)
-    centre: dict[str, Any] = {"lr": 3e-4, "kind": "a"}
     total, _ = integrate.quad(
         lambda share: sum(sampler.density({"lr": RANGES[0].at(share), "kind": kind}, centre) for kind in "abc"), 0, 1
     )

@@ -119,12 +119,15 @@ class PriorBand(BaseSampler):
         return best[1], of_best / (of_best + of_prior) if of_best + of_prior > 0 else 0.5
 
     def density(self, point: Mapping[str, Value], centre: Mapping[str, Value]) -> float:
-        """Of a point under the distribution around another, over the hyperparameters that both have."""
+        """Of a point under the distribution around another; uniform where that has no value."""
         found = 1.0
-        for name in self.ranges.keys() & point.keys() & centre.keys():
+        for name in self.ranges.keys() & point.keys():
             item = self.ranges[name]
             if item.kind == "choice":
-                found *= KEPT * (point[name] == centre[name]) + (1 - KEPT) / len(item.choices)
+                kept = KEPT if name in centre else 0.0
+                found *= kept * (point[name] == centre.get(name)) + (1 - kept) / len(item.choices)
+                continue
+            if name not in centre:
                 continue
             middle, scale = _within(item, centre), DEVIATION * math.sqrt(2)
             inside = (math.erf((1 - middle) / scale) + math.erf(middle / scale)) / 2
@@ -135,4 +138,4 @@ class PriorBand(BaseSampler):
 
 def _within(item: Range, point: Mapping[str, Value]) -> float:
     """Where a point's value lies in a range of numbers, or the end that is nearest to it."""
-    return min(1.0, max(0.0, item.share(min(item.high, max(item.low, float(point[item.name]))))))
+    return min(1.0, max(0.0, item.share(point[item.name])))
