@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from cmh.seeding import derive
+from cmh.study.distributions import distribution
 from cmh.study.priorband import DEVIATION, PriorBand
 from cmh.study.ranges import Asha, Range, Space
 from cmh.study.storage import Store
@@ -40,6 +41,15 @@ def study(n: int, worth: str = "lr", asha: Asha | None = Asha(1, 3, strict=True)
         assert proposal is not None
         store.report(proposal.number, 1, float(proposal.config[worth]))
         store.prune(proposal.number, 1, {})
+    return store
+
+
+def beginnings(of: Space, point: dict[str, Any], n: int = 3) -> optuna.Study:
+    """So many trials of one point with an epoch each."""
+    store = optuna.create_study(direction="maximize")
+    known = {item.name: distribution(item) for item in of.ranges}
+    for _ in range(n):
+        store.add_trial(optuna.create_trial(params=point, distributions=known, value=0.5, intermediate_values={1: 0.5}))
     return store
 
 
@@ -132,18 +142,32 @@ def test_without_a_start_point_and_a_rung_points_are_uniform() -> None:
 
 
 def test_a_step_keeps_about_half_of_the_incumbent() -> None:
-    store = study(60, paper={**PAPER, "lr": 1e-4, "units": 2})
-    best = max(store.study.trials, key=lambda trial: trial.params["lr"])
+    rates = [Range(f"lr_{number}", "float", 1e-4, 1e-1, log=True) for number in range(6)]
+    wide = Space("dcmh", (*rates, RANGES[1]), (), "priorband", Asha(1, 3), EPOCHS, 400)
+    store = beginnings(wide, {item.name: 1e-2 for item in rates} | {"kind": "a"})
+    best = store.trials[0]
     kept, n = collections.Counter[str](), 0
     for seed in range(1000):
-        sampler = PriorBand(store.space, seed)
-        point = sampler.sample_relative(store.study, best, {})
-        if sampler.source(store.study.trials, np.random.default_rng(derive(seed, "priorband")))[0] == "incumbent":
+        sampler = PriorBand(wide, seed)
+        point = sampler.sample_relative(store, best, {})
+        if sampler.source(store.get_trials(), np.random.default_rng(derive(seed, "priorband")))[0] == "incumbent":
             n += 1
-            kept.update(name for name in ("lr", "kind") if point[name] == best.params[name])
+            kept.update(name for name, value in best.params.items() if point[name] == value)
     assert n > 300
-    assert kept["lr"] / n == pytest.approx(0.5, abs=0.08)
+    assert np.mean([kept[item.name] for item in rates]) / n == pytest.approx(0.5, abs=0.05)
     assert kept["kind"] / n == pytest.approx(0.5 + 0.5 / 3, abs=0.08)  # one of three
+
+
+def test_a_step_always_leads_somewhere() -> None:
+    """A copy of the incumbent is a trial that tells nothing. Where a space has one point, there is nowhere to go."""
+    store = study(60, paper={**PAPER, "lr": 1e-4, "units": 2})
+    best = max(store.study.trials, key=lambda trial: trial.params["lr"])
+    for seed in range(300):
+        point = PriorBand(store.space, seed).sample_relative(store.study, best, {})
+        assert any(point[name] != value for name, value in best.params.items())
+    one = Space("dcmh", (Range("kind", "choice", choices=("a",)),), (), "priorband", Asha(1, 3), EPOCHS, 9)
+    alone = beginnings(one, {"kind": "a"})
+    assert {PriorBand(one, seed).sample_relative(alone, alone.trials[0], {})["kind"] for seed in range(9)} == {"a"}
 
 
 @given(middle=st.floats(0, 1), other=st.floats(0, 1))

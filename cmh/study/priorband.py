@@ -14,6 +14,7 @@ Differences from the paper:
    library NePS has it, too. On our stored curves it found more ("Ways to search" in README).
 2. What was stopped is not taken up again.
 3. A choice keeps the prior's value in half of the draws and is uniform in the rest (the paper leaves the weight open).
+4. A step that changes nothing is drawn again: its trial would tell nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from cmh.study.ranges import Range, Space, best_at
 DEVIATION = 0.25  # of the prior, and of a step from the incumbent, in shares of a range
 MUTATED = 0.5  # share of the hyperparameters that such a step changes
 KEPT = 0.5  # share of the draws of the prior that keep its choice
+TRIES = 100  # to step away from the incumbent, before a space is taken to have no other point
 PRIORS = ("warm", "from", "default", "point", "paper")  # how the names of start points begin, the most trusted first
 
 
@@ -59,9 +61,13 @@ class PriorBand(BaseSampler):
         draw = np.random.default_rng(derive(self.seed, "priorband"))
         source, centre = self.source(study.get_trials(deepcopy=False), draw)
         kept = {"uniform": 0.0, "prior": KEPT, "incumbent": 0.0}[source]
-        values: dict[str, object] = {name: self._near(centre, name, draw, kept) for name in self.ranges}
-        if source == "incumbent":
+        for _ in range(TRIES):
+            values: dict[str, object] = {name: self._near(centre, name, draw, kept) for name in self.ranges}
+            if source != "incumbent":
+                break
             values |= {name: value for name, value in centre.items() if draw.random() >= MUTATED}
+            if any(values[name] != value for name, value in centre.items()):
+                break
         return values
 
     def sample_independent(
