@@ -6,7 +6,7 @@ checkpoint, or in a worker that has run other trials, repeats what an uninterrup
 """
 
 from cmh.interfaces import Batch, Setup
-from cmh.training.device import describe, prepare, threads
+from cmh.training.device import describe, prepare, release, threads
 from cmh.training.evaluation import Tested, chance, score
 from cmh.training.fitting import Epoch, Fitted, Report, build, fit, test, trained_on
 from cmh.training.identify import identify
@@ -34,6 +34,7 @@ __all__ = [
     "parse",
     "prepare",
     "read",
+    "release",
     "score",
     "settings_of",
     "test",

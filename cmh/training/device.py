@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 from collections.abc import Mapping
 
@@ -82,6 +84,20 @@ def describe(device: torch.device, threads: int) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {threads} thread{'s' * (threads > 1)}"
+
+
+def release() -> None:
+    """Give what a run has left behind back to the system, or to other processes on the GPU.
+
+    Ray runs each trial in a thread of its own, and the C library keeps freed memory for the thread that had it: without
+    this a worker of 30 trials of DCMH holds 1.9 GiB, of which .7 are in use.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)
 
 
 def moved(state: Mapping[str, object], device: torch.device, *, copy: bool = False) -> dict[str, object]:

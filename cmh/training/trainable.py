@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import gc
 import importlib
 import logging
 import sys
@@ -19,7 +18,7 @@ import torch
 from cmh.errors import CmhError, NotFiniteError
 from cmh.interfaces import Config, MethodModule, SearchData
 from cmh.training import run_folder
-from cmh.training.device import cores, describe, prepare
+from cmh.training.device import cores, describe, prepare, release
 from cmh.training.fitting import Epoch, fit
 from cmh.training.run import Run, load, n_epochs, parse
 
@@ -83,9 +82,7 @@ def _as_trial(
             before_report()
         _cluster().report({"failed": kind, "reason": reason})
     finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release()
 
 
 def failure(error: Exception) -> tuple[str, str]:
