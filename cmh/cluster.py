@@ -56,6 +56,9 @@ SETTINGS = {  # read by Ray when it is imported or when a RunConfig is made, so 
 }
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
+# Read by glibc in the processes that Ray starts: each trial has a thread of its own there, and what it frees would stay
+# with one of eight arenas a core. (`training.release` gives back what is left.)
+os.environ.setdefault("MALLOC_ARENA_MAX", "2")
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
