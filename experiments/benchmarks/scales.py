@@ -1,7 +1,7 @@
 """Every method's default point on datasets of different kinds and sizes of features, against a shallow control.
 
     nice -n 15 python experiments/benchmarks/scales.py clipart FOLDER… --jobs 2     # hours; the same command goes on
-    python experiments/benchmarks/scales.py --table                                 # what is there, in Markdown
+    python experiments/benchmarks/scales.py --table                                 # what is there, nothing trained
 
 FOLDER: a dataset (`dataset.yml`). The clip art comes with copies: colour histograms of its pictures in place of image
 features, sentences' embeddings in place of bags of words, image features shifted by five of their deviations, and all
@@ -9,8 +9,8 @@ features × 0.01 and × 100 (`--copies` takes some of them). Of larger sets `--i
 the validation database is the training items, it is these, too. 32 bits, frozen features, one thread.
 
 Each run is a row of `--csv`: validation MAP of the best epoch of one seed. A row whose method's code has changed since
-is trained again. The table shows mean (lowest to highest) of the seeds, beside ridge (CCA-ITQ for unsupervised methods)
-and chance; `!` is below the control, `!!` within .01 of chance.
+is trained again. The table, in a `.md` beside it, has the mean (lowest to highest) of the seeds, with ridge (CCA-ITQ for
+unsupervised methods) and chance; `!` is below the control, `!!` within .01 of chance.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 import processes
 
-from cmh import datasets, methods, training
+from cmh import datasets, files, methods, training
 from cmh.errors import CmhError, NotFiniteError
 from cmh.features import text
 from cmh.identity import code_hash
@@ -231,7 +231,7 @@ def main(arguments: list[str] | None = None) -> int:
             if waiting and not rows:
                 writer.writerow(Row._fields)
             for number, row in enumerate(processes.as_they_come(train, waiting, given.jobs), start=1):
-                rows.append(row)
+                rows.append(row._replace(val_map=round(row.val_map, 4)))  # as it is read again
                 writer.writerow((*row[:-1], f"{row.val_map:.4f}"))
                 file.flush()
                 print(
@@ -243,7 +243,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
-    print("\n".join(table(rows)))
+    shown = "\n".join(table(rows)) + "\n"
+    files.write_atomic(given.csv.with_suffix(".md"), shown)
+    print(shown, end="")
     return 0
 
 
