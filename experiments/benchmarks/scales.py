@@ -9,7 +9,7 @@ features × 0.01 and × 100 (`--copies` takes some of them). Of larger sets `--i
 the validation database is the training items, it is these, too. 32 bits, frozen features, one thread.
 
 Each run is a row of `--csv`: validation MAP of the best epoch of one seed. A row whose method's code has changed since
-is trained again. The table, in a `.md` beside it, has the mean (lowest to highest) of the seeds, with ridge (CCA-ITQ for
+is trained again. Its table, a `.md` beside it, has the mean (lowest to highest) of the seeds, with ridge (CCA-ITQ for
 unsupervised methods) and chance; `!` is below the control, `!!` within .01 of chance.
 """
 
