@@ -184,7 +184,8 @@ def table(rows: list[Row]) -> Iterable[str]:
         of.setdefault((row.method, row.scale), {}).setdefault(row.dataset, []).append(row.val_map)
     chance = of.get((CHANCE, "none"), {})
     yield f"| method | scale | {' | '.join(sets)} | above the control |\n|---|---|{'---|' * (len(sets) + 1)}"
-    for (method, scale), by_set in of.items():
+    order = [*dict.fromkeys([CHANCE, *CONTROLS.values(), *sorted(name for name, _ in of)])]
+    for (method, scale), by_set in sorted(of.items(), key=lambda one: (order.index(one[0][0]), one[0][1])):
         control = {} if method == CHANCE else of.get((CONTROLS[methods.get(method).KIND], "standard"), {})
         cells, above = [], 0
         deep = method != CHANCE and methods.get(method).KIND != "shallow"
