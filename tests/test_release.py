@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from cmh import training
+from cmh.study import node
+
 # Many small tensors in a thread of its own, as a trial of Ray has one, the last of which stays: what lies below it is
 # free, and stays with the process. (In a process of its own: what others have allocated does not matter there.)
 SCRIPT = """
@@ -39,3 +42,15 @@ print(before - anonymous())
 def test_freed_memory_goes_back_to_the_system() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 100  # MiB, of 190 in each of three threads
+
+
+def test_a_worker_gives_memory_back_before_each_piece_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ReleasedError(Exception):
+        pass
+
+    def release() -> None:
+        raise ReleasedError
+
+    monkeypatch.setattr(training, "release", release)
+    with pytest.raises(ReleasedError):
+        node.do_task({"study": 0, "kind": "trial", "key": "", "values": {"folder": ""}}, [])

@@ -115,7 +115,7 @@ def places(works: Sequence[Work], joined: bool, key: str) -> list[Place]:
 
 def do_task(task: Task, places: Sequence[Place]) -> None:
     """What a worker does with a piece of work."""
-    training.release()  # of a trial that was stopped: its epoch's memory was still in use when it left
+    training.release()  # of the trial before: at its own end, where it is stopped, its epoch still holds everything
     place, wanted = places[task["study"]], str(task["values"]["folder"])
     with place.folder(wanted) as (folder, send):
         values = {**task["values"], "folder": folder, "device": "auto" if cluster.trial_gpus() else "cpu"}

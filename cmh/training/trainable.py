@@ -18,7 +18,7 @@ import torch
 from cmh.errors import CmhError, NotFiniteError
 from cmh.interfaces import Config, MethodModule, SearchData
 from cmh.training import run_folder
-from cmh.training.device import cores, describe, prepare, release
+from cmh.training.device import cores, describe, prepare
 from cmh.training.fitting import Epoch, fit
 from cmh.training.run import Run, load, n_epochs, parse
 
@@ -81,8 +81,6 @@ def _as_trial(
             run_folder.note(folder, f"failed ({kind}): {reason}\n{trace}")
             before_report()
         _cluster().report({"failed": kind, "reason": reason})
-    finally:
-        release()
 
 
 def failure(error: Exception) -> tuple[str, str]:
