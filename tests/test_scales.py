@@ -50,7 +50,7 @@ def test_of_many_items_a_part_is_trained_on(tmp_path: Path) -> None:
     assert len(part.validation_query.labels) == len(whole.validation_query.labels)
 
 
-def test_the_table_marks_what_is_below_its_control_or_at_chance(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_marks_what_is_below_its_control_or_at_chance() -> None:
     rows = [
         *(row(of, "chance", 0.1, seed=0, code="") for of in ("a", "b")),
         *(row(of, "ridge", 0.4) for of in ("a", "b")),

@@ -33,7 +33,7 @@ Differences from the paper (its formulas are from a public reading note) and fro
 9. The default values are ours. Looked into because the first settings stayed below the ridge control (.542 validation
    MAP, clip art v2, 32 bits): it is the method, not a fault. In 12 epochs it gave .33 with equal weights and .62 with
    η = β = 100, five label passes an epoch and high rates; in 30 epochs of batches of 64 .55 with 2 label passes and .67
-   with 3. The label net must be ahead of those that follow it, which is why an epoch takes 10 times DCMH's. α stays
+   with 3. The label net must be ahead of those that follow it, which is why an epoch takes 7 times DCMH's. α stays
    small: features after a ReLU have no negative products, so that dissimilar pairs can never be right. η is the
    paper's: with 100 codes stand still before they are right where bits are many or steps few (clip art v3, 32 and 128
    bits .60 and .37, 612 stamps .20; with η = 1 .61, .57 and .30). Where few pairs are similar it needs many small
